@@ -1,0 +1,207 @@
+use muse_format::Activation;
+
+use crate::Tensor;
+
+/// Why a backend could not do what was asked. A host backend fails only while loading.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    #[error("tensor {problem}")]
+    Tensor { problem: String },
+    #[error("this backend has no kernel for {0}")]
+    Unsupported(String),
+    #[error("{wanted} bytes could not be allocated")]
+    OutOfMemory { wanted: u64 },
+}
+
+/// Consecutive rows of a batch that belong to one sequence.
+///
+/// A batch is `tokens` rows of activations; its spans cover the rows in order, without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The sequence's place in every [`Backend::Cache`].
+    pub slot: u32,
+    /// Position of the first row in its sequence.
+    pub start: u32,
+    /// Rows, at least 1.
+    pub len: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheDtype {
+    F16,
+    F32,
+}
+
+/// The keys and values of one layer, for every slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    pub dtype: CacheDtype,
+    pub slots: u32,
+    /// Positions kept a slot. Position `p` lives at `p % capacity`: a layer with a window is a ring of at least
+    /// `window + batch_tokens - 1`, any other holds the whole context.
+    pub capacity: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+}
+
+impl CacheShape {
+    /// Bytes of keys and values together.
+    pub fn byte_len(&self) -> u64 {
+        let element = match self.dtype {
+            CacheDtype::F16 => 2,
+            CacheDtype::F32 => 4,
+        };
+        let positions = u64::from(self.slots) * u64::from(self.capacity);
+        2 * element * positions * u64::from(self.kv_heads) * u64::from(self.head_dim)
+    }
+}
+
+/// What attention needs beyond its buffers. Queries are `(tokens, heads * head_dim)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    /// Multiplies `q . k`.
+    pub scale: f32,
+    /// Positions a query sees, itself included; `None` for all before it.
+    pub window: Option<u32>,
+    /// `cap * tanh(score / cap)` before the softmax.
+    pub softcap: Option<f32>,
+}
+
+/// One matrix product of [`Backend::linear`]: `out[t] = weight * x[t] + bias`.
+pub struct Linear<'a, B: Backend + ?Sized> {
+    /// `(tokens, weight.rows)`
+    pub out: &'a mut B::Buffer,
+    pub weight: &'a B::Weight,
+    /// `(weight.rows)`
+    pub bias: Option<&'a B::Weight>,
+}
+
+/// The operations that the graph may ask for.
+///
+/// Buffers hold f32 activations, row-major, sized for the largest batch at load; an operation uses the first
+/// `tokens * width` elements. Shapes are checked by the caller at load; an implementation asserts them.
+/// Integer layouts multiply activations quantized on the fly to 8 bits in groups of 32 along the columns:
+/// `scale = max|x| / 127`, `q = round_ties_even(x / scale)`, so that every backend multiplies the same integers.
+pub trait Backend {
+    /// A resident tensor.
+    type Weight;
+    /// f32 activations.
+    type Buffer;
+    /// Keys and values of one layer.
+    type Cache;
+
+    /// Makes a tensor resident. A host backend keeps the view and checks that it has a kernel for the layout.
+    fn load(&mut self, tensor: Tensor) -> Result<Self::Weight, BackendError>;
+
+    /// Allocates `len` zeroed f32.
+    fn buffer(&mut self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Allocates the keys and values of one layer.
+    fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
+
+    /// Copies the first `out.len()` elements of `buffer` to the host.
+    fn read(&mut self, buffer: &Self::Buffer, out: &mut [f32]) -> Result<(), BackendError>;
+
+    /// `out[t] = scale * table[tokens[t]]`; `out` is `(tokens, table.cols)`.
+    fn embed(
+        &mut self,
+        out: &mut Self::Buffer,
+        table: &Self::Weight,
+        tokens: &[u32],
+        scale: f32,
+    ) -> Result<(), BackendError>;
+
+    /// `out[r] = x[r] * weight / sqrt(mean(x[r]^2) + eps)` over `rows` rows of `weight.cols`.
+    /// Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>.
+    fn rms_norm(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError>;
+
+    /// [`rms_norm`](Self::rms_norm) in place: the norm of query and key heads.
+    fn rms_norm_in_place(
+        &mut self,
+        x: &mut Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError>;
+
+    /// Several products of the same `tokens` rows of `x`, so that `x` is quantized once and one dispatch covers all.
+    fn linear(
+        &mut self,
+        x: &Self::Buffer,
+        tokens: usize,
+        products: &mut [Linear<'_, Self>],
+    ) -> Result<(), BackendError>;
+
+    /// Rotates each head of `x`, `(tokens, heads * head_dim)`, at the positions of `spans`: with `n = 2 *
+    /// frequencies.cols`, element `i < n/2` of a head pairs with `i + n/2` and turns by `position * frequencies[i]`
+    /// (an f32 product); elements from `n` on stay. Su et al. 2021, <https://arxiv.org/abs/2104.09864>.
+    fn rope(
+        &mut self,
+        x: &mut Self::Buffer,
+        frequencies: &Self::Weight,
+        spans: &[Span],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError>;
+
+    /// Stores `k` and `v`, `(tokens, kv_heads * head_dim)`, at the positions of `spans`.
+    fn store(
+        &mut self,
+        cache: &mut Self::Cache,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        spans: &[Span],
+    ) -> Result<(), BackendError>;
+
+    /// Causal grouped-query attention of `q` over what the cache holds up to each row's own position. The rows' own
+    /// keys and values are stored before.
+    fn attention(
+        &mut self,
+        out: &mut Self::Buffer,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<(), BackendError>;
+
+    /// `gate[i] = activation(gate[i]) * up[i]` for the first `len` elements.
+    fn glu(
+        &mut self,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError>;
+
+    /// `x[i] += y[i]` for the first `len` elements.
+    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<(), BackendError>;
+
+    /// `out[i] = x[rows[i]]`, rows of `width`: keeps the rows whose logits are wanted.
+    fn gather(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError>;
+
+    /// `x[i] = soft_cap(scale * x[i])` for the first `len` elements.
+    fn scale_and_cap(
+        &mut self,
+        x: &mut Self::Buffer,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError>;
+}

@@ -1,0 +1,52 @@
+//! The small JSON sections beside the [`crate::Spec`]. Unknown keys are an error: a key that this version does
+//! not know may change an answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a sampler uses where the caller says nothing; from `generation_config.json` or GGUF metadata.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// Ids that end an answer.
+    pub stop_ids: Vec<u32>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+/// What text needs beyond `tokenizer.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// The id put in front of raw text (not of a rendered chat, whose template writes its own).
+    pub bos_id: Option<u32>,
+    /// True where raw text gets `bos_id` in front.
+    pub add_bos: bool,
+    /// Variables that a chat template may read: `bos_token`, `eos_token`, `pad_token`, ...
+    pub template_tokens: BTreeMap<String, String>,
+}
+
+/// Where the file comes from. Holds no time and no path, so that equal input gives equal bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Tool and version: `muse-quantize 0.1.0`.
+    pub tool: String,
+    /// File or folder name of the source, without its path.
+    pub source: String,
+    /// `safetensors` or `gguf`.
+    pub source_format: String,
+    /// `architectures[0]` or `general.architecture`.
+    pub architecture: String,
+    /// Quantizer: `rtn`, `kept`.
+    pub method: String,
+    /// Board profile the file was made for.
+    pub board: String,
+    /// Layout family that the board's kernels read: `cpu`.
+    pub target: String,
+    pub license: Option<String>,
+}

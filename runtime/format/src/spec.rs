@@ -1,0 +1,230 @@
+//! What tells one decoder-only transformer from another, and nothing else.
+//!
+//! The importer of a family fills a [`Spec`]; the runtime's one graph reads it and never asks for a model's name.
+//! What can be folded exactly into weights (a `1 + w` norm, a RoPE scaling rule) is folded there and has no field.
+
+use serde::{Deserialize, Serialize};
+
+use crate::FormatError;
+
+/// One decoder-only transformer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// For people: shown by `inspect`, never compared.
+    pub family: String,
+    /// Width of the residual stream.
+    pub dim: u32,
+    pub vocab: u32,
+    /// Positions the model was trained for.
+    pub context: u32,
+    /// Multiplies a token's embedding.
+    pub embed_scale: f32,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f32,
+    /// Multiplies the logits, before the soft cap.
+    pub logit_scale: f32,
+    /// `cap * tanh(logits / cap)`.
+    pub logit_softcap: Option<f32>,
+    /// True where the head is the embedding table and `head` is absent.
+    pub tied_head: bool,
+    /// Rotation tables, each a tensor `rope.{i}` of inverse frequencies (`head_dim / 2` at most).
+    pub ropes: u32,
+    pub layers: Vec<Layer>,
+}
+
+/// One block: `x += [post_norm] attn(norm(x))`, then `x += [post_norm] ffn(norm(x))`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    pub attention: Attention,
+    pub ffn: Ffn,
+    /// RMS norms on the output of both halves, before the residual sum.
+    pub post_norms: bool,
+}
+
+/// Grouped-query attention. Rotation is in the half-split order (element `i` pairs with `i + n/2`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    /// Multiplies `q . k`.
+    pub scale: f32,
+    /// A query sees itself and the `window - 1` positions before it; `None` sees all.
+    pub window: Option<u32>,
+    /// Index of the rotation table; `None` for no position encoding.
+    pub rope: Option<u32>,
+    /// Weighted RMS norm of each query and key head before rotation.
+    pub qk_norm: bool,
+    /// Biases on the q, k and v projections.
+    pub qkv_bias: bool,
+    /// Bias on the output projection.
+    pub out_bias: bool,
+    /// `cap * tanh(scores / cap)` before the softmax.
+    pub softcap: Option<f32>,
+}
+
+/// Gated feed-forward: `down(act(gate(x)) * up(x))`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ffn {
+    pub dim: u32,
+    pub activation: Activation,
+    /// Biases on gate, up and down.
+    pub bias: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Silu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+}
+
+/// How a tensor is used, which decides the layouts it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A matrix `out_features x in_features`: any layout.
+    Matrix,
+    /// A table read by row and, where tied, as a matrix: any layout.
+    Table,
+    /// Norm weights, biases, frequencies: `1 x n`, f32.
+    Vector,
+}
+
+/// A tensor that a [`Spec`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub name: String,
+    pub rows: u64,
+    pub cols: u64,
+    pub role: Role,
+}
+
+const DIM_MAX: u32 = 1 << 20;
+const LAYERS_MAX: usize = 1024;
+
+fn bounded(field: impl Into<String>, value: u32, max: u32) -> Result<(), FormatError> {
+    if value == 0 || value > max {
+        let rule = "it must be at least 1 and within the format's bound";
+        return Err(FormatError::Spec { field: field.into(), value: value.to_string(), rule });
+    }
+    Ok(())
+}
+
+fn finite_positive(field: impl Into<String>, value: f32) -> Result<(), FormatError> {
+    if !(value.is_finite() && value > 0.0) {
+        let rule = "it must be finite and above zero";
+        return Err(FormatError::Spec { field: field.into(), value: value.to_string(), rule });
+    }
+    Ok(())
+}
+
+impl Spec {
+    /// Checks every bound that the runtime's arithmetic relies on.
+    ///
+    /// # Errors
+    /// [`FormatError::Spec`] with the field, its value and the rule.
+    pub fn validate(&self) -> Result<(), FormatError> {
+        bounded("dim", self.dim, DIM_MAX)?;
+        bounded("vocab", self.vocab, 1 << 24)?;
+        bounded("context", self.context, 1 << 27)?;
+        finite_positive("embed_scale", self.embed_scale)?;
+        finite_positive("norm_eps", self.norm_eps)?;
+        finite_positive("logit_scale", self.logit_scale)?;
+        if let Some(cap) = self.logit_softcap {
+            finite_positive("logit_softcap", cap)?;
+        }
+        let layers = self.layers.len();
+        if layers == 0 || layers > LAYERS_MAX {
+            let rule = "a model has 1 to 1024 layers";
+            return Err(FormatError::Spec { field: "layers".into(), value: layers.to_string(), rule });
+        }
+        if self.ropes > 64 {
+            let rule = "a model has at most 64 rotation tables";
+            return Err(FormatError::Spec { field: "ropes".into(), value: self.ropes.to_string(), rule });
+        }
+        self.layers.iter().enumerate().try_for_each(|(i, layer)| self.validate_layer(i, layer))
+    }
+
+    fn validate_layer(&self, i: usize, layer: &Layer) -> Result<(), FormatError> {
+        let a = &layer.attention;
+        bounded(format!("layers[{i}].ffn.dim"), layer.ffn.dim, DIM_MAX)?;
+        bounded(format!("layers[{i}].heads"), a.heads, 4096)?;
+        bounded(format!("layers[{i}].kv_heads"), a.kv_heads, 4096)?;
+        bounded(format!("layers[{i}].head_dim"), a.head_dim, 4096)?;
+        finite_positive(format!("layers[{i}].scale"), a.scale)?;
+        if let Some(window) = a.window {
+            bounded(format!("layers[{i}].window"), window, 1 << 27)?;
+        }
+        if let Some(cap) = a.softcap {
+            finite_positive(format!("layers[{i}].softcap"), cap)?;
+        }
+        let rule = match () {
+            () if a.heads % a.kv_heads != 0 => "heads must be a multiple of kv_heads",
+            () if a.head_dim % 2 != 0 => "head_dim must be even",
+            () if a.rope.is_some_and(|r| r >= self.ropes) => "rope must name a rotation table",
+            () => return Ok(()),
+        };
+        let value =
+            format!("{} heads, {} kv_heads, {} head_dim, rope {:?}", a.heads, a.kv_heads, a.head_dim, a.rope);
+        Err(FormatError::Spec { field: format!("layers[{i}].attention"), value, rule })
+    }
+
+    /// Every tensor of the model, in file order: the order in which a forward pass reads them.
+    /// A rotation table's width may be anything from 1 to `head_dim / 2`; its `cols` here is 0.
+    pub fn tensors(&self) -> Vec<Expected> {
+        let mut list = Vec::new();
+        let mut add = |role: Role, name: String, rows: u32, cols: u32| {
+            list.push(Expected { name, rows: rows.into(), cols: cols.into(), role });
+        };
+        add(Role::Table, "embed".into(), self.vocab, self.dim);
+        for i in 0..self.ropes {
+            add(Role::Vector, format!("rope.{i}"), 1, 0);
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let a = &layer.attention;
+            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+            add(Role::Vector, format!("l{i}.attn.norm"), 1, self.dim);
+            for (name, rows) in [("q", q), ("k", kv), ("v", kv)] {
+                add(Role::Matrix, format!("l{i}.attn.{name}"), rows, self.dim);
+                if a.qkv_bias {
+                    add(Role::Vector, format!("l{i}.attn.{name}_bias"), 1, rows);
+                }
+            }
+            if a.qk_norm {
+                add(Role::Vector, format!("l{i}.attn.q_norm"), 1, a.head_dim);
+                add(Role::Vector, format!("l{i}.attn.k_norm"), 1, a.head_dim);
+            }
+            add(Role::Matrix, format!("l{i}.attn.out"), self.dim, q);
+            if a.out_bias {
+                add(Role::Vector, format!("l{i}.attn.out_bias"), 1, self.dim);
+            }
+            if layer.post_norms {
+                add(Role::Vector, format!("l{i}.attn.post_norm"), 1, self.dim);
+            }
+            add(Role::Vector, format!("l{i}.ffn.norm"), 1, self.dim);
+            for (name, rows, cols) in [
+                ("gate", layer.ffn.dim, self.dim),
+                ("up", layer.ffn.dim, self.dim),
+                ("down", self.dim, layer.ffn.dim),
+            ] {
+                add(Role::Matrix, format!("l{i}.ffn.{name}"), rows, cols);
+                if layer.ffn.bias {
+                    add(Role::Vector, format!("l{i}.ffn.{name}_bias"), 1, rows);
+                }
+            }
+            if layer.post_norms {
+                add(Role::Vector, format!("l{i}.ffn.post_norm"), 1, self.dim);
+            }
+        }
+        add(Role::Vector, "norm".into(), 1, self.dim);
+        if !self.tied_head {
+            add(Role::Matrix, "head".into(), self.vocab, self.dim);
+        }
+        list
+    }
+}

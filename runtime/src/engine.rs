@@ -1,0 +1,88 @@
+//! What the scheduler drives. `model.rs` implements it for real models, `sim.rs` for tests of everything above.
+
+use std::sync::Arc;
+
+use muse_format::Generation;
+use muse_kernels::{BackendError, Span};
+
+use crate::{ChatOptions, Message};
+
+/// What callers may know of a loaded model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// [`muse_format::Spec::family`].
+    pub family: String,
+    /// BLAKE3 of the file.
+    pub hash: [u8; 32],
+    pub vocab: u32,
+    /// Positions a sequence may have: the spec's context, or less where the plan says so.
+    pub context: u32,
+    /// Sequences that can be resident at once.
+    pub slots: u32,
+    /// Most tokens of one [`Engine::step`], over all its spans.
+    pub batch_tokens: u32,
+    /// Bytes of the mapped weights.
+    pub weight_bytes: u64,
+    /// Bytes allocated at load beside the weights.
+    pub working_bytes: u64,
+    /// `cpu (avx512-vnni, 2 threads)`.
+    pub backend: String,
+    pub generation: Generation,
+}
+
+/// A model that can be stepped. Owned by one thread; nothing grows after it is made.
+pub trait Engine: Send {
+    fn info(&self) -> &ModelInfo;
+
+    /// The tokenizer and template, shared with callers so that a prompt is counted before it is queued.
+    fn text(&self) -> Arc<dyn Text>;
+
+    /// Runs `tokens` (the rows of `spans` one after another) through the model, keys and values of positions
+    /// `span.start..` replaced, and writes the logits of the rows in `wanted`, ascending, to `logits`,
+    /// `(wanted.len(), vocab)`. At most `slots` rows may be wanted.
+    fn step(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        wanted: &[u32],
+        logits: &mut [f32],
+    ) -> Result<(), BackendError>;
+
+    /// How many of the first `len` positions of a sequence that had `written` positions are still whole in the
+    /// cache: `len`, or 0 where a ring has overwritten what they would need.
+    fn keep(&self, len: u32, written: u32) -> u32;
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    #[error("the tokenizer is not valid: {0}")]
+    Tokenizer(String),
+    #[error("the tokenizer could not encode the text: {0}")]
+    Encode(String),
+    #[error("this model has no chat template: use a raw prompt")]
+    NoTemplate,
+    #[error("the chat template failed: {0}")]
+    Template(String),
+}
+
+/// Text to ids and back.
+pub trait Text: Send + Sync {
+    /// Ids of raw text, with BOS in front where the model asks for it.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
+
+    /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer.
+    fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError>;
+
+    /// A fresh streaming decoder.
+    fn decoder(&self) -> Box<dyn TextDecoder>;
+}
+
+/// Turns ids into text as they come. Never returns half a UTF-8 sequence.
+pub trait TextDecoder: Send {
+    /// Text that `id` completes; empty while bytes are outstanding. Special tokens are silent.
+    fn push(&mut self, id: u32) -> String;
+
+    /// What is left at the end, incomplete bytes replaced by U+FFFD.
+    fn finish(&mut self) -> String;
+}

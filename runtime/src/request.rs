@@ -1,0 +1,133 @@
+//! The words that callers and the scheduler exchange. Nothing here knows how they travel.
+
+use std::time::Duration;
+
+use crate::TextError;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    pub content: String,
+}
+
+/// How hard the model should think; a template variable where the template has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Instant,
+    Thinking,
+    Contemplating,
+}
+
+/// Variables of a chat template beyond the messages.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChatOptions {
+    pub mode: Option<Mode>,
+    /// JSON array of tool definitions, as the template's `tools`.
+    pub tools: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Yields to interactive work at token boundaries.
+    Background,
+    #[default]
+    Interactive,
+}
+
+/// What to continue.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    Chat(Vec<Message>),
+    /// Raw text, no template.
+    Text(String),
+}
+
+/// `None` means the model's own default, then greedy.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; what fits the context where absent.
+    pub max_tokens: Option<u32>,
+    /// 0 is greedy.
+    pub temperature: Option<f32>,
+    /// 0 is off.
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub seed: Option<u64>,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    pub priority: Priority,
+    pub chat: ChatOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop id or stop text.
+    Stop,
+    /// `max_tokens` or the context is used up.
+    Length,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    /// Prompt tokens whose keys and values were still there.
+    pub cached_tokens: u32,
+    pub completion_tokens: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From submission to the first step.
+    pub queued: Duration,
+    /// From submission to the first token (TTFT).
+    pub first_token: Duration,
+    /// From submission to the end.
+    pub total: Duration,
+}
+
+/// What an answer is made of, in order: `Start`, any number of `Delta`, then `Done` or `Error`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Start { prompt_tokens: u32, cached_tokens: u32 },
+    Delta { text: String },
+    Done { finish_reason: FinishReason, usage: Usage, timing: Timing },
+    Error { message: String },
+}
+
+/// The reader is gone or too slow: the answer is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkClosed;
+
+/// Takes events. Never blocks: a full queue is `SinkClosed`.
+pub type Sink = Box<dyn FnMut(Event) -> Result<(), SinkClosed> + Send>;
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    #[error("there is no session {0}: it was closed, or its model was unloaded")]
+    NoSession(u64),
+    #[error("there is no model {0} loaded")]
+    NoModel(String),
+    #[error("this session is already answering; cancel it or wait for its done frame")]
+    Busy,
+    #[error("{queued} requests are waiting already, the most this service takes; try again later")]
+    QueueFull { queued: u32 },
+    #[error("{open} sessions are open already, the most this service takes; close one first")]
+    TooManySessions { open: u32 },
+    #[error("the prompt is {tokens} tokens; this model's context has room for {limit}")]
+    PromptTooLong { tokens: u32, limit: u32 },
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error("option {name} is {value}; {rule}")]
+    Option { name: &'static str, value: String, rule: &'static str },
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("the service is shutting down")]
+    ShuttingDown,
+}
