@@ -13,12 +13,19 @@ pub const MAGIC: [u8; 8] = *b"\x89MUSE\r\n\x1a";
 /// The one version that this build reads and writes.
 pub const VERSION: u32 = 1;
 /// Tensors start at multiples of this, so that a mapping of one shares no page with another.
-pub const ALIGN: u64 = 4096;
+pub const ALIGN: u64 = PAGE as u64;
+pub(crate) const PAGE: usize = 4096;
 
 pub(crate) const TENSORS_MAX: u64 = 1 << 20;
-pub(crate) const SECTION_MAX: u64 = 1 << 28;
-pub(crate) const SECTIONS: [&str; 6] =
-    ["spec", "text", "generation", "provenance", "tokenizer", "chat template"];
+/// Names and most bytes of the sections.
+pub(crate) const SECTIONS: [(&str, u64); 6] = [
+    ("spec", 1 << 22),
+    ("text", 1 << 20),
+    ("generation", 1 << 20),
+    ("provenance", 1 << 20),
+    ("tokenizer", 1 << 28),
+    ("chat template", 1 << 22),
+];
 
 /// Offset and length of a part of the file, in bytes.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -147,7 +154,7 @@ impl<'a> File<'a> {
         let tail = header.tail.get();
         let tail_extent = Extent { offset: tail.into(), len: actual.saturating_sub(tail).into() };
         let tail_bytes = slice(bytes, &tail_extent, ALIGN, "the tail")?;
-        let first_page = bytes.get(..ALIGN as usize).ok_or(FormatError::Magic)?;
+        let first_page = bytes.get(..PAGE).ok_or(FormatError::Magic)?;
         if root_hash(first_page, tail_bytes) != header.hash {
             return Err(FormatError::Hash("the header, tensor table or metadata".into()));
         }
@@ -157,14 +164,10 @@ impl<'a> File<'a> {
         if let Some(at) = first_page.iter().skip(176).position(|b| *b != 0) {
             return Err(FormatError::Reserved(176 + at as u64));
         }
-        let mut sections = [&bytes[..0]; 6];
-        for ((extent, name), section) in header.sections.iter().zip(SECTIONS).zip(&mut sections) {
-            if extent.len.get() > SECTION_MAX {
-                return Err(FormatError::TooLarge {
-                    section: name,
-                    len: extent.len.get(),
-                    limit: SECTION_MAX,
-                });
+        let mut sections = [[].as_slice(); 6];
+        for ((extent, (name, limit)), section) in header.sections.iter().zip(SECTIONS).zip(&mut sections) {
+            if extent.len.get() > limit {
+                return Err(FormatError::TooLarge { section: name, len: extent.len.get(), limit });
             }
             *section = slice(bytes, extent, tail, name)?;
         }
@@ -181,9 +184,11 @@ impl<'a> File<'a> {
             }
         }
         let mut extents: Vec<_> = tensors.iter().map(|t| (t.offset, t.bytes.len() as u64, t.name)).collect();
-        let named = |(extent, name): (&Extent, &'static str)| (extent.offset.get(), extent.len.get(), name);
+        let named = |(extent, (name, _)): (&Extent, (&'static str, u64))| {
+            (extent.offset.get(), extent.len.get(), name)
+        };
         extents.extend(header.sections.iter().zip(SECTIONS).map(named));
-        extents.push(named((&header.table, "tensor table")));
+        extents.push(named((&header.table, ("tensor table", 0))));
         refuse_overlap(extents)?;
         let file = Self {
             text: json(text, "text")?,

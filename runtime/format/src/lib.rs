@@ -23,6 +23,8 @@ mod file;
 mod layout;
 mod meta;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use blocks::{Block, BlockMut};

@@ -164,8 +164,8 @@ impl Spec {
             finite_positive(format!("layers[{i}].softcap"), cap)?;
         }
         let rule = match () {
-            () if a.heads % a.kv_heads != 0 => "heads must be a multiple of kv_heads",
-            () if a.head_dim % 2 != 0 => "head_dim must be even",
+            () if !a.heads.is_multiple_of(a.kv_heads) => "heads must be a multiple of kv_heads",
+            () if !a.head_dim.is_multiple_of(2) => "head_dim must be even",
             () if a.rope.is_some_and(|r| r >= self.ropes) => "rope must name a rotation table",
             () => return Ok(()),
         };

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use zerocopy::IntoBytes;
 
-use crate::file::{Entry, Extent, Header, SECTIONS, root_hash};
+use crate::file::{Entry, Extent, Header, PAGE, SECTIONS, root_hash};
 use crate::{ALIGN, FormatError, Generation, Layout, MAGIC, Provenance, Spec, Text, VERSION};
 
 /// Everything of a model but its tensors.
@@ -56,7 +56,7 @@ impl<W: Write + Seek> Writer<W> {
     /// interrupted file does not parse.
     pub fn new(mut sink: W) -> Result<Self, WriteError> {
         sink.seek(SeekFrom::Start(0))?;
-        sink.write_all(&[0; ALIGN as usize])?;
+        sink.write_all(&[0; PAGE])?;
         Ok(Self {
             sink,
             at: ALIGN,
@@ -157,7 +157,7 @@ impl<W: Write + Seek> Writer<W> {
             reserved: [0; 80],
         };
         let mut page = header.as_bytes().to_vec();
-        page.resize(ALIGN as usize, 0);
+        page.resize(PAGE, 0);
         let hash = root_hash(&page, &tail);
         let header = Header { hash, ..header };
         self.sink.write_all(&tail)?;
