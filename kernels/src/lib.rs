@@ -1,7 +1,7 @@
 //! The operations that a model is made of, and the backends that do them.
 //!
 //! [`Backend`] is the boundary: `graph.rs` in the runtime asks for operations, a backend does them. There is
-//! [`Reference`] (plain scalar loops, f64 sums, never tuned: the definition of every answer) and [`Cpu`].
+//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer).
 //!
 //! What a kernel may do: read its inputs, write its outputs. It does not allocate, spawn, lock, log or open a file;
 //! the backend plans memory at load and splits rows over its pool.
@@ -13,7 +13,11 @@
 //! It refuses to repack weights: a tensor arrives in a [`muse_format::Layout`] that a kernel reads as it is.
 
 mod backend;
+mod cache;
+mod reference;
 mod tensor;
 
 pub use backend::{AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span};
+pub use cache::HostCache;
+pub use reference::ReferenceBackend;
 pub use tensor::{Bytes, Tensor};

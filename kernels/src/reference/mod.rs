@@ -1,0 +1,183 @@
+//! Every operation in plain scalar loops with f64 sums: the definition of every answer, never tuned.
+
+mod attention;
+mod linear;
+mod quantize;
+mod rowwise;
+mod weights;
+
+use muse_format::Activation;
+
+use weights::dequantize_row;
+
+use crate::cache::{HostCache, row_count, rows, zeroed};
+use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Span, Tensor};
+
+/// The backend that others are compared with.
+#[derive(Debug, Default)]
+pub struct ReferenceBackend {}
+
+impl ReferenceBackend {
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+impl Backend for ReferenceBackend {
+    type Weight = Tensor;
+    type Buffer = Vec<f32>;
+    type Cache = HostCache;
+
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+        Ok(tensor)
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+        zeroed(len)
+    }
+
+    fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
+        HostCache::new(shape)
+    }
+
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+        out.copy_from_slice(&buffer[..out.len()]);
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        out: &mut Vec<f32>,
+        table: &Tensor,
+        tokens: &[u32],
+        scale: f32,
+    ) -> Result<(), BackendError> {
+        let width = table.cols();
+        for (out, token) in out[..tokens.len() * width].chunks_exact_mut(width).zip(tokens) {
+            dequantize_row(out, table, *token as usize);
+            out.iter_mut().for_each(|x| *x *= scale);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let len = rows * weight.cols();
+        out[..len].copy_from_slice(&x[..len]);
+        rowwise::rms_norm(&mut out[..len], weight.f32(), eps);
+        Ok(())
+    }
+
+    fn rms_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        rowwise::rms_norm(&mut x[..rows * weight.cols()], weight.f32(), eps);
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        x: &Vec<f32>,
+        tokens: usize,
+        products: &mut [Linear<'_, Self>],
+    ) -> Result<(), BackendError> {
+        for Linear { out, weight, bias } in products {
+            let (rows, cols) = (weight.rows(), weight.cols());
+            let x = &x[..tokens * cols];
+            linear::run(&mut out[..tokens * rows], weight, bias.map(Tensor::f32), x);
+        }
+        Ok(())
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        spans: &[Span],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let width = heads as usize * head_dim as usize;
+        let x = &mut x[..row_count(spans) * width];
+        for (x, (_, position)) in x.chunks_exact_mut(width).zip(rows(spans)) {
+            for head in x.chunks_exact_mut(head_dim as usize) {
+                rowwise::rotate(head, frequencies.f32(), position);
+            }
+        }
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        cache: &mut HostCache,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        cache.store_spans(k, v, spans);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<(), BackendError> {
+        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape);
+        Ok(())
+    }
+
+    fn glu(
+        &mut self,
+        gate: &mut Vec<f32>,
+        up: &Vec<f32>,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        rowwise::glu(&mut gate[..len], &up[..len], activation);
+        Ok(())
+    }
+
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
+        Ok(())
+    }
+
+    fn gather(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
+            out.copy_from_slice(&x[*row as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn scale_and_cap(
+        &mut self,
+        x: &mut Vec<f32>,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError> {
+        rowwise::scale_and_cap(&mut x[..len], scale, softcap);
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
+
+use muse_format::Activation;
+
+/// `x[r] = x[r] * weight / sqrt(mean(x[r]^2) + eps)`; `x` is `(rows, weight.len())`.
+pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let inverse = 1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt();
+        for (x, w) in x.iter_mut().zip(weight) {
+            *x = (f64::from(*x) * inverse * f64::from(*w)) as f32;
+        }
+    }
+}
+
+/// Turns pairs `(i, i + frequencies.len())` of one head by `position * frequencies[i]`.
+pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: u32) {
+    let half = frequencies.len();
+    assert!(2 * half <= head.len());
+    for (i, frequency) in frequencies.iter().enumerate() {
+        let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+        let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
+        head[i] = (a * cos - b * sin) as f32;
+        head[i + half] = (a * sin + b * cos) as f32;
+    }
+}
+
+/// `gate[i] = activation(gate[i]) * up[i]`.
+pub(super) fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = f64::from(*gate);
+        let activated = match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                // sqrt(2 / pi) is (2 / sqrt(pi)) / sqrt(2)
+                0.5 * x * (1.0 + (FRAC_2_SQRT_PI / SQRT_2 * (x + 0.044715 * x.powi(3))).tanh())
+            }
+        };
+        *gate = (activated * f64::from(*up)) as f32;
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+pub(super) fn soft_cap(x: f64, cap: Option<f32>) -> f64 {
+    cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
+}
+
+pub(super) fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
+    for x in x {
+        *x = soft_cap(f64::from(scale) * f64::from(*x), softcap) as f32;
+    }
+}
