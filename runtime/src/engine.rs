@@ -21,6 +21,8 @@ pub struct ModelInfo {
     pub slots: u32,
     /// Most tokens of one [`Engine::step`], over all its spans.
     pub batch_tokens: u32,
+    /// Most rows of one [`Engine::step`] whose logits may be wanted; at least `slots`.
+    pub logit_rows: u32,
     /// Bytes of the mapped weights.
     pub weight_bytes: u64,
     /// Bytes allocated at load beside the weights.
@@ -39,7 +41,7 @@ pub trait Engine: Send {
 
     /// Runs `tokens` (the rows of `spans` one after another) through the model, keys and values of positions
     /// `span.start..` replaced, and writes the logits of the rows in `wanted`, ascending, to `logits`,
-    /// `(wanted.len(), vocab)`. At most `slots` rows may be wanted.
+    /// `(wanted.len(), vocab)`. At most `logit_rows` rows may be wanted.
     fn step(
         &mut self,
         spans: &[Span],
@@ -48,8 +50,9 @@ pub trait Engine: Send {
         logits: &mut [f32],
     ) -> Result<(), BackendError>;
 
-    /// How many of the first `len` positions of a sequence that had `written` positions are still whole in the
-    /// cache: `len`, or 0 where a ring has overwritten what they would need.
+    /// How many of the first `len` positions of a slot are still whole in the cache: `len`, or 0 where a ring has
+    /// overwritten what they would need. `written` is the most positions the slot has held since it was last
+    /// filled from position 0: cutting a sequence back does not bring overwritten positions back.
     fn keep(&self, len: u32, written: u32) -> u32;
 }
 
