@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Runs cargo tests built for aarch64 Linux, under qemu-user, once for each CPU model:
+#
+#   scripts/aarch64.sh -- -p muse-format
+#   scripts/aarch64.sh --cpu max --cpu cortex-a76 --cpu cortex-a72 -- -p muse-kernels -p muse-runtime
+#
+# Arguments after `--` go to `cargo test`. The models that choose different kernels: `max` has the dot product and
+# int8 matrix instructions, `cortex-a76` (RK3588, Raspberry Pi 5) the dot product alone, `cortex-a72` neither.
+# The tests are compiled once: a model is only an argument of the emulator.
+#
+# What is missing is installed: the linker and qemu with apt (as root or with sudo), the standard library with rustup or
+# else by `aarch64-sysroot.sh`. Where that is impossible the script says why in one line and exits with 77: nothing ran.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+target=aarch64-unknown-linux-gnu
+
+cannot_run() {
+  echo "aarch64: $*" >&2
+  exit 77
+}
+
+usage() {
+  echo "usage: scripts/aarch64.sh [--cpu MODEL]... -- CARGO_TEST_ARGUMENT..." >&2
+  exit 2
+}
+
+cpus=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cpu) [ $# -ge 2 ] || usage; cpus+=("$2"); shift 2 ;;
+    --) shift; break ;;
+    *) usage ;;
+  esac
+done
+[ $# -gt 0 ] || usage
+[ ${#cpus[@]} -gt 0 ] || cpus=(max)
+
+# --- the linker, the C library and the emulator
+packages=()
+command -v aarch64-linux-gnu-gcc >/dev/null || packages+=(gcc-aarch64-linux-gnu)
+[ -e /usr/aarch64-linux-gnu/lib/libc.so ] || packages+=(libc6-dev-arm64-cross)
+command -v qemu-aarch64-static >/dev/null || packages+=(qemu-user-static)
+if [ ${#packages[@]} -gt 0 ]; then
+  command -v apt-get >/dev/null || cannot_run "install the equivalents of Debian's ${packages[*]}"
+  as_root=()
+  if [ "$(id -u)" != 0 ]; then
+    sudo -n true 2>/dev/null || cannot_run "needs root to: apt-get install ${packages[*]}"
+    as_root=(sudo -n)
+  fi
+  { "${as_root[@]}" apt-get -qq update
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}"
+  } >&2 || cannot_run "apt-get could not install ${packages[*]}"
+fi
+known=$(qemu-aarch64-static -cpu help || true) # it lists them and exits with 1
+for cpu in "${cpus[@]}"; do
+  grep -qxE -- " *$cpu" <<<"$known" || cannot_run "this qemu does not know the CPU model '$cpu'"
+done
+
+# --- the standard library: rustup's, or one built from Debian's sources
+std_of() {
+  compgen -G "$1/lib/rustlib/$target/lib/libstd-*.rlib" >/dev/null
+}
+sysroot=$(rustc --print sysroot)
+flags=
+if ! std_of "$sysroot"; then
+  if ! { command -v rustup >/dev/null && rustup -q target add "$target" >&2 && std_of "$sysroot"; }; then
+    sysroot=$("$here/aarch64-sysroot.sh") || cannot_run "no standard library for $target: \`rustup target add $target\` gives it"
+    flags="--sysroot $sysroot"
+  fi
+fi
+
+prefix=CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
+export ${prefix}_LINKER=aarch64-linux-gnu-gcc ${prefix}_RUSTFLAGS="$flags" ${prefix}_RUSTDOCFLAGS="$flags"
+for cpu in "${cpus[@]}"; do
+  echo "== cargo test --target $target on $cpu: $*"
+  export ${prefix}_RUNNER="qemu-aarch64-static -cpu $cpu -L /usr/aarch64-linux-gnu"
+  cargo test --target "$target" "$@"
+done
