@@ -1,0 +1,195 @@
+//! One answer on its way: tokens in, events out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use muse_format::Generation;
+
+use crate::stop::StopFilter;
+use crate::{
+    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, TextDecoder, Timing, Usage,
+};
+
+/// A request whose prompt is encoded and whose options are checked.
+pub(super) struct Request {
+    pub(super) session: u64,
+    /// The prompt, at least one token.
+    pub(super) tokens: Vec<u32>,
+    /// Most tokens to generate; prompt and answer together fit the context.
+    pub(super) tokens_max: u32,
+    pub(super) sampler: SamplerOptions,
+    pub(super) stops: Vec<String>,
+    pub(super) priority: Priority,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) submitted: Instant,
+    pub(super) sink: Sink,
+}
+
+/// The place of an answer in its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat {
+    pub(super) slot: u32,
+    /// How many of the answer's tokens have their keys and values in the slot.
+    pub(super) written: u32,
+    /// Most positions the slot has held since it was last filled from position 0.
+    pub(super) most: u32,
+}
+
+/// How an answer ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    Finished(FinishReason),
+    Failed(String),
+}
+
+pub(super) struct Answer {
+    request: Request,
+    prompt_len: u32,
+    cached_len: u32,
+    stop_ids: Vec<u32>,
+    sampler: Sampler,
+    decoder: Box<dyn TextDecoder>,
+    stop: StopFilter,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    pub(super) seat: Option<Seat>,
+    /// The step that last gave it rows; smaller is longer ago.
+    pub(super) served: u64,
+    /// The session was closed meanwhile.
+    pub(super) orphaned: bool,
+    sink_closed: bool,
+}
+
+impl Answer {
+    pub(super) fn new(mut request: Request, model: &Generation, decoder: Box<dyn TextDecoder>) -> Self {
+        Self {
+            prompt_len: request.tokens.len() as u32,
+            cached_len: 0,
+            stop_ids: model.stop_ids.clone(),
+            sampler: Sampler::new(&request.sampler),
+            decoder,
+            stop: StopFilter::new(std::mem::take(&mut request.stops)),
+            started: None,
+            first_token: None,
+            seat: None,
+            served: 0,
+            orphaned: false,
+            sink_closed: false,
+            request,
+        }
+    }
+
+    pub(super) fn session(&self) -> u64 {
+        self.request.session
+    }
+
+    pub(super) fn priority(&self) -> Priority {
+        self.request.priority
+    }
+
+    pub(super) fn cancelled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.request.cancelled)
+    }
+
+    /// The prompt and what was generated.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.request.tokens
+    }
+
+    /// Whether nobody wants the answer any more.
+    pub(super) fn unwanted(&self) -> bool {
+        self.sink_closed || self.request.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that the model has not seen in this seat; at least 1. 0 without a seat.
+    pub(super) fn rows_wanted(&self) -> u32 {
+        self.seat.map_or(0, |seat| self.request.tokens.len() as u32 - seat.written)
+    }
+
+    /// Takes a seat. The first one starts the answer.
+    pub(super) fn sit(&mut self, seat: Seat) {
+        self.seat = Some(seat);
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
+            self.cached_len = seat.written;
+            self.emit(Event::Start { prompt_tokens: self.prompt_len, cached_tokens: seat.written });
+        }
+    }
+
+    /// `rows` more of its tokens went through the model, in step `step`.
+    pub(super) fn wrote(&mut self, rows: u32, step: u64) {
+        let seat = self.seat.as_mut().expect("only seated answers are stepped");
+        seat.written += rows;
+        seat.most = seat.most.max(seat.written);
+        self.served = step;
+    }
+
+    /// Takes the token after the last one and says whether it was the last of the answer.
+    pub(super) fn advance(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, SampleError> {
+        let token = self.sampler.sample(logits, &self.request.tokens)?;
+        self.first_token.get_or_insert_with(Instant::now);
+        self.request.tokens.push(token);
+        if self.stop_ids.contains(&token) {
+            return Ok(Some(FinishReason::Stop));
+        }
+        let text = self.decoder.push(token);
+        self.show(&text);
+        if self.stop.stopped() {
+            return Ok(Some(FinishReason::Stop));
+        }
+        Ok((self.usage().completion_tokens >= self.request.tokens_max).then_some(FinishReason::Length))
+    }
+
+    /// Shows what is still held back, unless the answer failed, and how it ended.
+    pub(super) fn end(&mut self, end: End) {
+        let event = match end {
+            End::Finished(mut finish_reason) => {
+                let rest = self.decoder.finish();
+                self.show(&rest);
+                let rest = self.stop.finish();
+                self.delta(rest);
+                if finish_reason == FinishReason::Length && self.stop.stopped() {
+                    finish_reason = FinishReason::Stop;
+                }
+                Event::Done { finish_reason, usage: self.usage(), timing: self.timing() }
+            }
+            End::Failed(message) => Event::Error { message },
+        };
+        self.emit(event);
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_len,
+            cached_tokens: self.cached_len,
+            completion_tokens: self.request.tokens.len() as u32 - self.prompt_len,
+        }
+    }
+
+    fn timing(&self) -> Timing {
+        let total = self.request.submitted.elapsed();
+        let until = |at: Option<Instant>| at.map_or(total, |at| at.duration_since(self.request.submitted));
+        Timing { queued: until(self.started), first_token: until(self.first_token), total }
+    }
+
+    fn show(&mut self, text: &str) {
+        let text = self.stop.push(text);
+        self.delta(text);
+    }
+
+    fn delta(&mut self, text: String) {
+        if !text.is_empty() {
+            self.emit(Event::Delta { text });
+        }
+    }
+
+    /// A sink that fails, or panics, is not called again.
+    fn emit(&mut self, event: Event) {
+        if !self.sink_closed {
+            let sink = AssertUnwindSafe(&mut self.request.sink);
+            self.sink_closed = !matches!(catch_unwind(|| { sink }.0(event)), Ok(Ok(())));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! One loop thread owns every engine; this handle queues work for it and never waits for a step.
+//!
+//! * Prompts are encoded on the caller's thread, so a refusal is immediate and carries numbers.
+//! * Each step of a model carries one row of every running answer and shares the rest of the batch among prompts
+//!   (`share.rs`). Interactive answers run before background ones, which get no rows meanwhile.
+//! * A session keeps its slot between answers; the common prefix of its last tokens and the new prompt is not
+//!   computed again. Sessions never share keys and values. Where slots are short, the idle session unused for
+//!   longest loses its slot, then a background answer, which continues later.
+//! * An answer always ends with [`Event::Done`] or [`Event::Error`], unless its sink is closed.
+
+mod answer;
+mod resident;
+mod service;
+mod share;
+mod slots;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink};
+use answer::{Answer, Request};
+use state::{Command, Shared};
+
+/// Most stop texts of a request, and most bytes of one.
+const STOPS_MAX: usize = 16;
+const STOP_BYTES_MAX: usize = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulerOptions {
+    /// Most open sessions, over all models.
+    pub sessions_max: u32,
+    /// Most requests that wait for a slot, over all models.
+    pub queue_max: u32,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        Self { sessions_max: 64, queue_max: 64 }
+    }
+}
+
+/// A moment's view of the service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// By name, ascending.
+    pub models: Vec<ModelStatus>,
+    pub sessions: u32,
+    pub sessions_max: u32,
+    /// Requests that wait for a slot.
+    pub queued: u32,
+    pub queue_max: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelStatus {
+    pub name: String,
+    pub info: Arc<ModelInfo>,
+    pub sessions: u32,
+    /// Answers that hold a slot.
+    pub running: u32,
+    /// Answers that wait for one.
+    pub waiting: u32,
+    /// Since the last answer ended or the model was added; `None` while there is work.
+    pub idle: Option<Duration>,
+    /// Tokens of finished answers since the model was added.
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+}
+
+/// Handle to the service; clones share it. The service stops when the last one is dropped.
+#[derive(Clone)]
+pub struct Scheduler {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Scheduler {
+    /// Starts the loop thread.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn start(options: SchedulerOptions) -> Self {
+        let shared = Arc::new(Shared::new(options));
+        let service = service::Service::new(Arc::clone(&shared));
+        std::thread::Builder::new()
+            .name("muse-scheduler".into())
+            .spawn(move || service.run())
+            .expect("the scheduler thread starts");
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
+    /// Serves `engine` under `name`. A name that is already served keeps its engine, and this one is dropped.
+    ///
+    /// # Errors
+    /// [`Refusal::ShuttingDown`].
+    ///
+    /// # Panics
+    /// If the engine has no slots, no context or no vocabulary: loading makes no such engine.
+    pub fn add_model(&self, name: &str, engine: Box<dyn Engine>) -> Result<(), Refusal> {
+        let info = engine.info();
+        assert!(info.slots > 0 && info.batch_tokens > 0 && info.vocab > 0 && info.context > 1);
+        let (info, text) = (Arc::new(info.clone()), engine.text());
+        self.handle.shared.locked(|state| state.add_model(name, info, text, engine))
+    }
+
+    /// Stops serving `name`; its sessions are closed and its answers end with an error. Unknown names are ignored.
+    pub fn remove_model(&self, name: &str) {
+        self.handle.shared.locked(|state| {
+            if let Some(key) = state.forget_model(name) {
+                state.commands.push_back(Command::Remove { key });
+            }
+        });
+    }
+
+    /// # Errors
+    /// [`Refusal::NoModel`], [`Refusal::TooManySessions`], [`Refusal::ShuttingDown`].
+    pub fn open_session(&self, model: &str) -> Result<u64, Refusal> {
+        self.handle.shared.locked(|state| state.open_session(model))
+    }
+
+    /// Closes a session and frees its slot; its answer ends as cancelled. Unknown ids are ignored.
+    pub fn close_session(&self, id: u64) {
+        self.handle.shared.locked(|state| state.close_session(id));
+    }
+
+    /// Queues an answer. `sink` is called on the loop thread, starting with [`crate::Event::Start`], and must not
+    /// block; it may call this handle.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the session is unknown or busy, an option or the prompt cannot be used, or the queue is
+    /// full. The sink is dropped uncalled.
+    pub fn respond(
+        &self,
+        id: u64,
+        prompt: Prompt,
+        options: GenerateOptions,
+        sink: Sink,
+    ) -> Result<(), Refusal> {
+        let submitted = Instant::now();
+        let shared = &self.handle.shared;
+        let (info, text) = shared.locked(|state| state.ready(id))?;
+        check_lengths(&options)?;
+        let sampler = SamplerOptions::resolve(&options, &info.generation, fresh_seed())?;
+        let tokens = match &prompt {
+            Prompt::Chat(messages) => text.encode_chat(messages, &options.chat)?,
+            Prompt::Text(raw) => text.encode(raw)?,
+        };
+        let prompt_len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if prompt_len == 0 {
+            return Err(Refusal::EmptyPrompt);
+        }
+        // The first new token needs a position of its own.
+        let limit = info.context - 1;
+        if prompt_len > limit {
+            return Err(Refusal::PromptTooLong { tokens: prompt_len, limit });
+        }
+        let room = info.context - prompt_len;
+        let request = Request {
+            session: id,
+            tokens,
+            tokens_max: options.max_tokens.unwrap_or(room).min(room),
+            sampler,
+            stops: options.stop,
+            priority: options.priority,
+            cancelled: Arc::new(AtomicBool::new(false)),
+            submitted,
+            sink,
+        };
+        let answer = Box::new(Answer::new(request, &info.generation, text.decoder()));
+        shared.locked(|state| state.queue(id, answer))
+    }
+
+    /// Ends the session's answer at the next token. Without an answer it does nothing.
+    pub fn cancel(&self, id: u64) {
+        self.handle.shared.locked(|state| {
+            let cancelled = state.sessions.get(&id).and_then(|session| session.answering.as_ref());
+            if let Some(cancelled) = cancelled {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+
+    pub fn status(&self) -> Status {
+        self.handle.shared.locked(|state| state.status())
+    }
+
+    /// Takes no more work and ends every answer with an error, at the next token. Returns at once.
+    pub fn stop(&self) {
+        self.handle.shared.stop();
+    }
+
+    /// Waits until [`stop`](Self::stop) has taken effect: every sink is dropped and every engine freed.
+    pub fn join(&self) {
+        self.handle.shared.join();
+    }
+}
+
+fn check_lengths(options: &GenerateOptions) -> Result<(), Refusal> {
+    let refuse = |name, value: String, rule| Err(Refusal::Option { name, value, rule });
+    if options.max_tokens == Some(0) {
+        return refuse("max_tokens", "0".into(), "it must be at least 1");
+    }
+    if options.stop.len() > STOPS_MAX {
+        return refuse("stop", format!("{} texts", options.stop.len()), "at most 16 are taken");
+    }
+    for stop in &options.stop {
+        if stop.is_empty() || stop.len() > STOP_BYTES_MAX {
+            return refuse(
+                "stop",
+                format!("a text of {} bytes", stop.len()),
+                "each must be of 1 to 256 bytes",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A seed nobody chose: the standard library's per-process keys, stepped at each call.
+fn fresh_seed() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
