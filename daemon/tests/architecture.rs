@@ -1,0 +1,32 @@
+//! Data flows one way: the crates depend on each other along these arrows and no others (ARCHITECTURE.md).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("muse-format", &[]),
+    ("muse-boards", &[]),
+    ("muse-kernels", &["muse-format"]),
+    ("muse-runtime", &["muse-format", "muse-kernels", "muse-boards"]),
+    ("muse-quantize", &["muse-format", "muse-kernels", "muse-boards", "muse-runtime"]),
+    ("mused", &["muse-runtime", "muse-boards"]),
+    ("muse-benches", &["muse-format", "muse-kernels", "muse-runtime", "muse-boards"]),
+];
+
+#[test]
+fn crates_depend_on_each_other_along_the_drawn_arrows_only() {
+    let metadata = cargo_metadata::MetadataCommand::new().no_deps().exec().unwrap();
+    let ours: BTreeSet<_> = metadata.packages.iter().map(|p| p.name.to_string()).collect();
+    let allowed: BTreeMap<_, _> = ARROWS.into_iter().collect();
+    let drawn: BTreeSet<_> = allowed.keys().map(ToString::to_string).collect();
+    assert_eq!(ours, drawn, "the workspace's crates are those of the table");
+    let mut wrong = Vec::new();
+    for package in &metadata.packages {
+        // Of every kind: a test that needs a crate above its own is in the wrong crate.
+        for dependency in package.dependencies.iter().filter(|d| ours.contains(&d.name)) {
+            if !allowed[package.name.as_str()].contains(&dependency.name.as_str()) {
+                wrong.push(format!("{} -> {} ({})", package.name, dependency.name, dependency.kind));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md does not draw: {wrong:?}");
+}
