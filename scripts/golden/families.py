@@ -1,0 +1,183 @@
+"""The tiny checkpoints: one entry a family or variant, sizes chosen so that no width is a multiple of a group or tile."""
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+
+@dataclass
+class Fixture:
+    name: str
+    model: type
+    config: type
+    # Keys of the config beyond the tokenizer's.
+    settings: dict
+    # How the weights are stored: float32, float16, bfloat16.
+    stored: str
+    # "bytes": byte-level BPE, as Llama 3 and Qwen; "sentencepiece": spaces as U+2581 and byte fallback, as Gemma.
+    tokenizer: str = "bytes"
+    # None for one file.
+    shard_bytes: int | None = None
+    # Rewrites config.json into the keys that published checkpoints use.
+    published: Callable[[dict], None] = field(default=lambda config: None)
+    # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
+    template_file: bool = True
+
+
+BASE = dict(
+    hidden_size=40,  # 32 + 8
+    intermediate_size=76,  # 2 * 32 + 12
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+)
+LLAMA = BASE | dict(head_dim=16)
+
+
+def rope_keys_of_transformers_4(config: dict) -> None:
+    """`rope_parameters` became `rope_theta` and `rope_scaling`; `dtype` became `torch_dtype`."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+
+
+def gemma_keys_of_transformers_4(config: dict) -> None:
+    """As Gemma 3's own config.json: two bases and a pattern in place of one table a layer type."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope["full_attention"]["rope_theta"]
+    config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    config["rope_scaling"] = None
+    config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
+    config.pop("layer_types")
+    config["torch_dtype"] = config.pop("dtype")
+
+
+def qwen_keys_of_transformers_4(config: dict) -> None:
+    """Before `layer_types` the windowed layers were those from `max_window_layers` on."""
+    rope_keys_of_transformers_4(config)
+    config.pop("layer_types")
+
+
+def no_head_dim(config: dict) -> None:
+    """Llama 2 left `head_dim` to be hidden_size / num_attention_heads."""
+    config.pop("head_dim")
+
+
+FIXTURES = [
+    Fixture(
+        "llama",
+        LlamaForCausalLM,
+        LlamaConfig,
+        LLAMA | dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=1),
+        "float32",
+        published=no_head_dim,
+    ),
+    # Every bias that the family can have.
+    Fixture(
+        "llama-bias",
+        LlamaForCausalLM,
+        LlamaConfig,
+        LLAMA | dict(attention_bias=True, mlp_bias=True),
+        "float16",
+        shard_bytes=40_000,
+    ),
+    # The smallest original context for which all three bands of frequencies occur within the sequence.
+    Fixture(
+        "llama3-rope",
+        LlamaForCausalLM,
+        LlamaConfig,
+        LLAMA
+        | dict(
+            tie_word_embeddings=True,
+            rope_parameters=dict(
+                rope_type="llama3",
+                rope_theta=500000.0,
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=32,
+            ),
+        ),
+        "bfloat16",
+        published=rope_keys_of_transformers_4,
+        template_file=False,
+    ),
+    Fixture(
+        "qwen2",
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        BASE | dict(hidden_size=56, intermediate_size=76, num_key_value_heads=1),  # head_dim 14
+        "bfloat16",
+        published=rope_keys_of_transformers_4,
+        template_file=False,
+    ),
+    Fixture(
+        "qwen2-window",
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        BASE
+        | dict(
+            tie_word_embeddings=True, use_sliding_window=True, sliding_window=8, max_window_layers=1, num_hidden_layers=3
+        ),
+        "float16",
+        published=qwen_keys_of_transformers_4,
+    ),
+    Fixture(
+        "qwen3",
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        BASE | dict(head_dim=24, tie_word_embeddings=True),  # heads * head_dim is not the hidden size
+        "bfloat16",
+    ),
+    Fixture(
+        "gemma3",
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        BASE
+        | dict(
+            head_dim=20,
+            num_hidden_layers=3,
+            sliding_window=8,
+            sliding_window_pattern=2,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            query_pre_attn_scalar=24,  # not head_dim
+        ),
+        "bfloat16",
+        tokenizer="sentencepiece",
+        published=gemma_keys_of_transformers_4,
+    ),
+    # Both soft caps, and the linear RoPE scaling that the larger Gemma 3 have on their full layers.
+    Fixture(
+        "gemma3-softcap",
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        BASE
+        | dict(
+            head_dim=16,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+            query_pre_attn_scalar=16,
+            attn_logit_softcapping=3.0,
+            final_logit_softcapping=2.5,
+            rope_parameters=dict(
+                sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+                full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
+            ),
+        ),
+        "float16",
+        tokenizer="sentencepiece",
+    ),
+]

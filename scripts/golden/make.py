@@ -1,0 +1,155 @@
+"""Makes quantize/tests/fixtures: tiny random checkpoints and what Hugging Face transformers computes with them.
+
+    python -m venv golden && golden/bin/pip install -r scripts/golden/requirements.txt
+    golden/bin/python scripts/golden/make.py            # all, or the names given
+
+A fixture is `checkpoint/`, as a publisher would upload it, and `golden/`: `ids.json` (input ids, greedy ids, ids of
+page.txt, ids of a rendered chat) and `logits.safetensors` (`logits`, f32, one row a position of the input ids). The
+weights are stored as the fixture says and the logits computed from the stored weights in float32, eager attention.
+Seeds are fixed: on the same versions the files come out byte for byte.
+"""
+
+import json
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+import tokenizer as tokenizers_made_here
+from families import FIXTURES, Fixture
+
+ROOT = tokenizers_made_here.PAGE.parent
+POSITIONS = 28
+PROMPT, GREEDY = 12, 20
+# Greedy ids can only be asked of another implementation where the best logit is clearly the best.
+MARGIN_MIN = 0.02
+# Fewer different ids would say little about the steps after the first.
+DISTINCT_MIN = 4
+CHAT = [
+    {"role": "system", "content": "Answer in one word."},
+    {"role": "user", "content": " Is the café open? "},
+    {"role": "assistant", "content": "Yes"},
+    {"role": "user", "content": "And 北京 🙂?"},
+]
+
+
+def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Weights large enough that attention is uneven, gates saturate and no norm or bias is idle."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("norm.weight"):
+            # Gemma stores the distance from 1.
+            centre = 0.0 if "gemma" in type(model).__name__.lower() else 1.0
+            parameter.data = centre + 0.25 * noise
+        elif name.endswith("bias"):
+            parameter.data = 0.4 * noise
+        elif "embed_tokens" in name or "lm_head" in name:
+            # A tied table as large as the blocks' output would answer every token with itself.
+            parameter.data = (0.12 if model.config.tie_word_embeddings else 0.5) * noise
+        else:
+            gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
+            parameter.data = gain / parameter.shape[1] ** 0.5 * noise
+
+
+def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTokenizerFast:
+    tokenizer = tokenizers_made_here.MAKERS[fixture.tokenizer]()
+    ids = dict(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = fixture.config(**fixture.settings, **ids)
+    model = fixture.model(config)
+    randomize(model, torch.Generator().manual_seed(seed))
+    if config.tie_word_embeddings:
+        model.tie_weights()
+    model.to(getattr(torch, fixture.stored))
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = 0.75
+    model.generation_config.top_k = 30
+    model.generation_config.top_p = 0.9
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, max_shard_size=fixture.shard_bytes or "1GB")
+    tokenizer.save_pretrained(folder)
+    rewrite(folder / "config.json", fixture.published)
+    if not fixture.template_file:
+        template = folder / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8")
+        rewrite(folder / "tokenizer_config.json", lambda c: c.__setitem__("chat_template", text))
+        template.unlink()
+    return tokenizer
+
+
+def rewrite(path: Path, change) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def greedy(model, prompt: list[int]) -> tuple[list[int], float]:
+    """Ids after `prompt`, and the smallest margin of the best logit in standard deviations."""
+    ids, margin = list(prompt), float("inf")
+    for _ in range(GREEDY):
+        logits = model(torch.tensor([ids])).logits[0, -1]
+        best, second = logits.topk(2).values.tolist()
+        margin = min(margin, (best - second) / logits.std().item())
+        ids.append(int(logits.argmax()))
+    return ids[len(prompt) :], margin
+
+
+def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
+    """False where the greedy ids are not clear or not varied enough to be asked of another implementation."""
+    # Read back what was stored, through the config that was published.
+    model = fixture.model.from_pretrained(
+        folder / "checkpoint", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    page = tokenizers_made_here.PAGE.read_text(encoding="utf-8")
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(0, len(tokenizer), (POSITIONS,), generator=generator).tolist()
+    logits = model(torch.tensor([ids])).logits[0]
+    assert logits.shape == (POSITIONS, len(tokenizer)) and logits.isfinite().all()
+    generated, margin = greedy(model, ids[:PROMPT])
+    golden = folder / "golden"
+    shutil.rmtree(golden, ignore_errors=True)
+    golden.mkdir()
+    save_file({"logits": logits.contiguous()}, golden / "logits.safetensors")
+    record = {
+        "input_ids": ids,
+        "prompt_len": PROMPT,
+        "greedy_ids": generated,
+        "page_ids": tokenizer.backend_tokenizer.encode(page, add_special_tokens=False).ids,
+        "chat_ids": tokenizer.apply_chat_template(CHAT, add_generation_prompt=True)["input_ids"],
+    }
+    rows = ",\n".join(f' "{key}": {json.dumps(value)}' for key, value in record.items())
+    (golden / "ids.json").write_text("{\n" + rows + "\n}\n")
+    distinct = len(set(generated))
+    print(f"{fixture.name:16} logits std {logits.std():.3f}  greedy margin {margin:.3f} std  {distinct} ids")
+    return margin >= MARGIN_MIN and distinct >= DISTINCT_MIN
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    (ROOT / "chat.json").write_text(json.dumps(CHAT, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for fixture in FIXTURES:
+        if sys.argv[1:] and fixture.name not in sys.argv[1:]:
+            continue
+        folder = ROOT / fixture.name
+        for attempt in range(20):
+            seed = zlib.crc32(fixture.name.encode()) + attempt
+            tokenizer = write_checkpoint(fixture, folder / "checkpoint", seed)
+            if write_golden(fixture, folder, tokenizer):
+                break
+        else:
+            raise SystemExit(f"{fixture.name}: no seed gives clear greedy ids")
+
+
+if __name__ == "__main__":
+    main()

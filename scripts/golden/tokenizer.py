@@ -1,0 +1,98 @@
+"""Two small tokenizers, trained here on the page of mixed text that the tests encode."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAGE = Path(__file__).resolve().parents[2] / "quantize" / "tests" / "fixtures" / "page.txt"
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
+TURNS = (
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
+    "{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}"
+    "{%- for message in rest -%}{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
+    "{{ raise_exception('roles must alternate user and assistant') }}{%- endif -%}"
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<turn>' + role + '\n' + (first if loop.first else '') + message['content'] | trim + '</turn>\n' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<turn>model\n' }}{%- endif -%}"
+)
+
+
+def lines() -> list[str]:
+    return PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """307 ids, a prime: 256 bytes, merges, and specials at the end."""
+    tokenizer = Tokenizer(models.BPE())
+    digits_and_words = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(digits_and_words, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=303, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    tokenizer.train_from_iterator(lines(), trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ["<s>", "<|im_start|>", "<|im_end|>", "<pad>"]]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        chat_template=CHATML,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """Specials, then 256 byte tokens, then pieces: characters that are not among them fall back to bytes."""
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn>", "</turn>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    counts = Counter("".join(lines()).replace(" ", "▁"))
+    # The trainer breaks ties between rare characters at random: choose them here.
+    alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:60]
+    trainer = trainers.BpeTrainer(
+        vocab_size=110,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=specials,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines(), trainer)
+    # The trainer knows no byte tokens: put them between the specials and the pieces.
+    state = json.loads(tokenizer.to_str())
+    pieces = sorted(state["model"]["vocab"].items(), key=lambda item: item[1])
+    names = [piece for piece, _ in pieces]
+    names[len(specials) : len(specials)] = [f"<0x{byte:02X}>" for byte in range(256)]
+    state["model"]["vocab"] = {piece: i for i, piece in enumerate(names)}
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=TURNS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+MAKERS = {"bytes": byte_level, "sentencepiece": sentencepiece}
