@@ -1,17 +1,31 @@
 //! The on-device runtime: a mapped `.muse` file, one graph, sessions and the loop that serves them.
 //!
 //! It knows models, tokens and time; it does not know D-Bus, a config file or a person.
+//!
+//! [`Mapped`] opens a file, [`Plan`] says every byte that loading it allocates, [`load_mapped`] makes it an
+//! [`Engine`].
+//!
+//! A new kind of block is a field of [`muse_format::Spec`], its tensors in `Spec::tensors`, and its operations in
+//! `graph.rs`. Nothing here asks for a model's name, repacks a weight or allocates after load.
 #![deny(unsafe_code)]
 
 mod decoder;
 mod engine;
+mod graph;
+mod load;
+mod model;
+mod plan;
 mod request;
 mod sampler;
 mod scheduler;
 pub mod sim;
 mod stop;
+mod weights;
 
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
+pub use load::{BackendChoice, LoadError, LoadOptions, TARGET, load_mapped, plan};
+pub use model::Model;
+pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, Plan};
 pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,
     SinkClosed, Timing, Usage,
@@ -19,3 +33,4 @@ pub use request::{
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
+pub use weights::Mapped;

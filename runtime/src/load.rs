@@ -1,0 +1,145 @@
+//! The door: a path becomes an [`Engine`] or one [`LoadError`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use muse_format::{FormatError, Role};
+use muse_kernels::{BackendError, CacheDtype, ReferenceBackend};
+
+use crate::model::Model;
+use crate::plan::OverBudget;
+use crate::{Engine, Mapped, Plan, Text, TextError};
+
+/// The layout family that this build's kernels read: [`muse_format::Provenance::target`] of a file it takes.
+pub const TARGET: &str = "cpu";
+
+/// A board of this build's target, for the command in [`LoadError::Target`].
+const BOARD: &str = if cfg!(target_arch = "x86_64") { "x86-64" } else { "generic-arm64" };
+
+/// Which kernels run a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The fastest that this machine's features allow.
+    #[default]
+    Cpu,
+    /// Plain loops with f64 sums: slow, the definition of every answer.
+    Reference,
+}
+
+/// How to load a model. The default is one sequence at a time on all cores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Positions a sequence may have; by default the model's own, [`crate::CONTEXT_DEFAULT`] at most.
+    pub context: Option<u32>,
+    /// Sequences that can be resident at once.
+    pub slots: u32,
+    /// Most tokens of one step.
+    pub batch_tokens: u32,
+    /// Most logit rows of one step; `slots` by default.
+    pub logit_rows: Option<u32>,
+    /// By default f32 where every matrix is f32, f16 otherwise.
+    pub cache: Option<CacheDtype>,
+    /// Bytes that weights and working set may take together; by default the machine's memory.
+    pub memory_budget: Option<u64>,
+    /// By default one a core.
+    pub threads: Option<usize>,
+    pub backend: BackendChoice,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            context: None,
+            slots: 1,
+            batch_tokens: 256,
+            logit_rows: None,
+            cache: None,
+            memory_budget: None,
+            threads: None,
+            backend: BackendChoice::Cpu,
+        }
+    }
+}
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    #[error("{}: {source}", path.display())]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{} is not a file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{} is being written; try again when that is done", path.display())]
+    Writing { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Format { path: PathBuf, source: FormatError },
+    #[error(
+        "{} is packed for target {file} (board {board}) and this build runs target {build}: make the right one \
+         with `muse-quantize convert SOURCE -o OUT.muse --board {remedy}`",
+        path.display()
+    )]
+    Target {
+        path: PathBuf,
+        /// Target and board in the file.
+        file: String,
+        board: String,
+        /// Target of this build, and a board that has it.
+        build: &'static str,
+        remedy: &'static str,
+    },
+    #[error("{name} is {value}; it must be 1 to {max}, {rule}")]
+    Option { name: &'static str, value: u64, max: u64, rule: &'static str },
+    #[error("the model does not fit: {0}")]
+    Budget(Box<OverBudget>),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+/// Makes a mapped file ready to step, with `text` to read and write its tokens.
+///
+/// # Errors
+/// [`LoadError`]: another target, options out of bounds, over budget, or a layout without a kernel.
+pub fn load_mapped(
+    mapped: &Mapped,
+    options: &LoadOptions,
+    text: Arc<dyn Text>,
+) -> Result<Box<dyn Engine>, LoadError> {
+    check_target(mapped)?;
+    let plan = plan(mapped, options)?;
+    match options.backend {
+        BackendChoice::Reference => {
+            let name = "reference".to_owned();
+            Ok(Box::new(Model::new(mapped, ReferenceBackend::new(), name, &plan, text)?))
+        }
+        BackendChoice::Cpu => {
+            let name = "reference".to_owned();
+            Ok(Box::new(Model::new(mapped, ReferenceBackend::new(), name, &plan, text)?))
+        }
+    }
+}
+
+/// What `mapped` would take under `options`.
+///
+/// # Errors
+/// See [`Plan::new`].
+pub fn plan(mapped: &Mapped, options: &LoadOptions) -> Result<Plan, LoadError> {
+    let matrices = mapped.spec.tensors().into_iter().filter(|t| t.role != Role::Vector);
+    let layouts = matrices.filter_map(|t| Some(mapped.stored(&t.name)?.0));
+    Plan::new(&mapped.spec, mapped.weight_bytes(), layouts, options)
+}
+
+fn check_target(mapped: &Mapped) -> Result<(), LoadError> {
+    let file = &mapped.provenance;
+    if file.target == TARGET {
+        return Ok(());
+    }
+    Err(LoadError::Target {
+        path: mapped.path.clone(),
+        file: file.target.clone(),
+        board: file.board.clone(),
+        build: TARGET,
+        remedy: BOARD,
+    })
+}

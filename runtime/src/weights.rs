@@ -1,0 +1,153 @@
+//! A `.muse` file mapped into memory. The one place of this crate with unsafe code.
+//!
+//! A mapping of a file that somebody shortens answers the next touch of a lost page with SIGBUS, which ends the
+//! process; nothing in the process can turn that into an error. So the file is opened read-only under a shared
+//! `flock` that is held as long as any tensor lives, `muse-quantize` writes a new file and renames it over the old
+//! (a mapping keeps the old one), and the service owns its models folder: what is left is an administrator who
+//! truncates a model in place.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::{Advice, Mmap};
+use muse_format::{FormatError, Generation, Layout, Provenance, Spec, Text};
+use muse_kernels::{BackendError, Bytes, Tensor};
+
+use crate::LoadError;
+
+/// The mapping and the lock that goes with it.
+struct Owner {
+    map: Mmap,
+    /// Holds the shared `flock`.
+    _file: File,
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Where a tensor lies in the mapping.
+#[derive(Debug, Clone)]
+struct Extent {
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    range: Range<usize>,
+}
+
+/// A mapped and checked `.muse` file. Holding one tells what holding a [`muse_format::File`] tells.
+pub struct Mapped {
+    pub path: PathBuf,
+    pub spec: Spec,
+    pub text: Text,
+    pub generation: Generation,
+    pub provenance: Provenance,
+    /// `tokenizer.json` of the `tokenizers` library.
+    pub tokenizer: Vec<u8>,
+    /// Jinja source; empty where the model has none.
+    pub chat_template: String,
+    /// BLAKE3 of the file, see [`muse_format::File::hash`].
+    pub hash: [u8; 32],
+    /// True where the kernel took the wish for huge pages; it grants them for few file systems.
+    pub huge_pages: bool,
+    bytes: Bytes,
+    tensors: HashMap<String, Extent>,
+}
+
+impl Mapped {
+    /// Maps `path` and parses it. Reads the first page and the metadata; the tensors come in as they are touched,
+    /// the kernel being told to read ahead.
+    ///
+    /// # Errors
+    /// [`LoadError::Open`], [`LoadError::Writing`] where somebody holds the file locked for writing, or
+    /// [`LoadError::Format`].
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let open = |source| LoadError::Open { path: path.into(), source };
+        // Before opening: a FIFO would block in `open`.
+        if !std::fs::metadata(path).map_err(open)?.is_file() {
+            return Err(LoadError::NotAFile { path: path.into() });
+        }
+        let file = File::open(path).map_err(open)?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => return Err(LoadError::Writing { path: path.into() }),
+            // Some file systems have no locks; the mapping works there all the same.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        if file.metadata().map_err(open)?.len() == 0 {
+            return Err(LoadError::Format { path: path.into(), source: FormatError::Magic });
+        }
+        // SAFETY: the mapping is read-only and shared, nothing in this process writes the file, and the lock above
+        // keeps writers that honour it away while `Owner` lives. A writer that does not can change bytes under us:
+        // they are plain integers and floats, of which every bit pattern is valid, and no length or extent is
+        // read from the mapping after the parse below. Truncation is the module's first paragraph.
+        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        // Not MADV_SEQUENTIAL: it lets the kernel drop pages once read, and every token reads all of them again.
+        let _ = map.advise(Advice::WillNeed);
+        let huge_pages = map.advise(Advice::HugePage).is_ok();
+        Self::parse(path, Arc::new(Owner { map, _file: file }), huge_pages)
+    }
+
+    fn parse(path: &Path, bytes: Bytes, huge_pages: bool) -> Result<Self, LoadError> {
+        let file = muse_format::File::parse((*bytes).as_ref())
+            .map_err(|source| LoadError::Format { path: path.into(), source })?;
+        let fits = |value: u64| usize::try_from(value).expect("a mapped length fits the address space");
+        let extents = file.tensors().iter().map(|t| {
+            let start = fits(t.offset);
+            let range = start..start + t.bytes.len();
+            (t.name.into(), Extent { layout: t.layout, rows: fits(t.rows), cols: fits(t.cols), range })
+        });
+        Ok(Self {
+            path: path.into(),
+            tensors: extents.collect(),
+            tokenizer: file.tokenizer.to_vec(),
+            chat_template: file.chat_template.to_owned(),
+            hash: file.hash,
+            spec: file.spec,
+            text: file.text,
+            generation: file.generation,
+            provenance: file.provenance,
+            huge_pages,
+            bytes: bytes.clone(),
+        })
+    }
+
+    /// The whole file, for [`muse_format::File::parse`] and its `verify`.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// Bytes of all tensors.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensors.values().map(|t| t.range.len() as u64).sum()
+    }
+
+    /// Layout and bytes of a tensor.
+    pub fn stored(&self, name: &str) -> Option<(Layout, u64)> {
+        self.tensors.get(name).map(|t| (t.layout, t.range.len() as u64))
+    }
+
+    /// A view of a tensor of `rows x cols`; `cols` 0 takes any width. The view keeps the mapping alive.
+    ///
+    /// # Errors
+    /// [`BackendError::Tensor`] where there is none of that name and shape.
+    pub fn tensor(&self, name: &str, rows: u32, cols: u32) -> Result<Tensor, BackendError> {
+        let bad = |problem: String| BackendError::Tensor { problem: format!("{name}: {problem}") };
+        let extent = self.tensors.get(name).ok_or_else(|| bad("missing".into()))?;
+        if extent.rows != rows as usize || cols != 0 && extent.cols != cols as usize {
+            return Err(bad(format!("is {} x {}, not {rows} x {cols}", extent.rows, extent.cols)));
+        }
+        Tensor::new(extent.layout, extent.rows, extent.cols, self.bytes.clone(), extent.range.clone())
+    }
+}
+
+impl std::fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapped({}, {} tensors)", self.path.display(), self.tensors.len())
+    }
+}

@@ -1,0 +1,121 @@
+//! Files that must not load, and what is said about them.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use muse_format::{FormatError, Layout};
+use muse_runtime::{BackendChoice, LoadError, LoadOptions, Mapped, TARGET, load_mapped};
+use support::{byte_text, plain, write, write_for};
+
+fn open(path: &Path) -> LoadError {
+    Mapped::open(path).expect_err("the file is damaged")
+}
+
+fn format_error(path: &Path) -> FormatError {
+    match open(path) {
+        LoadError::Format { source, path: named } => {
+            assert_eq!(named, path);
+            source
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_is_written_is_mapped() {
+    let spec = plain();
+    let file = write(&spec, Layout::Q4 { group: 32 }, 3);
+    let mapped = Mapped::open(&file.path).unwrap();
+    assert_eq!(mapped.spec, spec);
+    let embed = mapped.tensor("embed", 70, 40).unwrap();
+    assert_eq!((embed.layout(), embed.rows(), embed.cols()), (Layout::Q4 { group: 32 }, 70, 40));
+    let parsed = muse_format::File::parse(mapped.bytes()).unwrap();
+    assert_eq!(embed.bytes(), parsed.tensor("embed").unwrap().bytes);
+    parsed.verify(|_| ()).unwrap();
+    for (name, rows, cols) in [("embed", 70, 41), ("embed", 69, 40), ("embed", 70, 1), ("nothing", 1, 1)] {
+        let error = mapped.tensor(name, rows, cols).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    drop(mapped);
+    assert_eq!(embed.bytes().len(), 5 * 2 * 288, "a tensor keeps its file mapped");
+}
+
+#[test]
+fn paths_that_are_no_model() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let missing = open(&at("missing.muse"));
+    assert!(matches!(missing, LoadError::Open { .. }) && missing.to_string().contains("missing.muse"));
+    assert!(matches!(open(dir.path()), LoadError::NotAFile { .. }));
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(matches!(open(&at("fifo")), LoadError::NotAFile { .. }), "a FIFO must not block");
+    fs::write(at("empty"), b"").unwrap();
+    assert_eq!(format_error(&at("empty")), FormatError::Magic);
+    fs::write(at("text"), b"not a model at all").unwrap();
+    assert_eq!(format_error(&at("text")), FormatError::Magic);
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let file = write(&plain(), Layout::F16, 3);
+    let whole = fs::read(&file.path).unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("cut.muse");
+    for len in [1, 100, 255, 256, 4095, 4096, 5000, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).unwrap();
+        let error = format_error(&path);
+        let expected = matches!(error, FormatError::Magic | FormatError::Length { .. });
+        assert!(expected, "{len} bytes: {error}");
+    }
+    fs::write(&path, [whole.as_slice(), b"more"].concat()).unwrap();
+    assert!(matches!(format_error(&path), FormatError::Length { .. }));
+}
+
+#[test]
+fn a_file_that_somebody_writes_is_refused() {
+    let file = write(&plain(), Layout::F16, 3);
+    let writer = fs::File::options().write(true).open(&file.path).unwrap();
+    writer.lock().unwrap();
+    assert!(matches!(open(&file.path), LoadError::Writing { .. }));
+    writer.unlock().unwrap();
+    let mapped = Mapped::open(&file.path).unwrap();
+    let second = Mapped::open(&file.path).expect("readers share");
+    assert!(writer.try_lock().is_err(), "a mapped file is locked");
+    drop((mapped, second));
+    writer.try_lock().expect("the lock goes with the last view");
+}
+
+#[test]
+fn a_file_for_another_target_names_both_and_the_command() {
+    let file = write_for(&plain(), Layout::F16, 3, "rknn-rk3588");
+    let mapped = Mapped::open(&file.path).expect("inspect opens any target");
+    let error = load_mapped(&mapped, &LoadOptions::default(), byte_text(70)).err().unwrap();
+    assert!(matches!(error, LoadError::Target { .. }));
+    let message = error.to_string();
+    for part in ["rknn-rk3588", &format!("target {TARGET}"), "board test", "muse-quantize convert", "--board"]
+    {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+}
+
+#[test]
+fn a_loaded_model_tells_what_it_is() {
+    let file = write(&plain(), Layout::Q8 { group: 32 }, 3);
+    let mapped = Mapped::open(&file.path).unwrap();
+    let options = LoadOptions {
+        slots: 2,
+        batch_tokens: 8,
+        backend: BackendChoice::Reference,
+        ..LoadOptions::default()
+    };
+    let engine = load_mapped(&mapped, &options, byte_text(70)).unwrap();
+    let info = engine.info();
+    assert_eq!((info.vocab, info.context, info.slots, info.batch_tokens), (70, 96, 2, 8));
+    assert_eq!((info.hash, info.backend.as_str()), (mapped.hash, "reference"));
+    assert_eq!((info.family.as_str(), info.generation.stop_ids.as_slice()), ("tiny", &[1][..]));
+    let bytes: usize =
+        muse_format::File::parse(mapped.bytes()).unwrap().tensors().iter().map(|t| t.bytes.len()).sum();
+    assert_eq!(info.weight_bytes as usize, bytes);
+}

@@ -1,0 +1,135 @@
+//! The plan against its own definition, against budgets and against hostile numbers.
+
+mod support;
+
+use muse_format::{Layout, Spec};
+use muse_kernels::CacheDtype;
+use muse_runtime::{CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, Plan, plan};
+use support::{everything, plain, write};
+
+fn options(slots: u32, batch_tokens: u32) -> LoadOptions {
+    LoadOptions { slots, batch_tokens, ..LoadOptions::default() }
+}
+
+fn planned(spec: &Spec, options: &LoadOptions) -> Result<Plan, LoadError> {
+    Plan::new(spec, 1000, [Layout::Q4 { group: 32 }], options)
+}
+
+#[test]
+fn bytes_are_those_of_the_shapes() {
+    let plan = planned(&plain(), &options(2, 8)).unwrap();
+    // x, y: 40 each; q and what attention gives: 40 each; k, v: 20 each; gate, up: 52 each; two rows of logits.
+    let buffers = 4 * (8 * (2 * 40 + 2 * 40 + 2 * 20 + 2 * 52) + 2 * 70);
+    // Two layers, 2 slots of 96 positions, keys and values of 2 x 10 f16.
+    let cache = 2 * 2 * 96 * 2 * 20 * 2;
+    assert_eq!(plan.working_bytes, buffers + cache);
+    assert_eq!(plan.items.iter().map(|item| item.bytes).sum::<u64>(), 1000 + buffers + cache);
+}
+
+#[test]
+fn a_window_keeps_a_ring_and_the_cache_is_exact_for_exact_files() {
+    let spec = everything();
+    let plan = Plan::new(&spec, 0, [Layout::F32, Layout::F32], &options(1, 4)).unwrap();
+    let kept: Vec<_> = plan.caches.iter().map(|c| (c.capacity, c.dtype)).collect();
+    assert_eq!(kept, [(96, CacheDtype::F32), (8, CacheDtype::F32), (12, CacheDtype::F32)]);
+    let mixed = Plan::new(&spec, 0, [Layout::F32, Layout::Q8 { group: 32 }], &options(1, 4)).unwrap();
+    assert!(mixed.caches.iter().all(|c| c.dtype == CacheDtype::F16));
+    let asked = LoadOptions { cache: Some(CacheDtype::F32), ..options(1, 4) };
+    assert!(planned(&spec, &asked).unwrap().caches.iter().all(|c| c.dtype == CacheDtype::F32));
+}
+
+#[test]
+fn the_default_context_is_the_models_own_up_to_a_bound() {
+    let mut spec = plain();
+    assert_eq!(planned(&spec, &options(1, 8)).unwrap().context, 96);
+    spec.context = 1 << 20;
+    assert_eq!(planned(&spec, &options(1, 8)).unwrap().context, CONTEXT_DEFAULT);
+    let longer = LoadOptions { context: Some(10_000), ..options(1, 8) };
+    assert_eq!(planned(&spec, &longer).unwrap().context, 10_000);
+}
+
+#[test]
+fn a_step_has_room_for_a_row_of_every_slot() {
+    let plan = planned(&plain(), &options(32, 8)).unwrap();
+    assert_eq!((plan.batch_tokens, plan.logit_rows), (32, 32));
+    let plan = planned(&plain(), &LoadOptions { logit_rows: Some(9999), ..options(2, 8) }).unwrap();
+    assert_eq!((plan.batch_tokens, plan.logit_rows), (8, 8));
+}
+
+#[test]
+fn options_out_of_bounds_are_refused_with_the_bound() {
+    let with = |context, slots, batch_tokens| LoadOptions { context, ..options(slots, batch_tokens) };
+    let cases = [
+        (with(Some(97), 1, 8), "context", 97, 96),
+        (with(Some(0), 1, 8), "context", 0, 96),
+        (with(Some(u32::MAX), 1, 8), "context", u64::from(u32::MAX), 96),
+        (with(None, 0, 8), "slots", 0, 1024),
+        (with(None, 1025, 8), "slots", 1025, 1024),
+        (with(None, 1, 0), "batch_tokens", 0, 65536),
+        (with(None, 1, 65537), "batch_tokens", 65537, 65536),
+    ];
+    for (options, option, wrong, bound) in cases {
+        let error = planned(&plain(), &options).unwrap_err();
+        let LoadError::Option { name, value, max, .. } = error else { panic!("{options:?}: {error}") };
+        assert_eq!((name, value, max), (option, wrong, bound));
+    }
+}
+
+#[test]
+fn a_budget_is_kept_to_the_byte_and_the_remedy_is_true() {
+    let spec = plain();
+    let with = |budget, context| LoadOptions { memory_budget: Some(budget), context, ..options(2, 8) };
+    let total = 1000 + planned(&spec, &options(2, 8)).unwrap().working_bytes;
+    assert!(planned(&spec, &with(total, None)).is_ok());
+    for budget in [total - 1, total - 5000] {
+        let LoadError::Budget(over) = planned(&spec, &with(budget, None)).unwrap_err() else { panic!() };
+        assert_eq!(over.weight_bytes + over.cache_bytes + over.buffer_bytes, total);
+        let fits = over.context_that_fits.expect("a shorter context fits");
+        assert!(planned(&spec, &with(budget, Some(fits))).is_ok());
+        assert!(planned(&spec, &with(budget, Some(fits + 1))).is_err());
+        assert!(over.to_string().contains(&format!("a context of {fits} fits")), "{over}");
+    }
+    let LoadError::Budget(over) = planned(&spec, &with(500, None)).unwrap_err() else { panic!() };
+    assert_eq!(over.context_that_fits, None);
+    assert!(over.to_string().contains("fewer bits"), "{over}");
+}
+
+#[test]
+fn the_largest_numbers_that_a_spec_may_hold_are_refused_without_overflow() {
+    let mut spec = plain();
+    (spec.dim, spec.vocab, spec.context) = (1 << 20, 1 << 24, 1 << 27);
+    let layer = &mut spec.layers[0];
+    layer.ffn.dim = 1 << 20;
+    (layer.attention.heads, layer.attention.kv_heads, layer.attention.head_dim) = (4096, 4096, 4096);
+    for window in [None, Some(1 << 27)] {
+        layer_window(&mut spec, window);
+        spec.layers = vec![spec.layers[0].clone(); 1024];
+        spec.validate().expect("these are the format's own bounds");
+        let most = LoadOptions { context: Some(1 << 27), slots: 1024, ..options(1024, 1 << 16) };
+        let unlimited = LoadOptions { memory_budget: Some(u64::MAX), ..most.clone() };
+        for options in [most, unlimited] {
+            let error = Plan::new(&spec, u64::MAX, [], &options).unwrap_err();
+            assert!(matches!(error, LoadError::Budget(_)), "{error}");
+            assert!(error.to_string().contains("MiB"), "{error}");
+        }
+    }
+}
+
+fn layer_window(spec: &mut Spec, window: Option<u32>) {
+    spec.layers[0].attention.window = window;
+}
+
+#[test]
+fn the_table_is_for_people_and_for_programs() {
+    let file = write(&everything(), Layout::Q4 { group: 32 }, 1);
+    let plan = plan(&Mapped::open(&file.path).unwrap(), &options(2, 4)).unwrap();
+    let table = plan.to_string();
+    let caches: Vec<_> = table.lines().filter(|line| line.starts_with("cache")).collect();
+    assert_eq!(caches.len(), 3, "{table}");
+    assert!(caches[1].ends_with("1 ring layers: 2 slots x 8 positions x 2 x 3 heads x 8 f16"), "{table}");
+    let json = serde_json::to_value(&plan).unwrap();
+    let items = json["items"].as_array().unwrap();
+    let sum: u64 = items.iter().map(|item| item["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(sum, plan.weight_bytes + plan.working_bytes);
+    assert_eq!(json["context"], 96);
+}

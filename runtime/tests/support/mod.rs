@@ -1,0 +1,230 @@
+//! Tiny random models in temporary files, and what tests do with them.
+#![allow(dead_code)] // every test file uses a part
+
+pub mod naive;
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use half::f16;
+use muse_format::{
+    Activation, Attention, BlockMut, Expected, Ffn, Generation, Layer, Layout, Meta, Provenance, Role, Spec,
+    TILE_ROWS, Text as TextMeta, Writer,
+};
+use muse_kernels::Span;
+use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
+use tempfile::TempDir;
+
+/// Deterministic, so that a failure names its case and nothing else is needed to replay it.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+
+    /// Uniform in `-1..1`.
+    pub fn signed(&mut self) -> f32 {
+        self.next() as f32 / (1_u32 << 30) as f32 - 1.0
+    }
+
+    pub fn tokens(&mut self, count: usize, vocab: u32) -> Vec<u32> {
+        (0..count).map(|_| self.next() % vocab).collect()
+    }
+}
+
+pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
+    Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        rope: Some(0),
+        qk_norm: false,
+        qkv_bias: false,
+        out_bias: false,
+        softcap: None,
+    }
+}
+
+/// A Llama of two layers whose widths are not multiples of a group or a tile.
+pub fn plain() -> Spec {
+    let ffn = Ffn { dim: 52, activation: Activation::Silu, bias: false };
+    let layer = Layer { attention: attention(4, 2, 10), ffn, post_norms: false };
+    Spec {
+        family: "tiny".into(),
+        dim: 40,
+        vocab: 70,
+        context: 96,
+        embed_scale: 1.0,
+        norm_eps: 1e-5,
+        logit_scale: 1.0,
+        logit_softcap: None,
+        tied_head: true,
+        ropes: 1,
+        layers: vec![layer.clone(), layer],
+    }
+}
+
+/// Every field of the spec at a value that matters, layers unlike each other.
+pub fn everything() -> Spec {
+    let mut spec = plain();
+    spec.tied_head = false;
+    spec.ropes = 2;
+    spec.embed_scale = 6.3;
+    spec.logit_scale = 0.7;
+    spec.logit_softcap = Some(2.5);
+    let full = &mut spec.layers[0];
+    full.post_norms = true;
+    full.attention.qk_norm = true;
+    full.attention.softcap = Some(1.5);
+    full.ffn = Ffn { dim: 36, activation: Activation::GeluTanh, bias: true };
+    let ring = &mut spec.layers[1];
+    ring.attention = attention(6, 3, 8);
+    ring.attention.window = Some(5);
+    ring.attention.rope = Some(1);
+    ring.attention.qkv_bias = true;
+    ring.attention.out_bias = true;
+    let mut still = spec.layers[1].clone();
+    still.attention.rope = None;
+    still.attention.window = Some(9);
+    still.attention.scale = 0.9;
+    spec.layers.push(still);
+    spec
+}
+
+/// Random bytes of a tensor whose values have about the standard deviation `1 / sqrt(cols)`; vectors are near 1.
+fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Vec<u8> {
+    let rows = e.rows as usize;
+    if e.role == Role::Vector {
+        // Frequencies from 1 down; norms and biases around 0.8.
+        let value = |i: usize, rng: &mut Rng| match e.name.starts_with("rope") {
+            true => 0.3_f32.powf(i as f32 + if e.name == "rope.1" { 0.5 } else { 0.0 }),
+            false if e.name.ends_with("bias") => 0.2 * rng.signed(),
+            false => 0.8 + 0.3 * rng.signed(),
+        };
+        return (0..cols).flat_map(|i| value(i, rng).to_le_bytes()).collect();
+    }
+    let spread = if e.role == Role::Table { 1.0 } else { 1.7 / (cols as f32).sqrt() };
+    if !layout.is_quantized() {
+        let values = (0..rows * cols).map(|_| spread * rng.signed());
+        return match layout {
+            Layout::F32 => values.flat_map(f32::to_le_bytes).collect(),
+            Layout::F16 => values.flat_map(|x| f16::from_f32(x).to_bits().to_le_bytes()).collect(),
+            _ => values.flat_map(|x| half::bf16::from_f32(x).to_bits().to_le_bytes()).collect(),
+        };
+    }
+    let (group, per_row) = (layout.group(), cols.div_ceil(layout.group()));
+    let mut bytes = vec![0; layout.byte_len(rows as u64, cols as u64).unwrap() as usize];
+    for (i, block) in bytes.chunks_exact_mut(layout.block_bytes()).enumerate() {
+        let (first_row, first_col) = (i / per_row * TILE_ROWS, i % per_row * group);
+        let mut block = BlockMut::new(layout, block);
+        for r in 0..TILE_ROWS.min(rows - first_row) {
+            let (low, levels) = match layout {
+                Layout::Q8 { .. } => (-127, 255),
+                Layout::Q4 { .. } => (-8, 16),
+                _ => (0, 16),
+            };
+            let scale = spread * (1.0 + 0.2 * rng.signed()) * 2.0 / levels as f32;
+            block.set_scale(r, f16::from_f32(scale).to_bits());
+            if low == 0 {
+                block.set_offset(r, f16::from_f32(-spread * (1.0 + 0.1 * rng.signed())).to_bits());
+            }
+            for c in 0..group.min(cols - first_col) {
+                block.set_quant(r, c, low + (rng.next() % levels) as i32);
+            }
+        }
+    }
+    bytes
+}
+
+/// A random model in a file that lives as long as this.
+pub struct TinyFile {
+    pub path: PathBuf,
+    _dir: TempDir,
+}
+
+/// Writes a random model of `spec`, its matrices stored as `layout`.
+pub fn write(spec: &Spec, layout: Layout, seed: u64) -> TinyFile {
+    write_for(spec, layout, seed, "cpu")
+}
+
+/// [`write`], packed for `target`.
+pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFile {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("tiny.muse");
+    let mut writer = Writer::new(BufWriter::new(File::create(&path).unwrap())).unwrap();
+    let mut rng = Rng(seed);
+    for e in spec.tensors() {
+        let half = spec.layers.iter().map(|l| l.attention.head_dim / 2).min().unwrap();
+        let cols = if e.cols == 0 { u64::from(half) } else { e.cols };
+        let layout = if e.role == Role::Vector { Layout::F32 } else { layout };
+        writer.begin(&e.name, layout, e.rows, cols).unwrap();
+        writer.write(&random_tensor(&mut rng, &e, layout, cols as usize)).unwrap();
+        writer.end().unwrap();
+    }
+    let provenance = Provenance { target: target.into(), board: "test".into(), ..Provenance::default() };
+    let meta = Meta {
+        spec: spec.clone(),
+        text: TextMeta::default(),
+        generation: Generation { stop_ids: vec![1], ..Generation::default() },
+        provenance,
+        tokenizer: b"{}".to_vec(),
+        chat_template: String::new(),
+    };
+    writer.finish(&meta).unwrap();
+    TinyFile { path, _dir: dir }
+}
+
+/// Bytes as ids, modulo the vocabulary: these models have no words.
+pub struct ByteText {
+    pub vocab: u32,
+    pub bos: Option<u32>,
+}
+
+pub fn byte_text(vocab: u32) -> Arc<dyn Text> {
+    Arc::new(ByteText { vocab, bos: None })
+}
+
+impl Text for ByteText {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        Ok(self.bos.into_iter().chain(text.bytes().map(|b| u32::from(b) % self.vocab)).collect())
+    }
+
+    fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
+        Err(TextError::NoTemplate)
+    }
+
+    fn decoder(&self) -> Box<dyn TextDecoder> {
+        unreachable!("no test decodes")
+    }
+}
+
+/// The logits of every row of one span, `(tokens, vocab)`.
+pub fn step(engine: &mut dyn Engine, slot: u32, start: u32, tokens: &[u32]) -> Vec<f32> {
+    let len = tokens.len() as u32;
+    let mut logits = vec![f32::NAN; tokens.len() * engine.info().vocab as usize];
+    let wanted: Vec<u32> = (0..len).collect();
+    engine.step(&[Span { slot, start, len }], tokens, &wanted, &mut logits).unwrap();
+    logits
+}
+
+/// [`step`] of all of `tokens` from position 0, `chunk` at a time.
+pub fn steps(engine: &mut dyn Engine, slot: u32, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let chunks = tokens.chunks(chunk).enumerate();
+    chunks.flat_map(|(i, chunk_of)| step(engine, slot, (i * chunk) as u32, chunk_of)).collect()
+}
+
+/// Largest difference, and the standard deviation of `expected`. NaN anywhere gives NaN.
+pub fn difference(actual: &[f32], expected: &[f32]) -> (f64, f64) {
+    assert_eq!(actual.len(), expected.len());
+    let n = expected.len() as f64;
+    let mean = expected.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let variance = expected.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let gaps = actual.iter().zip(expected).map(|(a, e)| f64::from(a - e).abs());
+    (gaps.fold(0.0, |max, gap| if gap > max || gap.is_nan() { gap } else { max }), variance.sqrt())
+}

@@ -1,0 +1,121 @@
+//! The forward pass once more, written from the spec's documentation alone: f64, no cache, a whole sequence at
+//! once, masks written out. It shares no code with the graph, the plan or a backend.
+
+use muse_format::{Activation, File, Layer, Spec};
+
+/// A matrix or vector of the file as f64; f32 tensors only.
+fn tensor(file: &File<'_>, name: &str) -> Vec<f64> {
+    let tensor = file.tensor(name).unwrap_or_else(|| panic!("{name}"));
+    assert_eq!(tensor.layout, muse_format::Layout::F32, "the naive pass reads exact files");
+    tensor.bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+}
+
+fn norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(weight).map(|(x, w)| x * w / (mean + f64::from(eps)).sqrt()).collect()
+}
+
+fn affine(file: &File<'_>, name: &str, x: &[f64]) -> Vec<f64> {
+    let products = tensor(file, name);
+    let products = products.chunks_exact(x.len()).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>());
+    match file.tensor(&format!("{name}_bias")) {
+        None => products.collect(),
+        Some(_) => products.zip(tensor(file, &format!("{name}_bias"))).map(|(y, b)| y + b).collect(),
+    }
+}
+
+fn rotate(head: &mut [f64], frequencies: &[f64], position: usize) {
+    for (i, frequency) in frequencies.iter().enumerate() {
+        let (sin, cos) = (position as f64 * frequency).sin_cos();
+        let (a, b) = (head[i], head[i + frequencies.len()]);
+        (head[i], head[i + frequencies.len()]) = (a * cos - b * sin, b * cos + a * sin);
+    }
+}
+
+fn cap(x: f64, cap: Option<f32>) -> f64 {
+    cap.map_or(x, |c| f64::from(c) * (x / f64::from(c)).tanh())
+}
+
+/// Normalised and rotated heads of one position, `(heads, head_dim)`.
+fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position: usize) -> Vec<Vec<f64>> {
+    let a = &spec.layers[l].attention;
+    let all = affine(file, &format!("l{l}.attn.{part}"), y);
+    let head = |head: &[f64]| {
+        let mut head = head.to_vec();
+        if a.qk_norm && part != "v" {
+            head = norm(&head, &tensor(file, &format!("l{l}.attn.{part}_norm")), spec.norm_eps);
+        }
+        if let Some(rope) = a.rope.filter(|_| part != "v") {
+            rotate(&mut head, &tensor(file, &format!("rope.{rope}")), position);
+        }
+        head
+    };
+    all.chunks_exact(a.head_dim as usize).map(head).collect()
+}
+
+fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[Vec<Vec<f64>>]) -> Vec<f64> {
+    let a = &layer.attention;
+    let group = (a.heads / a.kv_heads) as usize;
+    let visible = |s: usize| s <= t && a.window.is_none_or(|w| t - s < w as usize);
+    let mut mixed = Vec::new();
+    for (h, q) in q.iter().enumerate() {
+        let score = |s: usize| {
+            let dot: f64 = q.iter().zip(&k[s][h / group]).map(|(q, k)| q * k).sum();
+            if visible(s) { cap(dot * f64::from(a.scale), a.softcap).exp() } else { 0.0 }
+        };
+        let weights: Vec<f64> = (0..k.len()).map(score).collect();
+        let total: f64 = weights.iter().sum();
+        for i in 0..a.head_dim as usize {
+            mixed.push(weights.iter().zip(v).map(|(w, v)| w * v[h / group][i]).sum::<f64>() / total);
+        }
+    }
+    mixed
+}
+
+fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64> {
+    let activate = |x: f64| match layer.ffn.activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    let gate = affine(file, &format!("l{l}.ffn.gate"), y);
+    let up = affine(file, &format!("l{l}.ffn.up"), y);
+    let hidden: Vec<f64> = gate.iter().zip(up).map(|(g, u)| activate(*g) * u).collect();
+    affine(file, &format!("l{l}.ffn.down"), &hidden)
+}
+
+/// The logits of every position, `(tokens, vocab)`.
+pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
+    let spec = &file.spec;
+    let (dim, embed) = (spec.dim as usize, tensor(file, "embed"));
+    let row = |t: &u32| embed[*t as usize * dim..][..dim].iter().map(|x| x * f64::from(spec.embed_scale));
+    let mut stream: Vec<Vec<f64>> = tokens.iter().map(|t| row(t).collect()).collect();
+    for (l, layer) in spec.layers.iter().enumerate() {
+        let normed =
+            |x: &Vec<f64>, half: &str| norm(x, &tensor(file, &format!("l{l}.{half}.norm")), spec.norm_eps);
+        let residual = |x: &mut Vec<f64>, out: Vec<f64>, half: &str| {
+            let out = match layer.post_norms {
+                true => norm(&out, &tensor(file, &format!("l{l}.{half}.post_norm")), spec.norm_eps),
+                false => out,
+            };
+            x.iter_mut().zip(out).for_each(|(x, y)| *x += y);
+        };
+        let ys: Vec<_> = stream.iter().map(|x| normed(x, "attn")).collect();
+        let part = |name: &str| -> Vec<Vec<Vec<f64>>> {
+            ys.iter().enumerate().map(|(t, y)| heads(file, spec, l, name, y, t)).collect()
+        };
+        let (q, k, v) = (part("q"), part("k"), part("v"));
+        for (t, x) in stream.iter_mut().enumerate() {
+            let mixed = attention(layer, t, &q[t], &k, &v);
+            residual(x, affine(file, &format!("l{l}.attn.out"), &mixed), "attn");
+            let y = normed(x, "ffn");
+            residual(x, feed_forward(file, layer, l, &y), "ffn");
+        }
+    }
+    let head = if spec.tied_head { "embed" } else { "head" };
+    let last = tensor(file, "norm");
+    let logits = stream.iter().flat_map(|x| affine(file, head, &norm(x, &last, spec.norm_eps)));
+    logits.map(|x| cap(x * f64::from(spec.logit_scale), spec.logit_softcap) as f32).collect()
+}
