@@ -3,7 +3,7 @@
 //! It knows models, tokens and time; it does not know D-Bus, a config file or a person.
 //!
 //! [`Mapped`] opens a file, [`Plan`] says every byte that loading it allocates, [`load_mapped`] makes it an
-//! [`Engine`].
+//! [`Engine`]; [`eval`] asks an engine for logits, greedy tokens, perplexity and divergence.
 //!
 //! A new kind of block is a field of [`muse_format::Spec`], its tensors in `Spec::tensors`, and its operations in
 //! `graph.rs`. Nothing here asks for a model's name, repacks a weight or allocates after load.
@@ -11,6 +11,7 @@
 
 mod decoder;
 mod engine;
+pub mod eval;
 mod graph;
 mod load;
 mod model;

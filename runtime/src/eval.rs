@@ -1,0 +1,321 @@
+//! What a model says of a text, for comparing files, backends and other implementations.
+//!
+//! Every function drives slot 0 from position 0, so an engine that serves sessions is not the one to hand in.
+
+use muse_kernels::{BackendError, Span};
+use serde::Serialize;
+
+use crate::{Engine, TextError};
+
+/// Why an evaluation was not made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    #[error("there are no tokens to evaluate")]
+    Empty,
+    #[error("{tokens} tokens were asked for; the model is loaded with a context of {context}")]
+    TooLong { tokens: u64, context: u32 },
+    #[error("token {token} is outside the vocabulary of {vocab}")]
+    Token { token: u32, vocab: u32 },
+    #[error("there is no position {position}; the {tokens} tokens have positions 0 to {}", tokens - 1)]
+    Position { position: u64, tokens: u64 },
+    #[error("a window of {context} positions has none to predict; take at least 2, and 3 with a BOS token")]
+    Window { context: u32 },
+    #[error("the text is {tokens} tokens; at least 2 are needed")]
+    TooShort { tokens: u64 },
+    #[error("the vocabularies differ: {reference} and {other} tokens")]
+    Vocab { reference: u32, other: u32 },
+    #[error("the logits at position {position} are not finite")]
+    NotFinite { position: u64 },
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// Perplexity of a text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// `exp(nll)`.
+    pub perplexity: f64,
+    /// Mean negative log-likelihood of a predicted token, in nats.
+    pub nll: f64,
+    /// Predicted tokens.
+    pub tokens: u64,
+    /// Positions of a window.
+    pub context: u32,
+    pub windows: u64,
+}
+
+/// How far one model's predictions are from another's over a text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Mean of `KL(reference || other)` over the positions, in nats.
+    pub mean_kl: f64,
+    pub max_kl: f64,
+    /// Share of positions at which both rank the same token first.
+    pub top1_agreement: f64,
+    pub positions: u64,
+    /// Positions of a window.
+    pub context: u32,
+}
+
+fn check(engine: &dyn Engine, tokens: &[u32], more: u64) -> Result<(), EvalError> {
+    let info = engine.info();
+    let total = tokens.len() as u64 + more;
+    if tokens.is_empty() {
+        return Err(EvalError::Empty);
+    }
+    if total > u64::from(info.context) {
+        return Err(EvalError::TooLong { tokens: total, context: info.context });
+    }
+    match tokens.iter().find(|t| **t >= info.vocab) {
+        Some(token) => Err(EvalError::Token { token: *token, vocab: info.vocab }),
+        None => Ok(()),
+    }
+}
+
+/// Steps `tokens` from position `start` and gives `visit` the logits of every position, in order.
+fn every_row(
+    engine: &mut dyn Engine,
+    start: u32,
+    tokens: &[u32],
+    mut visit: impl FnMut(u64, &[f32]) -> Result<(), EvalError>,
+) -> Result<(), EvalError> {
+    let (chunk, vocab) = {
+        let info = engine.info();
+        (info.batch_tokens.min(info.logit_rows) as usize, info.vocab as usize)
+    };
+    let mut logits = vec![0.0; chunk.min(tokens.len()) * vocab];
+    let mut at = start;
+    for tokens in tokens.chunks(chunk) {
+        let rows = tokens.len() as u32;
+        let wanted: Vec<u32> = (0..rows).collect();
+        let logits = &mut logits[..tokens.len() * vocab];
+        engine.step(&[Span { slot: 0, start: at, len: rows }], tokens, &wanted, logits)?;
+        for (i, row) in logits.chunks_exact(vocab).enumerate() {
+            visit(u64::from(at) + i as u64, row)?;
+        }
+        at += rows;
+    }
+    Ok(())
+}
+
+/// Steps `tokens` from position `start` and gives the logits of the last.
+fn last_row(engine: &mut dyn Engine, start: u32, tokens: &[u32]) -> Result<Vec<f32>, EvalError> {
+    let (chunk, vocab) = (engine.info().batch_tokens as usize, engine.info().vocab as usize);
+    let mut logits = vec![0.0; vocab];
+    let mut at = start;
+    for (i, chunk_tokens) in tokens.chunks(chunk).enumerate() {
+        let rows = chunk_tokens.len() as u32;
+        let span = Span { slot: 0, start: at, len: rows };
+        if i == (tokens.len() - 1) / chunk {
+            engine.step(&[span], chunk_tokens, &[rows - 1], &mut logits)?;
+        } else {
+            engine.step(&[span], chunk_tokens, &[], &mut [])?;
+        }
+        at += rows;
+    }
+    Ok(logits)
+}
+
+/// The logits, `(vocab)`, after `position`, by default the last, of `tokens`.
+///
+/// # Errors
+/// [`EvalError`] for tokens that are none, too many or unknown, and for a position they do not have.
+pub fn logits(engine: &mut dyn Engine, tokens: &[u32], position: Option<u64>) -> Result<Vec<f32>, EvalError> {
+    check(engine, tokens, 0)?;
+    let count = tokens.len() as u64;
+    let position = position.unwrap_or(count - 1);
+    let len = usize::try_from(position).ok().filter(|p| *p < tokens.len());
+    let len = len.ok_or(EvalError::Position { position, tokens: count })? + 1;
+    last_row(engine, 0, &tokens[..len])
+}
+
+/// The logits of every position of `tokens`, handed to `visit` one after another.
+///
+/// # Errors
+/// See [`logits`].
+pub fn every_position(
+    engine: &mut dyn Engine,
+    tokens: &[u32],
+    mut visit: impl FnMut(u64, &[f32]),
+) -> Result<(), EvalError> {
+    check(engine, tokens, 0)?;
+    every_row(engine, 0, tokens, |position, row| {
+        visit(position, row);
+        Ok(())
+    })
+}
+
+/// The `count` tokens that follow `tokens` greedily: the largest logit, the lowest id where several are equal. Stop
+/// ids do not end it: a comparison wants all of them.
+///
+/// # Errors
+/// See [`logits`]; also where the logits are not finite.
+pub fn generate(engine: &mut dyn Engine, tokens: &[u32], count: u32) -> Result<Vec<u32>, EvalError> {
+    check(engine, tokens, u64::from(count))?;
+    let mut generated = Vec::new();
+    let (mut at, mut next) = (0_u32, tokens.to_vec());
+    while generated.len() < count as usize {
+        let row = last_row(engine, at, &next)?;
+        at += next.len() as u32;
+        let token = top(&row).ok_or(EvalError::NotFinite { position: u64::from(at) - 1 })?;
+        generated.push(token);
+        next = vec![token];
+    }
+    Ok(generated)
+}
+
+/// Index of the largest value, the first where several are; `None` where one is not finite.
+fn top(row: &[f32]) -> Option<u32> {
+    let mut best = (None, f32::NEG_INFINITY);
+    for (i, x) in row.iter().enumerate() {
+        if !x.is_finite() {
+            return None;
+        }
+        if *x > best.1 {
+            best = (Some(i as u32), *x);
+        }
+    }
+    best.0
+}
+
+/// `x - log(sum(exp(x)))` of a row, in f64.
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = row.iter().map(|x| (f64::from(*x) - max).exp()).sum();
+    let log_sum = max + sum.ln();
+    row.iter().map(|x| f64::from(*x) - log_sum).collect()
+}
+
+/// Non-overlapping windows of at most `context` tokens over a text, each with BOS in front where the model asks for
+/// it. A last window in which nothing would be predicted is left out.
+fn windows(engine: &dyn Engine, text: &str, context: u32) -> Result<Vec<Vec<u32>>, EvalError> {
+    if context > engine.info().context {
+        return Err(EvalError::TooLong { tokens: context.into(), context: engine.info().context });
+    }
+    let coder = engine.text();
+    let bos = coder.encode("")?;
+    let tokens = coder.encode(text)?;
+    let body = tokens.strip_prefix(bos.as_slice()).unwrap_or(&tokens);
+    let room = (context as usize).saturating_sub(bos.len());
+    if room == 0 || context < 2 {
+        return Err(EvalError::Window { context });
+    }
+    let windows = body.chunks(room).map(|chunk| [bos.as_slice(), chunk].concat());
+    let windows: Vec<_> = windows.filter(|window| window.len() > 1).collect();
+    if windows.is_empty() {
+        return Err(EvalError::TooShort { tokens: tokens.len() as u64 });
+    }
+    windows.iter().try_for_each(|window| check(engine, window, 0))?;
+    Ok(windows)
+}
+
+/// Perplexity over non-overlapping windows of `context` tokens: every token of a window but its first is predicted
+/// from those before it in the window.
+///
+/// # Errors
+/// [`EvalError`]; also where a logit is not finite.
+pub fn perplexity(engine: &mut dyn Engine, text: &str, context: u32) -> Result<Perplexity, EvalError> {
+    let windows = windows(engine, text, context)?;
+    let (mut nll, mut tokens) = (0.0, 0_u64);
+    for window in &windows {
+        every_row(engine, 0, &window[..window.len() - 1], |position, row| {
+            let target = window[position as usize + 1];
+            let log_likelihood = log_softmax(row)[target as usize];
+            if !log_likelihood.is_finite() {
+                return Err(EvalError::NotFinite { position });
+            }
+            nll -= log_likelihood;
+            tokens += 1;
+            Ok(())
+        })?;
+    }
+    let nll = nll / tokens as f64;
+    Ok(Perplexity { perplexity: nll.exp(), nll, tokens, context, windows: windows.len() as u64 })
+}
+
+/// `KL(reference || other)` at every position that [`perplexity`] would predict from. The text is tokenized by the
+/// reference.
+///
+/// # Errors
+/// [`EvalError`]; also where the vocabularies differ or a logit is not finite.
+pub fn kl(
+    reference: &mut dyn Engine,
+    other: &mut dyn Engine,
+    text: &str,
+    context: u32,
+) -> Result<Divergence, EvalError> {
+    let vocabs = (reference.info().vocab, other.info().vocab);
+    if vocabs.0 != vocabs.1 {
+        return Err(EvalError::Vocab { reference: vocabs.0, other: vocabs.1 });
+    }
+    if context > other.info().context {
+        return Err(EvalError::TooLong { tokens: context.into(), context: other.info().context });
+    }
+    let windows = windows(reference, text, context)?;
+    let (mut sum, mut max, mut agree, mut positions) = (0.0, 0.0_f64, 0_u64, 0_u64);
+    for window in &windows {
+        let inputs = &window[..window.len() - 1];
+        // Chunks, so that memory is bounded by a chunk of logits and not by a window of them.
+        let chunk = reference.info().logit_rows.min(reference.info().batch_tokens) as usize;
+        for (i, tokens) in inputs.chunks(chunk).enumerate() {
+            let start = (i * chunk) as u32;
+            let mut rows = Vec::new();
+            every_row(reference, start, tokens, |_, row| {
+                rows.push(row.to_vec());
+                Ok(())
+            })?;
+            let mut expected = rows.iter();
+            every_row(other, start, tokens, |position, row| {
+                let expected = expected.next().expect("both engines give a row a token");
+                let tops = top(expected).zip(top(row)).ok_or(EvalError::NotFinite { position })?;
+                let kl = divergence(expected, row);
+                sum += kl;
+                max = max.max(kl);
+                agree += u64::from(tops.0 == tops.1);
+                positions += 1;
+                Ok(())
+            })?;
+        }
+    }
+    let mean = |sum: f64| sum / positions as f64;
+    let top1_agreement = mean(agree as f64);
+    Ok(Divergence { mean_kl: mean(sum), max_kl: max, top1_agreement, positions, context })
+}
+
+/// `sum(p * ln(p / q))` of two rows of logits; 0 at least, whatever rounding says.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (p, q) = (log_softmax(p), log_softmax(q));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uniform_row_has_log_probabilities_of_its_length() {
+        for p in log_softmax(&[3.0; 8]) {
+            assert!((p + 8_f64.ln()).abs() <= 1e-15);
+        }
+    }
+
+    #[test]
+    fn the_top_is_the_first_of_equals_and_needs_numbers() {
+        assert_eq!(top(&[1.0, 5.0, 5.0, 2.0]), Some(1));
+        for bad in [&[1.0, f32::NAN][..], &[0.0, f32::NEG_INFINITY], &[0.0, f32::INFINITY], &[]] {
+            assert_eq!(top(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn divergence_is_what_its_definition_says() {
+        // p = (1/2, 1/2), q = (1/4, 3/4): 1/2 ln 2 + 1/2 ln(2/3). Logits are f32: ln 3 errs by half an ulp, 6e-8.
+        let expected = 0.5 * 2_f64.ln() + 0.5 * (2.0_f64 / 3.0).ln();
+        let actual = divergence(&[0.0, 0.0], &[0.0, 3_f32.ln()]);
+        assert!((actual - expected).abs() <= 1e-7, "{actual} vs {expected}");
+        assert_eq!(divergence(&[1.0, 2.0, -4.0], &[1.0, 2.0, -4.0]), 0.0);
+    }
+}
