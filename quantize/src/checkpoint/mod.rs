@@ -3,8 +3,11 @@
 //! `safetensors.rs` reads a Hugging Face folder, `gguf.rs` reads a GGUF and translates its names and metadata. Both
 //! read hostile input: every length is checked before it is used, and memory is bounded by what the file holds.
 
+pub mod safetensors;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -77,6 +80,21 @@ pub struct Checkpoint {
     pub license: Option<String>,
 }
 
+/// Opens a checkpoint of either kind: a Hugging Face folder or a GGUF file.
+///
+/// # Errors
+/// See [`safetensors::open`].
+pub fn open(path: &Path) -> Result<Checkpoint, ImportError> {
+    let io = |source| ImportError::Io { path: path.display().to_string(), source };
+    if std::fs::metadata(path).map_err(io)?.is_dir() {
+        return safetensors::open(path);
+    }
+    Err(ImportError::Malformed {
+        file: path.display().to_string(),
+        problem: "is not a folder: pass the folder that holds config.json and the weights".into(),
+    })
+}
+
 /// Why a checkpoint cannot be imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -101,4 +119,6 @@ pub enum ImportError {
     TensorType { name: String, kind: String },
     #[error("tensor {name} holds {value} at row {row}: the checkpoint is damaged")]
     NotFinite { name: String, row: usize, value: f32 },
+    #[error(transparent)]
+    Spec(#[from] muse_format::FormatError),
 }

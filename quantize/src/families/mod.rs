@@ -1,1 +1,250 @@
-//! One file per model family: config.json -> Spec, and which tensor becomes which.
+//! One file per model family: `config.json` -> [`Spec`], and which tensor becomes which.
+//!
+//! To add a family, write its file, with a [`Family`] in it, and name it in [`FAMILIES`]. A config key that changes the
+//! answer is implemented or refused; a tensor is used, known to be harmless, or refused.
+
+mod config;
+mod gemma3;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+use muse_format::{Attention, Expected, Role, Spec};
+use serde_json::Value;
+
+use self::config::Config;
+use self::rope::Rope;
+use crate::checkpoint::{Checkpoint, ImportError};
+
+const FAMILIES: [&Family; 4] = [&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
+
+/// How a family is written down by Hugging Face.
+struct Family {
+    /// `model_type`.
+    model_type: &'static str,
+    /// `architectures[0]`.
+    architecture: &'static str,
+    read: fn(&Config<'_>) -> Result<Draft, ImportError>,
+    /// Keys of this family that change nothing.
+    harmless: &'static [&'static str],
+    /// Our name and theirs of a layer's weights, biases aside: those are our name + `_bias` and `.bias` for `.weight`.
+    layer: &'static [(&'static str, &'static str)],
+    /// True where norms multiply by `1 + weight`.
+    centred_norms: bool,
+}
+
+/// What a family makes of a config.
+struct Draft {
+    spec: Spec,
+    ropes: Vec<Rope>,
+}
+
+/// A model in our terms.
+#[derive(Debug)]
+pub struct Import {
+    pub spec: Spec,
+    /// `LlamaForCausalLM`.
+    pub architecture: &'static str,
+    /// In file order.
+    pub tensors: Vec<Imported>,
+}
+
+/// A tensor that the [`Spec`] asks for, and where it comes from.
+#[derive(Debug)]
+pub struct Imported {
+    pub name: String,
+    pub role: Role,
+    pub rows: usize,
+    pub cols: usize,
+    pub origin: Origin,
+}
+
+#[derive(Debug)]
+pub enum Origin {
+    /// A tensor of the checkpoint, by its name there.
+    Tensor { name: String, transform: Transform },
+    /// Computed from the config, `(1, cols)`.
+    Computed(Vec<f32>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transform {
+    AsIs,
+    /// `1 + w`.
+    AddOne,
+}
+
+/// Finds the family of a checkpoint and imports it by its rules; reads no tensor data.
+///
+/// # Errors
+/// [`ImportError`] naming the architecture, key or tensor that is not understood.
+pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
+    let family = find(checkpoint)?;
+    let config = Config::new(&checkpoint.config);
+    config.only(
+        "quantization_config",
+        &[],
+        "start from the checkpoint that is not quantized yet, or a GGUF",
+    )?;
+    config.only("auto_map", &[], "the model runs code of its own, which this tool cannot know")?;
+    let Draft { spec, ropes } = (family.read)(&config)?;
+    config.finish(family.harmless)?;
+    spec.validate()?;
+    let tensors: Result<_, _> =
+        spec.tensors().into_iter().map(|e| family.origin(e, &spec, &ropes, checkpoint)).collect();
+    let tensors: Vec<Imported> = tensors?;
+    refuse_unused(checkpoint, &tensors, spec.tied_head)?;
+    Ok(Import { spec, architecture: family.architecture, tensors })
+}
+
+fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
+    let text = |v: &Value| v.as_str().map(str::to_owned);
+    let model_type = checkpoint.config.get("model_type").and_then(text).unwrap_or_default();
+    let list = checkpoint.config.get("architectures").and_then(Value::as_array);
+    let architecture = list.and_then(|l| l.first()).and_then(text);
+    let family = FAMILIES
+        .into_iter()
+        .find(|f| f.model_type == model_type && architecture.as_ref().is_none_or(|a| a == f.architecture));
+    family.ok_or_else(|| {
+        let names: Vec<_> =
+            FAMILIES.iter().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect();
+        let actual = format!("{} (model_type {model_type:?})", architecture.as_deref().unwrap_or("unnamed"));
+        ImportError::Architecture(actual, names.join(", "))
+    })
+}
+
+impl Family {
+    fn origin(
+        &self,
+        expected: Expected,
+        spec: &Spec,
+        ropes: &[Rope],
+        checkpoint: &Checkpoint,
+    ) -> Result<Imported, ImportError> {
+        let Expected { name, rows, cols, role } = expected;
+        let rows = usize::try_from(rows).expect("bounded by Spec::validate");
+        let cols = usize::try_from(cols).expect("bounded by Spec::validate");
+        if let Some(index) = name.strip_prefix("rope.") {
+            let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
+            let uses = |a: &&Attention| a.rope == Some(index);
+            let user = spec.layers.iter().map(|l| &l.attention).find(uses).expect("a table has a user");
+            let values = ropes[index as usize].frequencies(user.head_dim);
+            return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
+        }
+        let theirs = self.their_name(&name);
+        let source = checkpoint.tensors.get(&theirs);
+        let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
+        if source.shape() != (rows, cols) {
+            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected: (rows, cols) });
+        }
+        let add_one = self.centred_norms && !checkpoint.norms_hold_one && name.ends_with("norm");
+        let transform = if add_one { Transform::AddOne } else { Transform::AsIs };
+        Ok(Imported { name, role, rows, cols, origin: Origin::Tensor { name: theirs, transform } })
+    }
+
+    fn their_name(&self, ours: &str) -> String {
+        match ours {
+            "embed" => return "model.embed_tokens.weight".into(),
+            "norm" => return "model.norm.weight".into(),
+            "head" => return "lm_head.weight".into(),
+            _ => {}
+        }
+        let (layer, part) = ours.strip_prefix('l').and_then(|o| o.split_once('.')).expect("l<i>.<part>");
+        let (part, bias) = part.strip_suffix("_bias").map_or((part, false), |p| (p, true));
+        let (_, theirs) =
+            self.layer.iter().find(|(o, _)| *o == part).expect("a family names every part it asks for");
+        let theirs = if bias { theirs.replace(".weight", ".bias") } else { (*theirs).into() };
+        format!("model.layers.{layer}.{theirs}")
+    }
+}
+
+fn refuse_unused(checkpoint: &Checkpoint, tensors: &[Imported], tied: bool) -> Result<(), ImportError> {
+    let used: std::collections::HashSet<&str> = tensors
+        .iter()
+        .filter_map(|t| match &t.origin {
+            Origin::Tensor { name, .. } => Some(name.as_str()),
+            Origin::Computed(_) => None,
+        })
+        .collect();
+    // A buffer that old versions saved and that is computed again; and the head of a tied model, which is the table.
+    let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+    let unknown = checkpoint.tensors.keys().find(|name| !used.contains(name.as_str()) && !harmless(name));
+    unknown.map_or(Ok(()), |name| Err(ImportError::UnknownTensor(name.clone())))
+}
+
+/// What every family here reads the same way.
+struct Common {
+    dim: u32,
+    vocab: u32,
+    context: u32,
+    layers: u32,
+    heads: u32,
+    ffn_dim: u32,
+    norm_eps: f32,
+}
+
+impl Common {
+    fn read(config: &Config<'_>) -> Result<Self, ImportError> {
+        let norm_eps = config.f64("rms_norm_eps")?;
+        let norm_eps =
+            norm_eps.ok_or_else(|| config.refuse("rms_norm_eps", "it must be a number above zero"))?;
+        Ok(Self {
+            dim: config.size("hidden_size", 1 << 20)?,
+            vocab: config.size("vocab_size", 1 << 24)?,
+            context: config.size("max_position_embeddings", 1 << 27)?,
+            layers: config.size("num_hidden_layers", 1024)?,
+            heads: config.size("num_attention_heads", 4096)?,
+            ffn_dim: config.size("intermediate_size", 1 << 20)?,
+            norm_eps: norm_eps as f32,
+        })
+    }
+
+    /// `head_dim`, or what is left of the width for each head.
+    fn head_dim(&self, config: &Config<'_>) -> Result<u32, ImportError> {
+        if config.has("head_dim") { config.size("head_dim", 4096) } else { Ok(self.dim / self.heads) }
+    }
+}
+
+/// The window of each layer: `layer_types` decides where it is there, else `slides`, by the layer's index.
+fn windows(
+    config: &Config<'_>,
+    layers: u32,
+    window: Option<u32>,
+    slides: impl Fn(u32) -> bool,
+) -> Result<Vec<Option<u32>>, ImportError> {
+    let rule = format!("it must hold {layers} times full_attention or sliding_attention");
+    let sliding: Vec<bool> = match config.strings("layer_types")? {
+        None => (0..layers).map(slides).collect(),
+        Some(types) if types.len() == layers as usize => {
+            let known = types.iter().map(|t| match *t {
+                "sliding_attention" => Some(true),
+                "full_attention" => Some(false),
+                _ => None,
+            });
+            known.collect::<Option<_>>().ok_or_else(|| config.refuse("layer_types", rule))?
+        }
+        Some(_) => return Err(config.refuse("layer_types", rule)),
+    };
+    if sliding.contains(&true) && window.is_none() {
+        return Err(config.refuse("sliding_window", "layers with sliding_attention need it"));
+    }
+    Ok(sliding.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// The names that Llama gave and most families kept.
+const LAYER: [(&str, &str); 11] = [
+    ("attn.norm", "input_layernorm.weight"),
+    ("attn.q", "self_attn.q_proj.weight"),
+    ("attn.k", "self_attn.k_proj.weight"),
+    ("attn.v", "self_attn.v_proj.weight"),
+    ("attn.q_norm", "self_attn.q_norm.weight"),
+    ("attn.k_norm", "self_attn.k_norm.weight"),
+    ("attn.out", "self_attn.o_proj.weight"),
+    ("ffn.norm", "post_attention_layernorm.weight"),
+    ("ffn.gate", "mlp.gate_proj.weight"),
+    ("ffn.up", "mlp.up_proj.weight"),
+    ("ffn.down", "mlp.down_proj.weight"),
+];

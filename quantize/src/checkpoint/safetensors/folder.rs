@@ -1,0 +1,90 @@
+//! The small files of a Hugging Face folder. Every read is bounded.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::ImportError;
+
+/// The largest published tokenizer.json is about 35 MB; everything else here is far smaller.
+const FILE_MAX: u64 = 128 << 20;
+
+pub(super) fn malformed(file: &str, problem: &str) -> ImportError {
+    ImportError::Malformed { file: file.into(), problem: problem.into() }
+}
+
+/// True for a name that stays in its folder: one plain component.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = matches!(parts.next(), Some(std::path::Component::Normal(part)) if part == name);
+    plain && parts.next().is_none() && !name.contains(['\\', '\0'])
+}
+
+/// The whole file, or `None` where there is none.
+pub(super) fn bytes(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, ImportError> {
+    let path = dir.join(name);
+    let io = |source| ImportError::Io { path: path.display().to_string(), source };
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    let mut bytes = Vec::new();
+    let len = file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(io)? as u64;
+    if len > FILE_MAX {
+        let (file, what) = (name.to_owned(), "the file".to_owned());
+        return Err(ImportError::TooLarge { file, what, len, limit: FILE_MAX });
+    }
+    Ok(Some(bytes))
+}
+
+/// A file that holds one JSON object.
+pub(super) fn json(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>, ImportError> {
+    let Some(bytes) = bytes(dir, name)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| malformed(name, &e.to_string()))
+}
+
+/// `chat_template.jinja`, or `chat_template` of tokenizer_config.json: a string, or a list of named templates of
+/// which `default` is taken, as transformers does.
+pub(super) fn chat_template(
+    dir: &Path,
+    tokenizer_config: &Map<String, Value>,
+) -> Result<Option<String>, ImportError> {
+    const FILE: &str = "chat_template.jinja";
+    if let Some(bytes) = bytes(dir, FILE)? {
+        let text = String::from_utf8(bytes).map_err(|e| malformed(FILE, &e.to_string()))?;
+        return Ok(Some(text));
+    }
+    let bad = |problem: &str| malformed("tokenizer_config.json", problem);
+    match tokenizer_config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(list)) => {
+            let named_default = |t: &&Value| t.get("name").and_then(Value::as_str) == Some("default");
+            let template = list.iter().find(named_default).and_then(|t| t.get("template"));
+            let text = template.and_then(Value::as_str);
+            let text = text.ok_or_else(|| bad("chat_template is a list without a template named default"))?;
+            Ok(Some(text.into()))
+        }
+        Some(_) => Err(bad("chat_template is neither a text nor a list of templates")),
+    }
+}
+
+/// The folder's own name, for provenance.
+pub(super) fn name(dir: &Path) -> String {
+    let full = dir.canonicalize().unwrap_or_else(|_| dir.into());
+    full.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned())
+}
+
+/// `license` of the model card's front matter (the lines between two `---` at the start of README.md).
+pub(super) fn license(dir: &Path) -> Result<Option<String>, ImportError> {
+    let Some(card) = bytes(dir, "README.md")? else { return Ok(None) };
+    let card = String::from_utf8_lossy(&card);
+    let mut lines = card.lines();
+    if lines.next() != Some("---") {
+        return Ok(None);
+    }
+    let license = lines.take_while(|line| *line != "---").find_map(|line| line.strip_prefix("license:"));
+    Ok(license.map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()))
+}

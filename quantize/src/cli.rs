@@ -1,0 +1,137 @@
+//! The command line, as people type it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use muse_quantize::policy::Bits;
+
+/// Turn a Hugging Face checkpoint or a GGUF into one .muse file, and look into such files.
+#[derive(Parser)]
+#[command(name = "muse-quantize", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  muse-quantize convert SmolLM2-135M-Instruct/ -o smol.muse --bits 4
+  muse-quantize convert SmolLM2-135M-Instruct.Q4_1.gguf -o smol.muse
+  muse-quantize inspect smol.muse --tensors
+  muse-quantize verify smol.muse
+
+Exit status: 0 success, 1 error, 2 wrong usage.";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Convert a checkpoint to a .muse file
+    Convert(Convert),
+    /// Show what a .muse file holds
+    Inspect(Inspect),
+    /// Check every hash of a .muse file
+    Verify(Verify),
+    /// Write a shell's completion script to standard output
+    Completions { shell: clap_complete::Shell },
+    /// Write manual pages into a folder
+    Man { dir: PathBuf },
+}
+
+#[derive(Args)]
+#[command(after_help = CONVERT_EXAMPLES)]
+pub struct Convert {
+    /// A Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a .gguf file
+    pub source: PathBuf,
+    /// The file to write; it appears whole or not at all
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Bits of a matrix's weights [default: 4 for a folder; as stored for a GGUF]
+    #[arg(long, value_parser = bits)]
+    pub bits: Option<Bits>,
+    /// Bits of the embedding and the head [default: as --bits]
+    #[arg(long, value_parser = bits, value_name = "BITS")]
+    pub embed_bits: Option<Bits>,
+    /// Weights that share a scale
+    #[arg(long, default_value = "32", value_parser = group)]
+    pub group: u16,
+    /// How weights become integers: rtn is round-to-nearest with a search over scales
+    #[arg(long, value_enum, default_value = "rtn")]
+    pub method: Method,
+    /// 4 bits without an offset a group: half a bit smaller, the default
+    #[arg(long, conflicts_with = "asymmetric")]
+    pub symmetric: bool,
+    /// 4 bits with an offset a group: closer to the source
+    #[arg(long)]
+    pub asymmetric: bool,
+    /// The board that the file is for; any board that reads the cpu layouts where absent
+    #[arg(long, value_name = "NAME")]
+    pub board: Option<String>,
+    /// A config.json key that may be overlooked, though this tool does not know it; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub ignore_config: Vec<String>,
+    /// Replace the output where it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Also write the report to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const CONVERT_EXAMPLES: &str =
+    "Without --bits a GGUF keeps its own storage: F32, F16, BF16, Q4_0, Q4_1 and Q8_0 exactly; \
+Q4_K becomes 4 bits with offsets, every other type 8 bits.
+
+Examples:
+  muse-quantize convert Qwen3-0.6B/ -o qwen3.muse                      4 bits, groups of 32
+  muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --bits 8 --group 64
+  muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --asymmetric --embed-bits 8
+  muse-quantize convert SmolLM2.Q4_1.gguf -o smol.muse                 its blocks, bit for bit";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    Rtn,
+}
+
+#[derive(Args)]
+pub struct Inspect {
+    pub file: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn bits(text: &str) -> Result<Bits, String> {
+    match text {
+        "4" => Ok(Bits::Four),
+        "8" => Ok(Bits::Eight),
+        "16" => Ok(Bits::Sixteen),
+        "32" => Ok(Bits::ThirtyTwo),
+        _ => Err("use 4, 8, 16 or 32".into()),
+    }
+}
+
+fn group(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|g| matches!(g, 32 | 64 | 128)).ok_or_else(|| "use 32, 64 or 128".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

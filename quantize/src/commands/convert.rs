@@ -1,0 +1,111 @@
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use muse_format::{Meta, Provenance};
+use muse_quantize::checkpoint::{self, Checkpoint};
+use muse_quantize::convert::{self, Done, Job, Watch};
+use muse_quantize::families::{self, Import};
+use muse_quantize::policy::{Bits, Policy};
+use muse_quantize::report::Report;
+use muse_quantize::text;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::output::{self, Output};
+use super::{Failure, at, print, print_json};
+use crate::cli::{Convert, Method};
+
+pub fn run(args: &Convert) -> Result<(), Failure> {
+    output::check(&args.output, args.force)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The first asks the conversion to stop and clean up, the second ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
+    let mut checkpoint = checkpoint::open(&args.source)?;
+    for key in &args.ignore_config {
+        if checkpoint.config.remove(key).is_none() {
+            return Err(format!("--ignore-config {key}: config.json has no such key").into());
+        }
+    }
+    let policy = policy(args, &checkpoint);
+    let import = families::import(&checkpoint)?;
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
+        "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
+    )?);
+    let progress = |bytes| bar.inc(bytes);
+    let watch = Watch { progress: &progress, interrupted: &interrupted };
+    let jobs = convert::plan(&import, &checkpoint, &policy, &watch)?;
+    let meta = meta(args, &checkpoint, &import, &jobs)?;
+    bar.set_length(jobs.iter().map(Job::byte_len).sum());
+    let (done, bytes) = write(args, &checkpoint, &jobs, &meta, &watch)?;
+    bar.finish_and_clear();
+    let report = Report::new(args.output.display().to_string(), bytes, &done);
+    if let Some(path) = &args.report {
+        std::fs::write(path, serde_json::to_vec_pretty(&report)?).map_err(|e| at(path, &e))?;
+    }
+    if args.json { print_json(&report) } else { print(&report.to_string()) }
+}
+
+fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
+    // What a GGUF holds was quantized on purpose; a folder holds floats.
+    let default = (checkpoint.source_format != "gguf").then_some(Bits::Four);
+    let asymmetric = args.asymmetric && !args.symmetric;
+    Policy { bits: args.bits.or(default), embed_bits: args.embed_bits, group: args.group, asymmetric }
+}
+
+fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
+    let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
+    let method = match args.method {
+        _ if jobs.iter().all(|j| j.kept || !j.layout.is_quantized()) => "kept",
+        Method::Rtn => "rtn",
+    };
+    let (board, target) = match &args.board {
+        None => ("any", "cpu"),
+        Some(name) => {
+            let board = muse_boards::by_name(name)?;
+            (board.name.as_str(), board.layout.target.as_str())
+        }
+    };
+    let provenance = Provenance {
+        tool: concat!("muse-quantize ", env!("CARGO_PKG_VERSION")).into(),
+        source: checkpoint.source.clone(),
+        source_format: checkpoint.source_format.into(),
+        architecture: import.architecture.into(),
+        method: method.into(),
+        board: board.into(),
+        target: target.into(),
+        license: checkpoint.license.clone(),
+    };
+    Ok(Meta {
+        spec: import.spec.clone(),
+        text,
+        generation,
+        provenance,
+        tokenizer: checkpoint.tokenizer.clone(),
+        chat_template: checkpoint.chat_template.clone().unwrap_or_default(),
+    })
+}
+
+/// Writes the file; its length with what was done.
+fn write(
+    args: &Convert,
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    meta: &Meta,
+    watch: &Watch<'_>,
+) -> Result<(Vec<Done>, u64), Failure> {
+    let output = Output::create(&args.output, convert::file_len(jobs, meta), args.force)?;
+    let path = args.output.display().to_string();
+    let (writer, done) = convert::write(output.writer()?, &path, checkpoint, jobs, meta, watch)?;
+    let bytes = length(writer.get_ref(), output.temporary())?;
+    output.finish(writer)?;
+    Ok((done, bytes))
+}
+
+fn length(file: &File, path: &Path) -> Result<u64, Failure> {
+    Ok(file.metadata().map_err(|e| at(path, &e))?.len())
+}

@@ -1,0 +1,131 @@
+use std::fmt::Write;
+
+use muse_format::{File, Generation, Provenance, Spec, Text};
+use muse_quantize::report::{LayoutRow, layouts};
+use serde::Serialize;
+
+use super::{Failure, at, print, print_json};
+use crate::cli::Inspect;
+
+#[derive(Serialize)]
+struct Contents<'a> {
+    file: String,
+    bytes: usize,
+    /// BLAKE3 of the file.
+    hash: String,
+    weights: u64,
+    layouts: Vec<LayoutRow>,
+    spec: &'a Spec,
+    text: &'a Text,
+    generation: &'a Generation,
+    provenance: &'a Provenance,
+    tokenizer_bytes: usize,
+    chat_template_bytes: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tensors: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    layout: String,
+    rows: u64,
+    cols: u64,
+    offset: u64,
+    bytes: usize,
+    hash: String,
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub fn run(args: &Inspect) -> Result<(), Failure> {
+    let bytes = std::fs::read(&args.file).map_err(|e| at(&args.file, &e))?;
+    let file = File::parse(&bytes).map_err(|e| at(&args.file, &e))?;
+    let weights = |t: &muse_format::TensorRef<'_>| t.rows * t.cols;
+    let rows = file.tensors().iter().filter(|_| args.tensors).map(|t| Row {
+        name: t.name.into(),
+        layout: t.layout.to_string(),
+        rows: t.rows,
+        cols: t.cols,
+        offset: t.offset,
+        bytes: t.bytes.len(),
+        hash: hex(&t.hash),
+    });
+    let contents = Contents {
+        file: args.file.display().to_string(),
+        bytes: bytes.len(),
+        hash: hex(&file.hash),
+        weights: file.tensors().iter().map(weights).sum(),
+        layouts: layouts(file.tensors().iter().map(|t| (t.layout, weights(t), t.bytes.len() as u64))),
+        spec: &file.spec,
+        text: &file.text,
+        generation: &file.generation,
+        provenance: &file.provenance,
+        tokenizer_bytes: file.tokenizer.len(),
+        chat_template_bytes: file.chat_template.len(),
+        tensors: rows.collect(),
+    };
+    if args.json { print_json(&contents) } else { print(&table(&contents)?) }
+}
+
+fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let (spec, p) = (c.spec, c.provenance);
+    let a = &spec.layers[0].attention;
+    writeln!(out, "file        {}, {} bytes", c.file, c.bytes)?;
+    writeln!(out, "blake3      {}", c.hash)?;
+    writeln!(out, "source      {} ({}, {})", p.source, p.source_format, p.architecture)?;
+    writeln!(
+        out,
+        "made by     {}, method {}, board {}, layouts for {}",
+        p.tool, p.method, p.board, p.target
+    )?;
+    writeln!(out, "license     {}", p.license.as_deref().unwrap_or("not stated"))?;
+    writeln!(
+        out,
+        "model       {}: {} layers x {}, vocabulary {}, context {}",
+        spec.family,
+        spec.layers.len(),
+        spec.dim,
+        spec.vocab,
+        spec.context
+    )?;
+    writeln!(out, "attention   {} heads, {} of keys and values, {} wide", a.heads, a.kv_heads, a.head_dim)?;
+    let windows: std::collections::BTreeSet<_> =
+        spec.layers.iter().filter_map(|l| l.attention.window).collect();
+    for window in windows {
+        let count = spec.layers.iter().filter(|l| l.attention.window == Some(window)).count();
+        writeln!(out, "window      {window} on {count} of {} layers", spec.layers.len())?;
+    }
+    writeln!(out, "stop ids    {:?}", c.generation.stop_ids)?;
+    writeln!(out, "tokenizer   {} bytes; chat template {} bytes", c.tokenizer_bytes, c.chat_template_bytes)?;
+    writeln!(
+        out,
+        "\n{:<8} {:>8} {:>14} {:>14} {:>12}",
+        "layout", "tensors", "weights", "bytes", "bits/weight"
+    )?;
+    for r in &c.layouts {
+        writeln!(
+            out,
+            "{:<8} {:>8} {:>14} {:>14} {:>12.3}",
+            r.layout, r.tensors, r.weights, r.bytes, r.bits_per_weight
+        )?;
+    }
+    if !c.tensors.is_empty() {
+        writeln!(
+            out,
+            "\n{:<20} {:<8} {:>8} {:>8} {:>12} {:>12}",
+            "tensor", "layout", "rows", "cols", "offset", "bytes"
+        )?;
+    }
+    for t in &c.tensors {
+        writeln!(
+            out,
+            "{:<20} {:<8} {:>8} {:>8} {:>12} {:>12}",
+            t.name, t.layout, t.rows, t.cols, t.offset, t.bytes
+        )?;
+    }
+    Ok(out)
+}

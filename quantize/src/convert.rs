@@ -1,0 +1,260 @@
+//! The pipeline: an [`Import`] in file order -> layouts -> bytes, band by band, so that memory holds a few bands of
+//! one tensor whatever the size of the model.
+
+use std::io::{Seek, Write};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::f16;
+use muse_format::{ALIGN, Layout, Meta, TILE_ROWS, WriteError, Writer};
+use rayon::prelude::*;
+
+use crate::checkpoint::{Checkpoint, ImportError, TensorSource};
+use crate::families::{Import, Imported, Origin, Transform};
+use crate::pack::{self, Loss, TooLarge};
+use crate::policy::{Policy, Storage};
+
+/// f32 values that one batch of bands may hold, over all threads: 64 MiB.
+const BATCH_VALUES: usize = 1 << 24;
+
+/// Why a conversion stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error("{path}: {source}")]
+    Write { path: String, source: WriteError },
+    #[error(
+        "tensor {name} holds {value} at row {row}, too large for the f16 scales of {layout}: use --bits 32 or 16"
+    )]
+    TooLarge { name: String, row: usize, value: f32, layout: Layout },
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+/// A tensor with its layout decided.
+#[derive(Debug)]
+pub struct Job<'a> {
+    pub tensor: &'a Imported,
+    pub layout: Layout,
+    /// True where the source's groups are copied.
+    pub kept: bool,
+}
+
+impl Job<'_> {
+    /// Bytes in the file.
+    pub fn byte_len(&self) -> u64 {
+        let len = self.layout.byte_len(self.tensor.rows as u64, self.tensor.cols as u64);
+        len.expect("the spec bounds every shape")
+    }
+}
+
+/// What became of a tensor.
+#[derive(Debug)]
+pub struct Done {
+    pub name: String,
+    pub layout: Layout,
+    pub kept: bool,
+    pub weights: u64,
+    pub bytes: u64,
+    pub loss: Loss,
+}
+
+/// Watches a conversion: told the bytes written, asked whether to go on.
+pub struct Watch<'a> {
+    pub progress: &'a (dyn Fn(u64) + Sync),
+    pub interrupted: &'a AtomicBool,
+}
+
+impl Watch<'_> {
+    fn check(&self) -> Result<(), ConvertError> {
+        if self.interrupted.load(Ordering::Relaxed) { Err(ConvertError::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Decides the layout of every tensor. Reads those whose storage depends on their values.
+pub fn plan<'a>(
+    import: &'a Import,
+    checkpoint: &Checkpoint,
+    policy: &Policy,
+    watch: &Watch<'_>,
+) -> Result<Vec<Job<'a>>, ConvertError> {
+    import
+        .tensors
+        .iter()
+        .map(|tensor| {
+            let (layout, kept) = match source(checkpoint, tensor) {
+                None => (Layout::F32, false),
+                Some((source, _)) => match policy.storage(&tensor.name, tensor.role, source.native()) {
+                    Storage::Kept(layout) => (layout, true),
+                    Storage::Rounded(layout) => (layout, false),
+                    Storage::F16IfItFits => {
+                        let fits = largest(tensor, source, watch)? <= f16::MAX.to_f32();
+                        (if fits { Layout::F16 } else { Layout::Bf16 }, false)
+                    }
+                },
+            };
+            Ok(Job { tensor, layout, kept })
+        })
+        .collect()
+}
+
+/// Upper bound of the file's size: tensors, their padding, the table and the sections.
+pub fn file_len(jobs: &[Job<'_>], meta: &Meta) -> u64 {
+    let tensors: u64 = jobs.iter().map(|j| j.byte_len().next_multiple_of(ALIGN)).sum();
+    let layers = meta.spec.layers.len() as u64;
+    // An entry is 160 bytes; a layer of the spec is under 1 KiB of JSON, everything else of it under 16 KiB.
+    let tail = 160 * jobs.len() as u64 + 1024 * layers + (16 << 10);
+    ALIGN + tensors + tail + (meta.tokenizer.len() + meta.chat_template.len()) as u64
+}
+
+/// Writes the whole file to `sink`; `path` is for messages.
+pub fn write<W: Write + Seek + Send>(
+    sink: W,
+    path: &str,
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    meta: &Meta,
+    watch: &Watch<'_>,
+) -> Result<(W, Vec<Done>), ConvertError> {
+    let fail = |source| ConvertError::Write { path: path.into(), source };
+    let mut writer = Writer::new(sink).map_err(fail)?;
+    let mut done = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Imported { name, rows, cols, .. } = job.tensor;
+        writer.begin(name, job.layout, *rows as u64, *cols as u64).map_err(fail)?;
+        let loss = match &job.tensor.origin {
+            Origin::Computed(values) => {
+                let mut bytes = Vec::new();
+                let loss = pack::floats(Layout::F32, values, &mut bytes);
+                writer.write(&bytes).map_err(fail)?;
+                (watch.progress)(bytes.len() as u64);
+                loss
+            }
+            Origin::Tensor { .. } => write_tensor(&mut writer, job, checkpoint, watch, fail)?,
+        };
+        writer.end().map_err(fail)?;
+        let (weights, bytes) = ((rows * cols) as u64, job.byte_len());
+        done.push(Done { name: name.clone(), layout: job.layout, kept: job.kept, weights, bytes, loss });
+    }
+    watch.check()?;
+    Ok((writer.finish(meta).map_err(fail)?, done))
+}
+
+/// One tensor; the next batch is computed while the last is written.
+fn write_tensor<W: Write + Seek + Send>(
+    writer: &mut Writer<W>,
+    job: &Job<'_>,
+    checkpoint: &Checkpoint,
+    watch: &Watch<'_>,
+    fail: impl Fn(WriteError) -> ConvertError + Send + Sync,
+) -> Result<Loss, ConvertError> {
+    let (source, transform) = source(checkpoint, job.tensor).expect("families::import found it");
+    let compute = |tiles: Range<usize>| -> Result<Vec<(Vec<u8>, Loss)>, ConvertError> {
+        tiles.into_par_iter().map(|tile| band(job, source, transform, tile)).collect()
+    };
+    let mut loss = Loss::default();
+    let mut ready: Vec<(Vec<u8>, Loss)> = Vec::new();
+    let mut put = |ready: Vec<(Vec<u8>, Loss)>| -> Result<(), ConvertError> {
+        for (bytes, lost) in ready {
+            writer.write(&bytes).map_err(&fail)?;
+            (watch.progress)(bytes.len() as u64);
+            loss.add(lost);
+        }
+        Ok(())
+    };
+    for tiles in batches(job.tensor) {
+        watch.check()?;
+        let (written, next) = rayon::join(|| put(std::mem::take(&mut ready)), || compute(tiles));
+        written?;
+        ready = next?;
+    }
+    put(ready)?;
+    Ok(loss)
+}
+
+/// Ranges of 16-row tiles that together hold at most [`BATCH_VALUES`], or one tile.
+fn batches(tensor: &Imported) -> impl Iterator<Item = Range<usize>> {
+    let tiles = tensor.rows.div_ceil(TILE_ROWS);
+    let step = (BATCH_VALUES / (TILE_ROWS * tensor.cols)).max(1);
+    (0..tiles).step_by(step).map(move |start| start..tiles.min(start + step))
+}
+
+/// The rows of a tile that exist.
+fn rows_of(tensor: &Imported, tile: usize) -> Range<usize> {
+    tile * TILE_ROWS..tensor.rows.min((tile + 1) * TILE_ROWS)
+}
+
+fn band(
+    job: &Job<'_>,
+    source: &dyn TensorSource,
+    transform: Transform,
+    tile: usize,
+) -> Result<(Vec<u8>, Loss), ConvertError> {
+    let rows = rows_of(job.tensor, tile);
+    let cols = job.tensor.cols;
+    if job.kept {
+        let groups: Result<Vec<_>, _> = rows.map(|row| source.groups(row)).collect();
+        return Ok((pack::keep_tile(job.layout, &groups?, cols), Loss::default()));
+    }
+    let first = rows.start;
+    let weights = read(job.tensor, source, transform, rows)?;
+    if job.layout.is_quantized() {
+        return pack::quantize_tile(job.layout, &weights, cols).map_err(|TooLarge { row, value }| {
+            ConvertError::TooLarge {
+                name: job.tensor.name.clone(),
+                row: first + row,
+                value,
+                layout: job.layout,
+            }
+        });
+    }
+    let mut bytes = Vec::with_capacity(weights.len() * job.layout.block_bytes());
+    let loss = pack::floats(job.layout, &weights, &mut bytes);
+    Ok((bytes, loss))
+}
+
+/// Finite values of `rows`, transformed.
+fn read(
+    tensor: &Imported,
+    source: &dyn TensorSource,
+    transform: Transform,
+    rows: Range<usize>,
+) -> Result<Vec<f32>, ImportError> {
+    let mut values = vec![0.0; rows.len() * tensor.cols];
+    source.read(rows.clone(), &mut values)?;
+    if transform == Transform::AddOne {
+        values.iter_mut().for_each(|v| *v += 1.0);
+    }
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        let (name, row) = (tensor.name.clone(), rows.start + at / tensor.cols);
+        return Err(ImportError::NotFinite { name, row, value: values[at] });
+    }
+    Ok(values)
+}
+
+/// The largest magnitude of a tensor.
+fn largest(tensor: &Imported, source: &dyn TensorSource, watch: &Watch<'_>) -> Result<f32, ConvertError> {
+    let mut largest = 0.0f32;
+    for tiles in batches(tensor) {
+        watch.check()?;
+        let of_tile = |tile| {
+            let values = read(tensor, source, Transform::AsIs, rows_of(tensor, tile))?;
+            Ok::<_, ImportError>(values.iter().fold(0.0f32, |max, v| max.max(v.abs())))
+        };
+        let maxima: Result<Vec<f32>, _> = tiles.into_par_iter().map(of_tile).collect();
+        largest = maxima?.into_iter().fold(largest, f32::max);
+    }
+    Ok(largest)
+}
+
+fn source<'a>(checkpoint: &'a Checkpoint, tensor: &Imported) -> Option<(&'a dyn TensorSource, Transform)> {
+    match &tensor.origin {
+        Origin::Computed(_) => None,
+        Origin::Tensor { name, transform } => {
+            let source = checkpoint.tensors.get(name).expect("families::import found it");
+            Some((source.as_ref(), *transform))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `config.json`, read so that no key is overlooked: a key is either asked for, or listed as harmless, or refused.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::ImportError;
+
+/// Keys that say nothing about what a decoder computes at inference; common to every family.
+const HARMLESS: &[&str] = &[
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "cache_implementation",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    // Slices a product for training in parallel; the sum is the same.
+    "pretraining_tp",
+    "return_dict",
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_cache",
+];
+
+/// A JSON object being read.
+pub(super) struct Config<'a> {
+    map: &'a Map<String, Value>,
+    /// `rope_parameters.` for an object inside the file; for messages.
+    path: String,
+    asked: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Config<'a> {
+    pub fn new(map: &'a Map<String, Value>) -> Self {
+        Self { map, path: String::new(), asked: RefCell::default() }
+    }
+
+    /// The value of `key`; a null is as good as an absent key.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.asked.borrow_mut().insert(key.into());
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// An error about `key` and the value it has.
+    pub fn refuse(&self, key: &str, rule: impl Into<String>) -> ImportError {
+        let value = self.map.get(key).map_or_else(|| "absent".into(), Value::to_string);
+        ImportError::Config { key: format!("{}{key}", self.path), value, rule: rule.into() }
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        rule: &str,
+        convert: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ImportError> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        convert(value).map(Some).ok_or_else(|| self.refuse(key, rule))
+    }
+
+    pub fn u32(&self, key: &str) -> Result<Option<u32>, ImportError> {
+        let convert = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        self.typed(key, "it must be a whole number below 2^32", convert)
+    }
+
+    /// A size: present, at least 1, at most `max`.
+    pub fn size(&self, key: &str, max: u32) -> Result<u32, ImportError> {
+        let value = self.u32(key)?.filter(|n| (1..=max).contains(n));
+        value.ok_or_else(|| self.refuse(key, format!("it must be a whole number from 1 to {max}")))
+    }
+
+    pub fn f64(&self, key: &str) -> Result<Option<f64>, ImportError> {
+        self.typed(key, "it must be a number above zero", |v| {
+            v.as_f64().filter(|n| n.is_finite() && *n > 0.0 && (*n as f32).is_finite() && *n as f32 > 0.0)
+        })
+    }
+
+    pub fn bool(&self, key: &str, default: bool) -> Result<bool, ImportError> {
+        Ok(self.typed(key, "it must be true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    pub fn str(&self, key: &str) -> Result<Option<&'a str>, ImportError> {
+        self.typed(key, "it must be a text", Value::as_str)
+    }
+
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<&'a str>>, ImportError> {
+        self.typed(key, "it must be a list of texts", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    /// The object at `key`, to be read and finished on its own.
+    pub fn object(&self, key: &str) -> Result<Option<Config<'a>>, ImportError> {
+        let map = self.typed(key, "it must be an object", Value::as_object)?;
+        let path = format!("{}{key}.", self.path);
+        Ok(map.map(|map| Config { map, path, asked: RefCell::default() }))
+    }
+
+    /// True where the key is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    /// Accepts `key` only where it is absent, null or one of `allowed`.
+    pub fn only(&self, key: &str, allowed: &[Value], rule: &str) -> Result<(), ImportError> {
+        let fits = self.value(key).is_none_or(|v| {
+            allowed.iter().any(|a| a == v || a.as_f64().is_some_and(|a| v.as_f64() == Some(a)))
+        });
+        if fits { Ok(()) } else { Err(self.refuse(key, rule)) }
+    }
+
+    /// Refuses every key that nobody asked for and that is not harmless.
+    pub fn finish(&self, harmless: &[&str]) -> Result<(), ImportError> {
+        let asked = self.asked.borrow();
+        let common = if self.path.is_empty() { HARMLESS } else { &[] };
+        let unknown = self.map.iter().find(|(key, value)| {
+            let known = asked.contains(*key) || [common, harmless].concat().contains(&key.as_str());
+            !known && !value.is_null()
+        });
+        unknown.map_or(Ok(()), |(key, _)| {
+            Err(self.refuse(
+                key,
+                "this tool does not know the key, and it may change the answers; if it does not, pass --ignore-config with its name",
+            ))
+        })
+    }
+}

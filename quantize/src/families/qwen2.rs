@@ -1,0 +1,69 @@
+//! Qwen2 and Qwen2.5: Llama with biases on q, k and v, and an optional window on the upper layers.
+
+use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+
+use super::{Common, Config, Draft, Family, LAYER, Rope, windows};
+use crate::checkpoint::ImportError;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen2",
+    architecture: "Qwen2ForCausalLM",
+    read,
+    harmless: &[],
+    layer: &LAYER,
+    centred_norms: false,
+};
+
+fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
+    let common = Common::read(config)?;
+    let attention = Attention {
+        heads: common.heads,
+        kv_heads: config.size("num_key_value_heads", 4096)?,
+        head_dim: common.head_dim(config)?,
+        scale: 1.0,
+        window: None,
+        rope: Some(0),
+        qk_norm: false,
+        qkv_bias: true,
+        out_bias: false,
+        softcap: None,
+    };
+    draft(config, &common, attention, "qwen2")
+}
+
+/// What Qwen2 and Qwen3 share: everything around the attention's own flags.
+pub(super) fn draft(
+    config: &Config<'_>,
+    common: &Common,
+    attention: Attention,
+    family: &str,
+) -> Result<Draft, ImportError> {
+    config.only("hidden_act", &["silu".into()], "only silu is supported")?;
+    // Without use_sliding_window the number in sliding_window means nothing, and layer_types are all full.
+    let window = config.u32("sliding_window")?;
+    let window = window.filter(|_| config.bool("use_sliding_window", false).unwrap_or(false));
+    config.bool("use_sliding_window", false)?;
+    let first = config.u32("max_window_layers")?.unwrap_or(28);
+    let windows = windows(config, common.layers, window, |i| window.is_some() && i >= first)?;
+    let scale = f64::from(attention.head_dim).powf(-0.5) as f32;
+    let ffn = Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false };
+    let layer = |window| Layer {
+        attention: Attention { window, scale, ..attention.clone() },
+        ffn: ffn.clone(),
+        post_norms: false,
+    };
+    let spec = Spec {
+        family: family.into(),
+        dim: common.dim,
+        vocab: common.vocab,
+        context: common.context,
+        embed_scale: 1.0,
+        norm_eps: common.norm_eps,
+        logit_scale: 1.0,
+        logit_softcap: None,
+        tied_head: config.bool("tie_word_embeddings", false)?,
+        ropes: 1,
+        layers: windows.into_iter().map(layer).collect(),
+    };
+    Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?] })
+}

@@ -1,0 +1,34 @@
+//! Qwen3 (dense): norms on query and key heads; biases on all four projections or none.
+
+use muse_format::Attention;
+
+use super::{Common, Config, Draft, Family, LAYER, qwen2};
+use crate::checkpoint::ImportError;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    architecture: "Qwen3ForCausalLM",
+    read,
+    harmless: &[],
+    layer: &LAYER,
+    centred_norms: false,
+};
+
+fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
+    let common = Common::read(config)?;
+    let bias = config.bool("attention_bias", false)?;
+    let attention = Attention {
+        heads: common.heads,
+        kv_heads: config.size("num_key_value_heads", 4096)?,
+        // Not derived from the width where absent, unlike the other families.
+        head_dim: if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 },
+        scale: 1.0,
+        window: None,
+        rope: Some(0),
+        qk_norm: true,
+        qkv_bias: bias,
+        out_bias: bias,
+        softcap: None,
+    };
+    qwen2::draft(config, &common, attention, "qwen3")
+}

@@ -1,0 +1,100 @@
+//! Rotation tables: `inv_freq` as transformers computes it, one f32 operation after another.
+//!
+//! Su et al. 2021, <https://arxiv.org/abs/2104.09864>; linear position interpolation: Chen et al. 2023,
+//! <https://arxiv.org/abs/2306.15595>; `llama3`: section 4.2 of <https://arxiv.org/abs/2407.21783>.
+
+use super::config::Config;
+use crate::checkpoint::ImportError;
+
+/// What tells one table from another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rope {
+    theta: f64,
+    scaling: Scaling,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Scaling {
+    None,
+    Linear { factor: f32 },
+    Llama3 { factor: f32, low: f64, high: f64, original_context: f64 },
+}
+
+impl Rope {
+    pub const fn plain(theta: f64) -> Self {
+        Self { theta, scaling: Scaling::None }
+    }
+
+    /// The one table of a model: transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5
+    /// `rope_parameters`; where both are there, `rope_scaling` wins.
+    pub fn from_model(config: &Config<'_>, default_theta: f64) -> Result<Self, ImportError> {
+        let theta = config.f64("rope_theta")?.unwrap_or(default_theta);
+        config.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
+        config.only("rope_interleaved", &[false.into()], "only the half-split order is supported")?;
+        let new = config.object("rope_parameters")?;
+        match config.object("rope_scaling")?.or(new) {
+            None => Ok(Self::plain(theta)),
+            Some(object) => Self::from_object(&object, theta, config),
+        }
+    }
+
+    /// One `rope_parameters` or `rope_scaling` object of `model`.
+    pub fn from_object(object: &Config<'_>, theta: f64, model: &Config<'_>) -> Result<Self, ImportError> {
+        let theta = object.f64("rope_theta")?.unwrap_or(theta);
+        object.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
+        let legacy = object.str("type")?;
+        let need = |key: &str| {
+            object.f64(key)?.ok_or_else(|| object.refuse(key, "this kind of rope needs a number above zero"))
+        };
+        let kind = object.str("rope_type")?.or(legacy).unwrap_or("default");
+        let scaling = match kind {
+            "default" => Scaling::None,
+            "linear" => Scaling::Linear { factor: need("factor")? as f32 },
+            "llama3" => {
+                let context = f64::from(model.size("max_position_embeddings", u32::MAX)?);
+                let original_context = object.f64("original_max_position_embeddings")?.unwrap_or(context);
+                let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
+                if high <= low {
+                    return Err(object.refuse("high_freq_factor", "it must be above low_freq_factor"));
+                }
+                Scaling::Llama3 { factor: need("factor")? as f32, low, high, original_context }
+            }
+            _ => {
+                let key = if object.has("rope_type") { "rope_type" } else { "type" };
+                return Err(object.refuse(key, "supported are default, linear and llama3"));
+            }
+        };
+        object.finish(&[])?;
+        Ok(Self { theta, scaling })
+    }
+
+    /// `head_dim / 2` inverse frequencies.
+    pub fn frequencies(&self, head_dim: u32) -> Vec<f32> {
+        // The power is rounded once from f64: the nearest f32 to what any f32 library should give.
+        let plain = |i: u32| {
+            let exponent = (2 * i) as f32 / head_dim as f32;
+            1.0 / f64::from(self.theta as f32).powf(f64::from(exponent)) as f32
+        };
+        (0..head_dim / 2).map(|i| self.scaling.apply(plain(i))).collect()
+    }
+}
+
+impl Scaling {
+    fn apply(self, frequency: f32) -> f32 {
+        match self {
+            Scaling::None => frequency,
+            Scaling::Linear { factor } => frequency / factor,
+            Scaling::Llama3 { factor, low, high, original_context } => {
+                let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+                if wavelength > (original_context / low) as f32 {
+                    return frequency / factor;
+                }
+                if wavelength < (original_context / high) as f32 {
+                    return frequency;
+                }
+                let smooth = (original_context as f32 / wavelength - low as f32) / (high - low) as f32;
+                (1.0 - smooth) * frequency / factor + smooth * frequency
+            }
+        }
+    }
+}

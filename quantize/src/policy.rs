@@ -1,0 +1,77 @@
+//! Which layout a tensor gets.
+
+use muse_format::{Layout, Role};
+
+use crate::checkpoint::{GroupKind, Native};
+
+/// Bits of a stored weight, scales aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bits {
+    Four,
+    Eight,
+    Sixteen,
+    ThirtyTwo,
+}
+
+/// What the person asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Of matrices; `None` keeps what the source has.
+    pub bits: Option<Bits>,
+    /// Of the embedding and the head, where they differ from the other matrices.
+    pub embed_bits: Option<Bits>,
+    /// 32, 64 or 128.
+    pub group: u16,
+    /// 4-bit weights with an offset a group.
+    pub asymmetric: bool,
+}
+
+/// How the bytes of a tensor come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// The source's own groups, bit for bit.
+    Kept(Layout),
+    /// Rounded to this layout (exact where the layout is f32, or the source's own float).
+    Rounded(Layout),
+    /// f16, or bf16 where a value exceeds f16: known when the tensor was read once.
+    F16IfItFits,
+}
+
+impl Policy {
+    /// The storage of a tensor. Vectors are f32 always. Where the source's groups already are what is asked for, they
+    /// are kept. Without `bits`:
+    ///
+    /// | source | stored as |
+    /// |---|---|
+    /// | F32, F16, BF16 | the same |
+    /// | Q4_0, Q4_1, Q8_0 | q4g32, q4ag32, q8g32, bit for bit |
+    /// | Q4_K | q4ag32, rounded |
+    /// | Q5_0, Q5_1, Q5_K, Q6_K and any other | q8g32, rounded |
+    pub fn storage(&self, name: &str, role: Role, native: Native) -> Storage {
+        if role == Role::Vector {
+            return Storage::Rounded(Layout::F32);
+        }
+        let outer = matches!(name, "embed" | "head");
+        let bits = if outer { self.embed_bits.or(self.bits) } else { self.bits };
+        let own = match native {
+            Native::Groups(GroupKind::Q8) => Some(Layout::Q8 { group: 32 }),
+            Native::Groups(GroupKind::Q4) => Some(Layout::Q4 { group: 32 }),
+            Native::Groups(GroupKind::Q4Asym) => Some(Layout::Q4Asym { group: 32 }),
+            Native::F32 | Native::F16 | Native::Bf16 | Native::Other(_) => None,
+        };
+        let group = self.group;
+        let layout = match (bits, native) {
+            (None, Native::F32) | (Some(Bits::ThirtyTwo), _) => Layout::F32,
+            (None | Some(Bits::Sixteen), Native::F16) => Layout::F16,
+            (None | Some(Bits::Sixteen), Native::Bf16) => Layout::Bf16,
+            (None, Native::Other("Q4_K")) => Layout::Q4Asym { group: 32 },
+            (None, Native::Other(_)) => Layout::Q8 { group: 32 },
+            (None, Native::Groups(_)) => return Storage::Kept(own.expect("groups have a layout")),
+            (Some(Bits::Sixteen), _) => return Storage::F16IfItFits,
+            (Some(Bits::Eight), _) => Layout::Q8 { group },
+            (Some(Bits::Four), _) if self.asymmetric => Layout::Q4Asym { group },
+            (Some(Bits::Four), _) => Layout::Q4 { group },
+        };
+        if own == Some(layout) { Storage::Kept(layout) } else { Storage::Rounded(layout) }
+    }
+}
