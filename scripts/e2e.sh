@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# A real model over a real bus: SmolLM2 from its GGUF to an answer, by musectl and by plain busctl.
+# Uses the release build. Status 77: it cannot run here, and the last line says why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+# What llama.cpp answers greedily from the same file.
+question='What is gravity?'
+beginning='Gravity is a fundamental concept in physics'
+
+need_rust
+need dbus-daemon:dbus busctl:systemd
+gguf=$(small_model)
+cargo build --release --locked -p muse-quantize -p mused
+bin=${CARGO_TARGET_DIR:-target}/release
+
+folder=$(mktemp -d)
+# shellcheck disable=SC2329 # the trap calls it
+finish() {
+  local status=$?
+  stop_service
+  if [ $status != 0 ] && [ $status != 77 ] && [ -s "$folder/mused.log" ]; then
+    echo "--- mused's log"
+    tail -50 "$folder/mused.log"
+  fi
+  rm -rf "$folder"
+}
+trap finish EXIT
+
+passed=0
+ok() { passed=$((passed + 1)); echo "ok: $*"; }
+fail() { echo "FAILED: $*"; exit 1; }
+begins() { case $2 in "$beginning"*) ok "$1: $2" ;; *) fail "$1 answered: $2" ;; esac; }
+
+mkdir "$folder/models"
+model=$folder/models/chat.muse
+"$bin/muse-quantize" convert "$gguf" -o "$model"
+"$bin/muse-quantize" verify "$model" && ok "the file verifies"
+
+# A damaged file beside the good one must not keep the service from starting, or from serving the good one.
+head -c 100000 "$model" > "$folder/models/cut.muse"
+if "$bin/muse-quantize" verify "$folder/models/cut.muse" 2>"$folder/refusal"; then
+  fail "verify took a truncated file"
+else
+  [ $? = 1 ] || fail "verify of a truncated file ended with status $?"
+  ok "a truncated file is refused: $(tail -1 "$folder/refusal")"
+fi
+
+start_service "$bin" "$folder" "$folder/models"
+manager=(org.museproject.Inference1 /org/museproject/Inference1 org.museproject.Inference1.Manager)
+bus=(busctl --address="$DBUS_SESSION_BUS_ADDRESS" --timeout=120)
+
+answer=$(timeout 120 "$bin/musectl" --session generate --model chat --temperature 0 --max-tokens 48 "$question")
+begins "musectl streamed" "$answer"
+
+reply=$("${bus[@]}" call "${manager[@]}" Generate 'sa{sv}' "$question" 3 model s chat temperature d 0 max_tokens u 48)
+text=${reply#*\"}
+begins "busctl" "$text"
+case $text in "${answer%%$'\n'*}"*) ok "both answers are the same" ;; *) fail "musectl and busctl differ: $reply" ;; esac
+
+refused() {
+  local what=$1 name=$2
+  shift 2
+  if "${bus[@]}" call "${manager[@]}" "$@" >"$folder/out" 2>&1; then
+    fail "$what was taken: $(cat "$folder/out")"
+  fi
+  ok "$what: $(cat "$folder/out")"
+}
+refused "a model that is not there" NoModel Generate 'sa{sv}' hello 1 model s nonesuch
+refused "a damaged model" Model Load 'sa{sv}' cut 0
+refused "an unknown option" Option Generate 'sa{sv}' hello 2 model s chat colour s red
+
+kill -0 "$service_pid" || fail "mused is gone"
+answer=$(timeout 120 "$bin/musectl" --session generate --model chat --temperature 0 --max-tokens 16 "$question")
+begins "after the refusals" "$answer"
+kill "$service_pid"
+wait "$service_pid" && ok "mused ends cleanly on SIGTERM"
+service_pid=
+echo "test result: ok. $passed passed; 0 failed"
