@@ -1,6 +1,6 @@
 use muse_format::Activation;
 
-use crate::Tensor;
+use crate::{TILE_POSITIONS, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -39,7 +39,8 @@ pub struct CacheShape {
     pub dtype: CacheDtype,
     pub slots: u32,
     /// Positions kept a slot. Position `p` lives at `p % capacity`: a layer with a window is a ring of at least
-    /// `window + batch_tokens - 1`, any other holds the whole context.
+    /// `window + batch_tokens - 1`, any other holds the whole context. Rounded up to whole tiles of
+    /// [`TILE_POSITIONS`].
     pub capacity: u32,
     pub kv_heads: u32,
     pub head_dim: u32,
@@ -52,7 +53,8 @@ impl CacheShape {
             CacheDtype::F16 => 2,
             CacheDtype::F32 => 4,
         };
-        let positions = u64::from(self.slots) * u64::from(self.capacity);
+        let capacity = u64::from(self.capacity).next_multiple_of(TILE_POSITIONS as u64);
+        let positions = u64::from(self.slots) * capacity;
         2 * element * positions * u64::from(self.kv_heads) * u64::from(self.head_dim)
     }
 }
@@ -69,6 +71,13 @@ pub struct AttentionShape {
     pub window: Option<u32>,
     /// `cap * tanh(score / cap)` before the softmax.
     pub softcap: Option<f32>,
+}
+
+impl AttentionShape {
+    /// Positions that a query at `position` sees, itself the last.
+    pub fn seen(&self, position: u32) -> u32 {
+        position.saturating_add(1).min(self.window.unwrap_or(u32::MAX))
+    }
 }
 
 /// One matrix product of [`Backend::linear`]: `out[t] = weight * x[t] + bias`.

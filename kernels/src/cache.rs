@@ -2,10 +2,14 @@ use half::f16;
 
 use crate::{BackendError, CacheDtype, CacheShape, Span};
 
+/// Positions whose keys are interleaved: one vector register of scores.
+pub const TILE_POSITIONS: usize = 16;
+
 /// The keys and values of one layer in host memory.
 ///
-/// Both are `(slots, kv_heads, capacity, head_dim)`, so that the positions of one head are consecutive: attention
-/// reads them as one stream. Position `p` is at `p % capacity`.
+/// Every slot and head has its own run of tiles, so that attention reads one stream. Keys are
+/// `(capacity / 16, head_dim, 16)`: a score needs no sum across a vector. Values are `(capacity, head_dim)`. The
+/// capacity is rounded up to whole tiles.
 #[derive(Debug)]
 pub struct HostCache {
     shape: CacheShape,
@@ -14,29 +18,24 @@ pub struct HostCache {
 
 #[derive(Debug)]
 enum Storage {
-    /// f16 bits.
-    F16 {
-        keys: Vec<u16>,
-        values: Vec<u16>,
-    },
-    F32 {
-        keys: Vec<f32>,
-        values: Vec<f32>,
-    },
+    F16 { keys: Vec<f16>, values: Vec<f16> },
+    F32 { keys: Vec<f32>, values: Vec<f32> },
 }
 
-/// Keys and values of one head of one slot, `(capacity, head_dim)` each.
+/// Keys and values of one head of one slot.
 #[derive(Debug, Clone, Copy)]
-pub enum HeadCache<'a> {
-    /// f16 bits.
-    F16 {
-        keys: &'a [u16],
-        values: &'a [u16],
-    },
-    F32 {
-        keys: &'a [f32],
-        values: &'a [f32],
-    },
+pub(crate) enum HeadCache<'a> {
+    F16(Head<'a, f16>),
+    F32(Head<'a, f32>),
+}
+
+/// Keys and values of one head of one slot in one element type.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'a, E> {
+    /// `(capacity / 16, head_dim, 16)`
+    pub(crate) keys: &'a [E],
+    /// `(capacity, head_dim)`
+    pub(crate) values: &'a [E],
 }
 
 /// `len` zeros, or the error that says how many bytes were wanted.
@@ -63,8 +62,10 @@ impl HostCache {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`] where the machine refuses.
-    pub fn new(shape: CacheShape) -> Result<Self, BackendError> {
+    pub fn new(mut shape: CacheShape) -> Result<Self, BackendError> {
         let too_large = BackendError::OutOfMemory { wanted: u64::MAX };
+        shape.capacity =
+            shape.capacity.checked_next_multiple_of(TILE_POSITIONS as u32).ok_or(too_large.clone())?;
         let len = [shape.slots, shape.capacity, shape.kv_heads, shape.head_dim]
             .into_iter()
             .try_fold(1_usize, |product, n| product.checked_mul(n as usize))
@@ -85,14 +86,14 @@ impl HostCache {
     ///
     /// # Panics
     /// If the slot or the head is outside the shape.
-    pub fn head(&self, slot: u32, kv_head: u32) -> HeadCache<'_> {
+    pub(crate) fn head(&self, slot: u32, kv_head: u32) -> HeadCache<'_> {
         let range = self.head_range(slot, kv_head);
         match &self.storage {
             Storage::F16 { keys, values } => {
-                HeadCache::F16 { keys: &keys[range.clone()], values: &values[range] }
+                HeadCache::F16(Head { keys: &keys[range.clone()], values: &values[range] })
             }
             Storage::F32 { keys, values } => {
-                HeadCache::F32 { keys: &keys[range.clone()], values: &values[range] }
+                HeadCache::F32(Head { keys: &keys[range.clone()], values: &values[range] })
             }
         }
     }
@@ -113,25 +114,20 @@ impl HostCache {
         let shape = self.shape;
         let width = shape.head_dim as usize;
         assert!(k.len() == width * shape.kv_heads as usize && v.len() == k.len());
-        let within = (position % shape.capacity) as usize * width;
-        for head in 0..shape.kv_heads {
-            let at = self.head_range(slot, head).start + within;
-            let from = head as usize * width..(head as usize + 1) * width;
+        let place = (position % shape.capacity) as usize;
+        for (head, (k, v)) in (0..shape.kv_heads).zip(k.chunks_exact(width).zip(v.chunks_exact(width))) {
+            let range = self.head_range(slot, head);
             match &mut self.storage {
                 Storage::F16 { keys, values } => {
-                    narrow(&mut keys[at..at + width], &k[from.clone()]);
-                    narrow(&mut values[at..at + width], &v[from]);
+                    put(&mut keys[range.clone()], &mut values[range], place, k, v, f16::from_f32);
                 }
                 Storage::F32 { keys, values } => {
-                    keys[at..at + width].copy_from_slice(&k[from.clone()]);
-                    values[at..at + width].copy_from_slice(&v[from]);
+                    put(&mut keys[range.clone()], &mut values[range], place, k, v, |x| x);
                 }
             }
         }
     }
-}
 
-impl HostCache {
     /// [`store`](Self::store) for every row of a batch; `k` and `v` are `(tokens, kv_heads * head_dim)`.
     pub(crate) fn store_spans(&mut self, k: &[f32], v: &[f32], spans: &[Span]) {
         let width = self.shape.kv_heads as usize * self.shape.head_dim as usize;
@@ -143,9 +139,33 @@ impl HostCache {
     }
 }
 
-fn narrow(out: &mut [u16], x: &[f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = f16::from_f32(*x).to_bits();
+/// Index of element `i` of the key at `place`.
+fn key_index(place: usize, i: usize, head_dim: usize) -> usize {
+    (place / TILE_POSITIONS * head_dim + i) * TILE_POSITIONS + place % TILE_POSITIONS
+}
+
+fn put<E>(keys: &mut [E], values: &mut [E], place: usize, k: &[f32], v: &[f32], narrow: impl Fn(f32) -> E) {
+    for (i, x) in k.iter().enumerate() {
+        keys[key_index(place, i, k.len())] = narrow(*x);
+    }
+    for (out, x) in values[place * v.len()..].iter_mut().zip(v) {
+        *out = narrow(*x);
+    }
+}
+
+impl<E: Copy + Into<f32>> Head<'_, E> {
+    /// Element `i` of the key at `position`.
+    pub(crate) fn key(&self, position: u32, i: usize, head_dim: usize) -> f32 {
+        self.keys[key_index(self.place(position, head_dim), i, head_dim)].into()
+    }
+
+    /// Element `i` of the value at `position`.
+    pub(crate) fn value(&self, position: u32, i: usize, head_dim: usize) -> f32 {
+        self.values[self.place(position, head_dim) * head_dim + i].into()
+    }
+
+    fn place(&self, position: u32, head_dim: usize) -> usize {
+        position as usize % (self.values.len() / head_dim)
     }
 }
 
@@ -155,18 +175,24 @@ mod tests {
 
     #[test]
     fn a_ring_keeps_the_last_capacity_positions_of_each_slot_and_head() {
-        let shape = CacheShape { dtype: CacheDtype::F16, slots: 2, capacity: 3, kv_heads: 2, head_dim: 2 };
-        let mut cache = HostCache::new(shape).unwrap();
-        for position in 0..4 {
-            let k = [1.0, 2.0, 3.0, 4.0].map(|x| x + 10.0 * position as f32);
-            cache.store(1, position, &k, &k.map(|x| -x));
+        for dtype in [CacheDtype::F16, CacheDtype::F32] {
+            let shape = CacheShape { dtype, slots: 2, capacity: 17, kv_heads: 2, head_dim: 3 };
+            let mut cache = HostCache::new(shape).unwrap();
+            let key = |p: u32, head: u32, i: usize| (p * 10 + head * 3) as f32 + i as f32;
+            for p in 0..40 {
+                let k: Vec<f32> = (0..6).map(|n| key(p, n / 3, n as usize % 3)).collect();
+                let v: Vec<f32> = k.iter().map(|x| -x).collect();
+                cache.store(1, p, &k, &v);
+            }
+            let read = |slot, p, head, i| match cache.head(slot, head) {
+                HeadCache::F16(h) => (h.key(p, i, 3), h.value(p, i, 3)),
+                HeadCache::F32(h) => (h.key(p, i, 3), h.value(p, i, 3)),
+            };
+            for (p, head, i) in [(8, 0, 0), (8, 1, 2), (39, 0, 1), (25, 1, 0), (32, 0, 2)] {
+                assert_eq!(read(1, p, head, i), (key(p, head, i), -key(p, head, i)), "{dtype:?} {p}");
+                assert_eq!(read(0, p, head, i), (0.0, 0.0), "another slot was touched");
+            }
         }
-        let HeadCache::F16 { keys, values } = cache.head(1, 1) else { panic!("f16 was asked for") };
-        let read = |bits: &[u16]| bits.iter().map(|b| f16::from_bits(*b).to_f32()).collect::<Vec<_>>();
-        assert_eq!(read(keys), [33.0, 34.0, 13.0, 14.0, 23.0, 24.0]);
-        assert_eq!(read(values), [-33.0, -34.0, -13.0, -14.0, -23.0, -24.0]);
-        let HeadCache::F16 { keys, .. } = cache.head(0, 1) else { panic!("f16 was asked for") };
-        assert_eq!(read(keys), [0.0; 6], "another slot was touched");
     }
 
     #[test]

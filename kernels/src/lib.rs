@@ -1,7 +1,8 @@
 //! The operations that a model is made of, and the backends that do them.
 //!
 //! [`Backend`] is the boundary: `graph.rs` in the runtime asks for operations, a backend does them. There is
-//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer).
+//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer) and
+//! [`CpuBackend`].
 //!
 //! What a kernel may do: read its inputs, write its outputs. It does not allocate, spawn, lock, log or open a file;
 //! the backend plans memory at load and splits rows over its pool.
@@ -14,10 +15,14 @@
 
 mod backend;
 mod cache;
+mod cpu;
 mod reference;
 mod tensor;
+#[cfg(test)]
+mod test_data;
 
 pub use backend::{AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span};
-pub use cache::HostCache;
+pub use cache::{HostCache, TILE_POSITIONS};
+pub use cpu::{CpuBackend, Features};
 pub use reference::ReferenceBackend;
 pub use tensor::{Bytes, Tensor};

@@ -2,6 +2,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::slice::HalfBitsSliceExt;
+use half::{bf16, f16};
 use muse_format::Layout;
 use zerocopy::FromBytes;
 
@@ -90,12 +92,25 @@ impl Tensor {
         <[f32]>::ref_from_bytes(self.bytes()).expect("alignment was checked by `new`")
     }
 
-    /// The bits of an f16 or bf16 tensor.
+    /// The elements of an f16 tensor.
     ///
     /// # Panics
-    /// If the layout is neither.
-    pub fn bits16(&self) -> &[u16] {
-        assert!(matches!(self.layout, Layout::F16 | Layout::Bf16));
+    /// If the layout is not f16.
+    pub fn f16(&self) -> &[f16] {
+        assert_eq!(self.layout, Layout::F16);
+        self.bits16().reinterpret_cast()
+    }
+
+    /// The elements of a bf16 tensor.
+    ///
+    /// # Panics
+    /// If the layout is not bf16.
+    pub fn bf16(&self) -> &[bf16] {
+        assert_eq!(self.layout, Layout::Bf16);
+        self.bits16().reinterpret_cast()
+    }
+
+    fn bits16(&self) -> &[u16] {
         <[u16]>::ref_from_bytes(self.bytes()).expect("alignment was checked by `new`")
     }
 }

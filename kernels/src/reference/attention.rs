@@ -1,7 +1,5 @@
-use half::f16;
-
 use super::rowwise::soft_cap;
-use crate::cache::{HeadCache, HostCache, rows};
+use crate::cache::{Head, HeadCache, HostCache, rows};
 use crate::{AttentionShape, Span};
 
 /// `q` and `out` are `(tokens, heads * head_dim)`.
@@ -13,31 +11,29 @@ pub(super) fn run(out: &mut [f32], q: &[f32], cache: &HostCache, spans: &[Span],
     for (out, (q, (slot, position))) in out.chunks_exact_mut(width).zip(inputs) {
         for head in 0..shape.heads {
             let at = head as usize * head_dim;
-            let cache = cache.head(slot, head / group);
-            one_head(&mut out[at..at + head_dim], &q[at..at + head_dim], cache, position, shape);
+            let (out, q) = (&mut out[at..at + head_dim], &q[at..at + head_dim]);
+            match cache.head(slot, head / group) {
+                HeadCache::F16(cache) => one_head(out, q, cache, position, shape),
+                HeadCache::F32(cache) => one_head(out, q, cache, position, shape),
+            }
         }
     }
 }
 
 /// `softmax(scale * q . k) . v` over the positions that a query at `position` sees.
-fn one_head(out: &mut [f32], q: &[f32], cache: HeadCache<'_>, position: u32, shape: &AttentionShape) {
-    let seen = position.saturating_add(1).min(shape.window.unwrap_or(u32::MAX));
+fn one_head<E: Copy + Into<f32>>(
+    out: &mut [f32],
+    q: &[f32],
+    cache: Head<'_, E>,
+    position: u32,
+    shape: &AttentionShape,
+) {
+    let seen = shape.seen(position);
     let first = position + 1 - seen;
-    let width = q.len();
-    let capacity = match cache {
-        HeadCache::F16 { keys, .. } => keys.len(),
-        HeadCache::F32 { keys, .. } => keys.len(),
-    } / width;
+    let capacity = cache.values.len() / q.len();
     assert!(seen as usize <= capacity, "a query sees {seen} positions of a cache of {capacity}");
-    let place = |p: u32| p as usize % capacity * width;
-    let key = |p: u32, i: usize| match cache {
-        HeadCache::F16 { keys, .. } => f16::from_bits(keys[place(p) + i]).to_f64(),
-        HeadCache::F32 { keys, .. } => f64::from(keys[place(p) + i]),
-    };
-    let value = |p: u32, i: usize| match cache {
-        HeadCache::F16 { values, .. } => f16::from_bits(values[place(p) + i]).to_f64(),
-        HeadCache::F32 { values, .. } => f64::from(values[place(p) + i]),
-    };
+    let key = |p: u32, i: usize| f64::from(cache.key(p, i, q.len()));
+    let value = |p: u32, i: usize| f64::from(cache.value(p, i, q.len()));
     let mut weights: Vec<f64> = (first..=position)
         .map(|p| {
             let dot: f64 = q.iter().enumerate().map(|(i, q)| f64::from(*q) * key(p, i)).sum();

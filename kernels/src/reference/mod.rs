@@ -8,7 +8,10 @@ mod weights;
 
 use muse_format::Activation;
 
-use weights::dequantize_row;
+#[cfg(test)]
+pub(crate) use quantize::quantize_row;
+pub(crate) use quantize::{GROUP, quantize_group};
+pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
 use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Span, Tensor};

@@ -1,23 +1,23 @@
 //! The 8-bit activations that integer layouts multiply.
 
 /// Activations that share one scale, whatever the group of the weights.
-pub(super) const GROUP: usize = 32;
+pub(crate) const GROUP: usize = 32;
 
 /// Below this largest magnitude a group is zero: `127 / max` would overflow f32.
-pub(super) const TINY: f32 = 1e-36;
+pub(crate) const TINY: f32 = 1e-36;
 
 /// One row of activations, zero-padded to whole groups.
 #[derive(Debug)]
-pub(super) struct Quantized {
+pub(crate) struct Quantized {
     /// `(groups * 32)`
-    pub(super) quants: Vec<i8>,
+    pub(crate) quants: Vec<i8>,
     /// `(groups)`
-    pub(super) scales: Vec<f32>,
+    pub(crate) scales: Vec<f32>,
 }
 
 /// `scale = max|x| / 127` and `q = round_ties_even(x * (127 / max|x|))`, all in f32, so that every variant finds the
 /// same integers. A group that holds a NaN or an infinity has that scale, which makes its products not finite.
-pub(super) fn quantize_group(quants: &mut [i8], x: &[f32]) -> f32 {
+pub(crate) fn quantize_group(quants: &mut [i8], x: &[f32]) -> f32 {
     // As unsigned integers, the bits of magnitudes order like the magnitudes, infinity next to last and NaN last.
     let max = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
     if max < TINY {
@@ -32,7 +32,7 @@ pub(super) fn quantize_group(quants: &mut [i8], x: &[f32]) -> f32 {
 }
 
 /// Quantizes one row of any length.
-pub(super) fn quantize_row(x: &[f32]) -> Quantized {
+pub(crate) fn quantize_row(x: &[f32]) -> Quantized {
     let groups = x.len().div_ceil(GROUP);
     let mut quantized = Quantized { quants: vec![0; groups * GROUP], scales: Vec::with_capacity(groups) };
     for (quants, x) in quantized.quants.chunks_exact_mut(GROUP).zip(x.chunks(GROUP)) {

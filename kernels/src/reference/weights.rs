@@ -1,4 +1,4 @@
-use half::{bf16, f16};
+use half::f16;
 use muse_format::{Block, Layout, TILE_ROWS};
 
 use crate::Tensor;
@@ -16,18 +16,18 @@ pub(super) fn block(tensor: &Tensor, row: usize, group: usize) -> Block<'_> {
 ///
 /// # Panics
 /// If `row` is outside the tensor or `out` is not `tensor.cols()` long.
-pub(super) fn dequantize_row(out: &mut [f32], tensor: &Tensor, row: usize) {
+pub(crate) fn dequantize_row(out: &mut [f32], tensor: &Tensor, row: usize) {
     let cols = tensor.cols();
     assert!(row < tensor.rows() && out.len() == cols, "row {row} of {tensor:?}");
     match tensor.layout() {
         Layout::F32 => out.copy_from_slice(&tensor.f32()[row * cols..][..cols]),
         Layout::F16 => {
-            let bits = &tensor.bits16()[row * cols..][..cols];
-            out.iter_mut().zip(bits).for_each(|(out, b)| *out = f16::from_bits(*b).to_f32());
+            let values = &tensor.f16()[row * cols..][..cols];
+            out.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_f32());
         }
         Layout::Bf16 => {
-            let bits = &tensor.bits16()[row * cols..][..cols];
-            out.iter_mut().zip(bits).for_each(|(out, b)| *out = bf16::from_bits(*b).to_f32());
+            let values = &tensor.bf16()[row * cols..][..cols];
+            out.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_f32());
         }
         Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. } => {
             for (g, out) in out.chunks_mut(tensor.layout().group()).enumerate() {

@@ -1,0 +1,75 @@
+//! Every variant's kernels against f64 sums. The driver around them is compared as a whole in `tests/agreement.rs`.
+
+use super::*;
+use crate::test_data::Random;
+
+const DIMS: [usize; 7] = [1, 4, 15, 16, 64, 80, 128];
+
+/// A score is a sum of `head_dim` products.
+fn assert_scores<E: Element>(attend: Attend, narrow: fn(f32) -> E) {
+    let mut random = Random::new(5);
+    for head_dim in DIMS {
+        for (count, tiles) in [(1, 1), (2, 8), (3, 2), (5, 3), (7, 1), (8, 8)] {
+            let keys: Vec<E> =
+                random.normal(tiles * head_dim * TILE_POSITIONS).into_iter().map(narrow).collect();
+            let q: Vec<Vec<f32>> = (0..count).map(|_| random.normal(head_dim)).collect();
+            let q: Vec<&[f32]> = q.iter().map(Vec::as_slice).collect();
+            let mut scores = vec![[f32::NAN; BLOCK]; count];
+            // SAFETY: a `Supported` exists only for a variant that this CPU can run.
+            unsafe { E::scores(attend.kernel.get())(&mut scores, &q, &keys) };
+            for (n, q) in q.iter().enumerate() {
+                for p in 0..tiles * TILE_POSITIONS {
+                    let key =
+                        |i| keys[(p / TILE_POSITIONS * head_dim + i) * TILE_POSITIONS + p % TILE_POSITIONS];
+                    let terms =
+                        || q.iter().enumerate().map(|(i, q)| f64::from(*q) * f64::from(key(i).into()));
+                    let bound =
+                        (head_dim + 1) as f64 * f64::from(f32::EPSILON) * terms().map(f64::abs).sum::<f64>();
+                    let error = (f64::from(scores[n][p]) - terms().sum::<f64>()).abs();
+                    assert!(error <= bound, "{} {head_dim} {count} {tiles}: ({n}, {p})", attend.name());
+                }
+            }
+        }
+    }
+}
+
+/// An output is its decayed self plus a sum of products, one a position.
+fn assert_mix<E: Element>(attend: Attend, narrow: fn(f32) -> E) {
+    let mut random = Random::new(6);
+    for head_dim in DIMS {
+        for (count, positions) in [(1, 1), (2, 128), (3, 17), (4, 16), (5, 31), (7, 2), (8, 100)] {
+            let values: Vec<E> = random.normal(positions * head_dim).into_iter().map(narrow).collect();
+            let weights: Vec<Scores> = (0..count).map(|_| random.normal(BLOCK).try_into().unwrap()).collect();
+            let decay = random.normal(count);
+            let before: Vec<Vec<f32>> = (0..count).map(|_| random.normal(head_dim)).collect();
+            let mut after = before.clone();
+            let mut out: Vec<&mut [f32]> = after.iter_mut().map(Vec::as_mut_slice).collect();
+            // SAFETY: as above.
+            unsafe { E::mix(attend.kernel.get())(&mut out, &weights, &decay, &values) };
+            for n in 0..count {
+                for i in 0..head_dim {
+                    let decayed = f64::from(decay[n]) * f64::from(before[n][i]);
+                    let product = |p: usize| {
+                        let value: f32 = values[p * head_dim + i].into();
+                        f64::from(weights[n][p]) * f64::from(value)
+                    };
+                    let terms = || (0..positions).map(product).chain([decayed]);
+                    let bound =
+                        (positions + 2) as f64 * f64::from(f32::EPSILON) * terms().map(f64::abs).sum::<f64>();
+                    let error = (f64::from(after[n][i]) - terms().sum::<f64>()).abs();
+                    assert!(error <= bound, "{} {head_dim} {count} {positions}: ({n}, {i})", attend.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_variant_agrees() {
+    for attend in Attend::all(Features::detect()) {
+        assert_scores::<f32>(attend, |x| x);
+        assert_scores::<f16>(attend, f16::from_f32);
+        assert_mix::<f32>(attend, |x| x);
+        assert_mix::<f16>(attend, f16::from_f32);
+    }
+}

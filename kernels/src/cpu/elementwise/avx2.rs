@@ -1,0 +1,27 @@
+//! The portable loops, inlined here and so compiled for 256-bit registers.
+
+use muse_format::Activation;
+
+use super::{Kernel, portable};
+
+pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, rms_norm };
+
+#[target_feature(enable = "avx2,fma")]
+fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
+    portable::glu(gate, up, activation);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
+    portable::exp_and_sum(x, max)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
+    portable::scale_and_cap(x, scale, softcap);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    portable::rms_norm(x, weight, eps);
+}

@@ -1,0 +1,90 @@
+//! Operations that go over f32 elements one by one, each a plain loop that the compiler turns into vector code.
+//!
+//! | variant | needs | method |
+//! |---------|-------|--------|
+//! | `avx512` | avx512-vnni | `portable` compiled for 512-bit registers |
+//! | `avx2` | avx2 | `portable` compiled for 256-bit registers |
+//! | `portable` | - | the loops as they are: SSE2 on x86-64, NEON on aarch64 |
+
+use muse_format::Activation;
+
+use super::features::{Features, Level};
+use super::variant::{Supported, Variant};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+/// The loops, compiled for one set of instructions.
+///
+/// # Safety
+/// To call any of them, the variant's `supported` returned true for the features of this CPU.
+pub(super) struct Kernel {
+    /// `gate = activation(gate) * up`
+    glu: unsafe fn(gate: &mut [f32], up: &[f32], activation: Activation),
+    /// `x = exp(x - max)`; returns the sum.
+    exp_and_sum: unsafe fn(x: &mut [f32], max: f32) -> f32,
+    /// `x = soft_cap(scale * x)`
+    scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
+    /// `x = x * weight / sqrt(mean(x^2) + eps)`
+    rms_norm: unsafe fn(x: &mut [f32], weight: &[f32], eps: f32),
+}
+
+/// Fastest first; `portable` is last and runs everywhere.
+const VARIANTS: &[Variant<Kernel>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx512", supported: |f| f.has(Level::Avx512Vnni), run: avx512::KERNEL },
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx2", supported: |f| f.has(Level::Avx2), run: avx2::KERNEL },
+    Variant { name: "portable", supported: |_| true, run: portable::KERNEL },
+];
+
+/// Kernels that this CPU can run.
+#[derive(Clone, Copy)]
+pub(super) struct Elementwise(Supported<Kernel>);
+
+impl Elementwise {
+    #[cfg(test)]
+    fn all(features: Features) -> impl Iterator<Item = Self> {
+        Supported::all(VARIANTS, features).map(Self)
+    }
+
+    pub(super) fn best(features: Features) -> Self {
+        Self(Supported::best(VARIANTS, features))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// `gate[i] = activation(gate[i]) * up[i]`; the activation within 8 units in the last place, plus twice as many as
+    /// the argument of its `exp`, plus 1e-36.
+    pub(super) fn glu(self, gate: &mut [f32], up: &[f32], activation: Activation) {
+        assert_eq!(gate.len(), up.len());
+        // SAFETY: a `Supported` exists only for a variant that this CPU can run.
+        unsafe { (self.0.get().glu)(gate, up, activation) }
+    }
+
+    /// `x[i] = exp(x[i] - max)`, where no `x` is above `max`; returns the sum.
+    pub(super) fn exp_and_sum(self, x: &mut [f32], max: f32) -> f32 {
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().exp_and_sum)(x, max) }
+    }
+
+    /// `x[i] = cap * tanh(scale * x[i] / cap)`, or only scaled; within `4 * eps * cap`.
+    pub(super) fn scale_and_cap(self, x: &mut [f32], scale: f32, softcap: Option<f32>) {
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().scale_and_cap)(x, scale, softcap) }
+    }
+
+    /// Normalises one row in place.
+    pub(super) fn rms_norm(self, x: &mut [f32], weight: &[f32], eps: f32) {
+        assert_eq!(x.len(), weight.len());
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().rms_norm)(x, weight, eps) }
+    }
+}

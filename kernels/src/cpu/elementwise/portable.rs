@@ -1,0 +1,98 @@
+//! Loops without branches or calls, so that they vectorise; `inline(always)` so that a caller's target features apply.
+
+use std::f32::consts::{FRAC_2_SQRT_PI, LOG2_E, SQRT_2};
+
+use muse_format::Activation;
+
+use super::Kernel;
+
+pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, rms_norm };
+
+/// `exp(x)` within 2 units in the last place; 0 below -87.33, infinity above 88.72, NaN for NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a Taylor polynomial of degree 7 for `exp(r)` (next term `r^8 / 8!` is below
+/// 6e-9), and `2^n` in two factors so that neither overflows.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts; the first has few bits, so that n * LN_2_HIGH is exact.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = (std::f64::consts::LN_2 - 0.693_359_375) as f32;
+    let bounded = x.clamp(-104.0, 89.0);
+    let shifted = bounded * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (bounded - n * LN_2_HIGH) - n * LN_2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p * r + c;
+    }
+    let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    p * power(half) * power(n - half)
+}
+
+#[inline(always)]
+pub(super) fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
+    // GELU by tanh: 0.5 (1 + tanh u) is 1 / (1 + exp(-2u)).
+    const TWICE_SQRT_2_OVER_PI: f32 = SQRT_2 * FRAC_2_SQRT_PI;
+    match activation {
+        Activation::Silu => {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate = *gate / (1.0 + exp(-*gate)) * up;
+            }
+        }
+        Activation::GeluTanh => {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                let x = *gate;
+                let twice_u = TWICE_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x);
+                *gate = x / (1.0 + exp(-twice_u)) * up;
+            }
+        }
+    }
+}
+
+/// Adds in 16 sums side by side.
+#[inline(always)]
+fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, tail) = x.as_chunks::<16>();
+    let mut sums = [0.0_f32; 16];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += term(*x);
+        }
+    }
+    sums.iter().sum::<f32>() + tail.iter().map(|x| term(*x)).sum::<f32>()
+}
+
+#[inline(always)]
+pub(super) fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
+    for x in x.iter_mut() {
+        *x = exp(*x - max);
+    }
+    sum_of(x, |x| x)
+}
+
+#[inline(always)]
+pub(super) fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
+    match softcap {
+        None => x.iter_mut().for_each(|x| *x *= scale),
+        Some(cap) => {
+            let twice = 2.0 / cap * scale;
+            for x in x {
+                // tanh u is 1 - 2 / (exp(2u) + 1)
+                *x = cap * (1.0 - 2.0 / (exp(twice * *x) + 1.0));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    let mean = sum_of(x, |x| x * x) / x.len() as f32;
+    let inverse = 1.0 / (mean + eps).sqrt();
+    for (x, w) in x.iter_mut().zip(weight) {
+        *x = *x * inverse * w;
+    }
+}

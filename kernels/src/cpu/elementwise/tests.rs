@@ -1,0 +1,104 @@
+use super::*;
+use crate::test_data::Random;
+
+/// A unit in the last place of `x`.
+fn ulp(x: f64) -> f64 {
+    (x.abs() * f64::from(f32::EPSILON)).max(f64::from(f32::from_bits(1)))
+}
+
+fn each(test: impl Fn(&str, Elementwise)) {
+    Elementwise::all(Features::detect()).for_each(|e| test(e.name(), e));
+}
+
+/// Every binary step and the edges: overflow, underflow, zero, and lengths that are not whole vectors.
+fn inputs() -> Vec<f32> {
+    let steps = (-2000..2000).map(|i| i as f32 * 0.0547);
+    steps.chain([0.0, -0.0, 1e-30, -1e-30, 87.0, -87.0, -103.0, -200.0, f32::NEG_INFINITY]).collect()
+}
+
+#[test]
+fn exp_is_within_two_ulp_and_summed() {
+    each(|name, elementwise| {
+        for max in [0.0, 89.0] {
+            let mut x: Vec<f32> = inputs().into_iter().filter(|x| *x <= max).collect();
+            let exact: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
+            let sum = elementwise.exp_and_sum(&mut x, max);
+            for (actual, exact) in x.iter().zip(&exact) {
+                assert!(
+                    (f64::from(*actual) - exact).abs() <= 2.0 * ulp(*exact),
+                    "{name}: {actual}, not {exact}"
+                );
+            }
+            let total: f64 = exact.iter().sum();
+            // Each of the terms errs by 2 ulp and each addition by half of one.
+            let bound = (2 + x.len()) as f64 * f64::from(f32::EPSILON) * total;
+            assert!((f64::from(sum) - total).abs() <= bound, "{name}: {sum}, not {total}");
+        }
+        let mut nan = [f32::NAN];
+        assert!(elementwise.exp_and_sum(&mut nan, 0.0).is_nan(), "{name}");
+    });
+}
+
+#[test]
+fn activations_are_within_eight_ulp() {
+    each(|name, elementwise| {
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let x: Vec<f32> = inputs().into_iter().filter(|x| x.is_finite()).collect();
+            let mut gate = x.clone();
+            elementwise.glu(&mut gate, &vec![0.5; x.len()], activation);
+            for (x, actual) in x.iter().map(|x| f64::from(*x)).zip(&gate) {
+                let argument = match activation {
+                    Activation::Silu => x,
+                    Activation::GeluTanh => (8.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3)),
+                };
+                let exact = 0.5 * x / (1.0 + (-argument).exp());
+                // The argument of exp errs by 3 half ulps, which exp turns into |argument| as many; 1e-36 is where
+                // exp overflows and the answer is 0.
+                let bound = (8.0 + 2.0 * argument.abs().min(104.0)) * ulp(exact) + 1e-36;
+                let error = (f64::from(*actual) - exact).abs();
+                assert!(error <= bound, "{name} {activation:?}({x}): {actual}, not {exact}");
+            }
+        }
+    });
+}
+
+#[test]
+fn soft_cap_is_within_four_epsilon_of_the_cap() {
+    each(|name, elementwise| {
+        for cap in [1.0_f32, 20.0, 50.0] {
+            for x in inputs().into_iter().chain([f32::INFINITY, 1e30]) {
+                let mut actual = [x];
+                elementwise.scale_and_cap(&mut actual, 3.0, Some(cap));
+                let exact = f64::from(cap) * (3.0 * f64::from(x) / f64::from(cap)).tanh();
+                let error = (f64::from(actual[0]) - exact).abs();
+                assert!(
+                    error <= 4.0 * f64::from(f32::EPSILON * cap),
+                    "{name} {cap} {x}: {actual:?}, not {exact}"
+                );
+            }
+        }
+        let mut x = [2.0, -3.0];
+        elementwise.scale_and_cap(&mut x, 0.5, None);
+        assert_eq!(x, [1.0, -1.5]);
+    });
+}
+
+#[test]
+fn rms_norm_agrees() {
+    each(|name, elementwise| {
+        for cols in [1, 15, 16, 17, 64, 172, 576] {
+            let mut random = Random::new(cols as u64);
+            let (x, weight) = (random.normal(cols), random.normal(cols));
+            let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let inverse = 1.0 / (squares / cols as f64 + 1e-5).sqrt();
+            let mut actual = x.clone();
+            elementwise.rms_norm(&mut actual, &weight, 1e-5);
+            for ((actual, x), w) in actual.iter().zip(&x).zip(&weight) {
+                let exact = f64::from(*x) * inverse * f64::from(*w);
+                // Half of the sum's `cols` roundings, halved by the root, and 6 operations.
+                let bound = (cols as f64 / 4.0 + 6.0) * f64::from(f32::EPSILON) * exact.abs();
+                assert!((f64::from(*actual) - exact).abs() <= bound, "{name} {cols}: {actual}, not {exact}");
+            }
+        }
+    });
+}

@@ -1,0 +1,151 @@
+//! Splits matrix products into tiles of 16 rows, and tiles into chunks for the pool.
+
+use muse_format::{Layout, TILE_ROWS};
+
+use super::CpuBackend;
+use super::matmul_float::MatmulFloat;
+use super::matmul_q8::MatmulQ8;
+use super::output::Output;
+use super::pool::Pool;
+use super::quantize::{Activations, Quantize, Scratch};
+use crate::{Linear, Tensor};
+
+/// Rows of activations that a kernel call takes at most: its output is held on the stack.
+const TOKENS: usize = 64;
+/// Chunks for each thread: enough that a thread which is late leaves little to wait for.
+const CHUNKS_A_THREAD: usize = 8;
+/// Bytes of weights times rows of activations that make a chunk worth claiming.
+const WORTH_A_CHUNK: usize = 64 * 1024;
+
+/// The kernels of [`crate::Backend::linear`] and what they share.
+pub(super) struct Multiply {
+    quantize: Quantize,
+    q8: MatmulQ8,
+    float: MatmulFloat,
+    scratch: Scratch,
+}
+
+/// What the chunks of one call read.
+struct Inputs<'a> {
+    q8: MatmulQ8,
+    float: MatmulFloat,
+    tokens: usize,
+    x: &'a [f32],
+    /// Present where a weight is quantized.
+    quantized: Option<Activations<'a>>,
+}
+
+/// One matrix of a call.
+struct Product<'a> {
+    out: Output<'a, f32>,
+    weight: &'a Tensor,
+    bias: Option<&'a [f32]>,
+    tiles: usize,
+}
+
+impl Multiply {
+    pub(super) fn best(features: super::Features) -> Self {
+        Self {
+            quantize: Quantize::best(features),
+            q8: MatmulQ8::best(features),
+            float: MatmulFloat::best(features),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The chosen variant of each operation.
+    pub(super) fn variants(&self) -> [(&'static str, &'static str); 3] {
+        [
+            ("matmul_q8", self.q8.name()),
+            ("matmul_float", self.float.name()),
+            ("quantize", self.quantize.name()),
+        ]
+    }
+
+    /// Makes room for activations of `len` elements, so that no step has to.
+    pub(super) fn reserve(&mut self, len: usize) {
+        self.scratch.reserve(1, len);
+    }
+
+    /// See [`crate::Backend::linear`].
+    pub(super) fn run(
+        &mut self,
+        pool: &mut Pool,
+        x: &[f32],
+        tokens: usize,
+        products: &mut [Linear<'_, CpuBackend>],
+    ) {
+        let Some(cols) = products.first().map(|product| product.weight.cols()) else { return };
+        assert!(products.iter().all(|product| product.weight.cols() == cols), "products of one input");
+        let x = &x[..tokens * cols];
+        let quantized = products.iter().any(|product| product.weight.layout().is_quantized()).then(|| {
+            self.quantize.run(pool, &mut self.scratch, x, cols);
+            self.scratch.view(tokens, cols)
+        });
+        let inputs = Inputs { q8: self.q8, float: self.float, tokens, x, quantized };
+        let products: Vec<Product<'_>> = products.iter_mut().map(|p| Product::new(p, tokens)).collect();
+        let tiles: usize = products.iter().map(|product| product.tiles).sum();
+        let bytes: usize = products.iter().map(|product| product.weight.bytes().len()).sum();
+        let worth = (bytes * tokens).div_ceil(WORTH_A_CHUNK);
+        let chunks = worth.min(pool.threads() * CHUNKS_A_THREAD).clamp(1, tiles.max(1));
+        pool.run(chunks, &|chunk| {
+            for tile in chunk * tiles / chunks..(chunk + 1) * tiles / chunks {
+                let mut tile = tile;
+                let mut products = products.iter();
+                let mut product = products.next().expect("a tile has a product");
+                while tile >= product.tiles {
+                    tile -= product.tiles;
+                    product = products.next().expect("a tile has a product");
+                }
+                inputs.multiply(product, tile);
+            }
+        });
+    }
+}
+
+impl<'a> Product<'a> {
+    fn new(product: &'a mut Linear<'_, CpuBackend>, tokens: usize) -> Self {
+        let rows = product.weight.rows();
+        let bias = product.bias.map(Tensor::f32);
+        assert!(bias.is_none_or(|bias| bias.len() == rows));
+        Self {
+            out: Output::new(&mut product.out[..tokens * rows]),
+            weight: product.weight,
+            bias,
+            tiles: rows.div_ceil(TILE_ROWS),
+        }
+    }
+}
+
+impl Inputs<'_> {
+    /// Multiplies one tile by all rows of activations.
+    fn multiply(&self, product: &Product<'_>, tile: usize) {
+        let mut sums = [[0.0; TILE_ROWS]; TOKENS];
+        let weight = product.weight;
+        let first = tile * TILE_ROWS;
+        let rows = TILE_ROWS.min(weight.rows() - first);
+        for begin in (0..self.tokens).step_by(TOKENS) {
+            let tokens = TOKENS.min(self.tokens - begin);
+            let sums = &mut sums[..tokens];
+            match weight.layout() {
+                Layout::F32 | Layout::F16 | Layout::Bf16 => {
+                    let x = &self.x[begin * weight.cols()..][..tokens * weight.cols()];
+                    self.float.run(weight, tile, sums, x);
+                }
+                layout @ (Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. }) => {
+                    let x = self.quantized.expect("activations of a quantized weight are quantized");
+                    let len = weight.bytes().len() / product.tiles;
+                    self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.rows(begin, tokens));
+                }
+            }
+            for (t, sums) in sums.iter().enumerate() {
+                // SAFETY: rows of a tile are in no other tile, a tile is in one chunk, and each token comes once.
+                let out = unsafe { product.out.slice((begin + t) * weight.rows() + first, rows) };
+                out.copy_from_slice(&sums[..rows]);
+                if let Some(bias) = product.bias {
+                    out.iter_mut().zip(&bias[first..]).for_each(|(out, bias)| *out += bias);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One tile of 16 quantized rows times 8-bit activations: `out[t][r] = w[r] . x[t]`, f32.
+//!
+//! Decode has one row of activations and reads every weight once, so there a variant is judged in GB/s of weights;
+//! prefill has many rows and reuses each unpacked weight, so there it is judged in operations per second. All
+//! variants compute the same integers within 32 columns and differ only in the order of the f32 additions.
+//!
+//! | variant | needs | method |
+//! |---------|-------|--------|
+//! | `generic` | - | one loop, 16 sums side by side |
+//!
+//! To add a variant, add a file with one `run` for each layout and a line to `VARIANTS`. The tests walk the table.
+
+use muse_format::{Layout, TILE_ROWS};
+
+use super::features::Features;
+use super::quantize::Activations;
+use super::variant::{Supported, Variant};
+
+mod generic;
+#[cfg(test)]
+mod tests;
+
+/// `out` has an element for each row of activations; `tile` is `x.groups * 32 / group` blocks, rounded up; `group`
+/// is that of the weights, a multiple of 32.
+///
+/// # Safety
+/// The variant's `supported` returned true for the features of this CPU.
+type Run = unsafe fn(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>);
+
+/// A variant's entry for each layout.
+pub(super) struct Kernel {
+    q8: Run,
+    q4: Run,
+    q4_asym: Run,
+}
+
+/// Fastest first; `generic` is last and runs everywhere.
+const VARIANTS: &[Variant<Kernel>] = &[Variant {
+    name: "generic",
+    supported: |_| true,
+    run: Kernel { q8: generic::q8, q4: generic::q4, q4_asym: generic::q4_asym },
+}];
+
+/// A kernel that this CPU can run.
+#[derive(Clone, Copy)]
+pub(super) struct MatmulQ8(Supported<Kernel>);
+
+impl MatmulQ8 {
+    #[cfg(test)]
+    fn all(features: Features) -> impl Iterator<Item = Self> {
+        Supported::all(VARIANTS, features).map(Self)
+    }
+
+    pub(super) fn best(features: Features) -> Self {
+        Self(Supported::best(VARIANTS, features))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Multiplies one tile of a tensor in `layout`.
+    ///
+    /// # Panics
+    /// If the layout is not quantized or the lengths do not agree.
+    pub(super) fn run(self, layout: Layout, out: &mut [[f32; TILE_ROWS]], tile: &[u8], x: Activations<'_>) {
+        let kernel = self.0.get();
+        let (run, group) = match layout {
+            Layout::Q8 { group } => (kernel.q8, usize::from(group)),
+            Layout::Q4 { group } => (kernel.q4, usize::from(group)),
+            Layout::Q4Asym { group } => (kernel.q4_asym, usize::from(group)),
+            Layout::F32 | Layout::F16 | Layout::Bf16 => panic!("{layout} is not quantized"),
+        };
+        x.assert_rows(out.len());
+        assert!(group > 0 && group.is_multiple_of(super::quantize::GROUP));
+        let blocks = (x.groups * super::quantize::GROUP).div_ceil(group);
+        assert_eq!(tile.len(), blocks * layout.block_bytes());
+        // SAFETY: a `Supported` exists only for a variant that this CPU can run.
+        unsafe { run(out, tile, group, x) }
+    }
+}

@@ -1,0 +1,109 @@
+//! Every supported variant against f64 sums of the same integers, on shapes at the edges of every variant.
+//!
+//! Integer products are exact. With `g` groups of 32 a variant rounds the two conversions and three products of a
+//! group and adds `g` numbers in f32, so it errs by at most `(g + 6) * eps * sum |terms|`, where the terms are those
+//! of the symmetric and the offset part.
+
+use half::f16;
+use muse_format::{Block, BlockMut};
+
+use super::*;
+use crate::cpu::quantize::GROUP;
+use crate::test_data::{Random, quantized_bytes};
+
+fn expected(layout: Layout, tile: &[u8], x: Activations<'_>, r: usize) -> (f64, f64) {
+    let per_block = layout.group() / GROUP;
+    let (mut sum, mut magnitude) = (0.0, 0.0);
+    for g in 0..x.groups {
+        let block = Block::new(layout, &tile[g / per_block * layout.block_bytes()..][..layout.block_bytes()]);
+        let quants = &x.quants[g * GROUP..][..GROUP];
+        let weight = |i| block.quant(r, g % per_block * GROUP + i);
+        let dot: i32 = quants.iter().enumerate().map(|(i, q)| weight(i) * i32::from(*q)).sum();
+        let total: i32 = quants.iter().map(|q| i32::from(*q)).sum();
+        let x_scale = f64::from(x.scales[g]);
+        let scaled = x_scale * f16::from_bits(block.scale(r)).to_f64() * f64::from(dot);
+        let offset = x_scale * f16::from_bits(block.offset(r)).to_f64() * f64::from(total);
+        sum += scaled + offset;
+        magnitude += scaled.abs() + offset.abs();
+    }
+    (sum, magnitude)
+}
+
+fn assert_agrees(matmul: MatmulQ8, layout: Layout, tile: &[u8], x: Activations<'_>, tokens: usize) {
+    let mut out = vec![[f32::NAN; TILE_ROWS]; tokens];
+    matmul.run(layout, &mut out, tile, x);
+    for (t, out) in out.iter().enumerate() {
+        for (r, actual) in out.iter().enumerate() {
+            let (sum, magnitude) = expected(layout, tile, x.row(t), r);
+            let bound = (x.groups + 6) as f64 * f64::from(f32::EPSILON) * magnitude;
+            let error = (f64::from(*actual) - sum).abs();
+            let case = format!("{} {layout} {} groups, {tokens} tokens", matmul.name(), x.groups);
+            assert!(error <= bound, "{case}: ({t}, {r}) is {actual}, not {sum}; bound {bound}");
+        }
+    }
+}
+
+fn layouts() -> impl Iterator<Item = Layout> {
+    let of = |group| [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }];
+    [32, 64, 128].into_iter().flat_map(of)
+}
+
+#[test]
+fn every_variant_agrees() {
+    let mut random = Random::new(2);
+    for matmul in MatmulQ8::all(Features::detect()) {
+        for layout in layouts() {
+            for groups in [1, 2, 3, 6, 18] {
+                let tile = quantized_bytes(layout, 1, groups * GROUP, &mut random);
+                for tokens in [1, 2, 3, 4, 5, 8, 15, 16, 17, 33] {
+                    let quants: Vec<i8> =
+                        (0..tokens * groups * GROUP).map(|_| random.int(-127, 127) as i8).collect();
+                    let scales: Vec<f32> = random.normal(tokens * groups).iter().map(|s| s.abs()).collect();
+                    let corrections = corrections(&quants);
+                    let x =
+                        Activations { groups, quants: &quants, scales: &scales, corrections: &corrections };
+                    assert_agrees(matmul, layout, &tile, x, tokens);
+                }
+            }
+        }
+    }
+}
+
+fn corrections(quants: &[i8]) -> Vec<i32> {
+    quants.chunks(GROUP).map(|q| q.iter().map(|q| -8 * i32::from(*q)).sum()).collect()
+}
+
+/// The largest integers that the types allow: no variant may saturate or wrap on the way.
+#[test]
+fn extreme_integers_do_not_saturate() {
+    for matmul in MatmulQ8::all(Features::detect()) {
+        for layout in layouts() {
+            let (low, high) = match layout {
+                Layout::Q8 { .. } => (-128, 127),
+                Layout::Q4 { .. } => (-8, 7),
+                _ => (0, 15),
+            };
+            for (w, q) in [(low, 127_i8), (high, 127), (low, -127), (high, -127)] {
+                let mut tile = vec![0; layout.block_bytes()];
+                let mut block = BlockMut::new(layout, &mut tile);
+                for r in 0..TILE_ROWS {
+                    block.set_scale(r, f16::ONE.to_bits());
+                    (0..layout.group()).for_each(|c| block.set_quant(r, c, w));
+                }
+                let groups = layout.group() / GROUP;
+                let (quants, scales) = (vec![q; layout.group() * 2], vec![1.0; groups * 2]);
+                let corrections = corrections(&quants);
+                let x = Activations { groups, quants: &quants, scales: &scales, corrections: &corrections };
+                assert_agrees(matmul, layout, &tile, x, 2);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic]
+fn a_short_tile_is_refused() {
+    let x = Activations { groups: 2, quants: &[0; 64], scales: &[0.0; 2], corrections: &[0; 2] };
+    let layout = Layout::Q4 { group: 32 };
+    MatmulQ8::best(Features::detect()).run(layout, &mut [[0.0; TILE_ROWS]], &[0; 288], x);
+}

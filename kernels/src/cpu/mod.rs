@@ -1,0 +1,273 @@
+//! The backend for the CPU it runs on: x86-64 and aarch64, best variants chosen once at start.
+//!
+//! # How to add a variant
+//! An operation is a folder: `mod.rs` has the table `VARIANTS`, the contract of its `unsafe fn` type and a safe `run`
+//! that asserts every length; each variant is a file named for the feature it needs. To add, say, `neon_dotprod` to
+//! `matmul_q8`:
+//!
+//! 1. Write `matmul_q8/neon_dotprod.rs` with functions of the table's types (`pub(super) fn q8(out: &mut [[f32; 16]],
+//!    tile: &[u8], group: usize, x: Activations<'_>)`, `q4`, `q4_asym`), marked `#[target_feature(enable = "...")]`.
+//!    They are safe functions; only loads and stores through pointers need `unsafe` inside. They must take every
+//!    shape that the type's comment allows (any number of tokens, group 32, 64 or 128).
+//! 2. In `matmul_q8/mod.rs` add `#[cfg(target_arch = "aarch64")] mod neon_dotprod;` and, above the variants it beats,
+//!    `#[cfg(target_arch = "aarch64")] Variant { name: "neon-dotprod", supported: |f| f.has(Level::NeonDotprod), run:
+//!    Kernel { q8: neon_dotprod::q8, .. } }`, and a line in the page's table.
+//! 3. Nothing else: the folder's `tests.rs` and `tests/agreement.rs` walk the table and the levels of
+//!    [`Features::and_weaker`]. A new set of instructions is one more `Level` in `features.rs`.
+//!
+//! | folder | operation | worth a variant |
+//! |---|---|---|
+//! | `matmul_q8` | 16 quantized rows x 8-bit activations, any number of tokens | yes: nearly all of the time |
+//! | `matmul_float` | 16 f32, f16 or bf16 rows x f32 activations | yes: float models |
+//! | `attention` | scores and mix over the cache's tiles | yes: f16 loads need intrinsics |
+//! | `quantize` | activations to 8 bits | yes |
+//! | `elementwise` | GLU, softmax, norms, caps | no: `portable` is compiled for the target's own vectors |
+
+mod attention;
+mod elementwise;
+mod features;
+mod linear;
+mod matmul_float;
+mod matmul_q8;
+mod output;
+mod pool;
+mod quantize;
+mod rope;
+mod variant;
+
+use muse_format::Activation;
+
+use self::attention::Attend;
+use self::elementwise::Elementwise;
+pub use self::features::Features;
+use self::linear::Multiply;
+use self::output::Output;
+use self::pool::Pool;
+use self::rope::Rotations;
+use crate::cache::{HostCache, row_count, zeroed};
+use crate::reference::dequantize_row;
+use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Span, Tensor};
+
+/// Elements of an elementwise operation that make a chunk worth handing to another thread.
+const WORTH_A_CHUNK: usize = 16 * 1024;
+
+/// Runs a model on the CPU's own vector units, with one pool of threads.
+pub struct CpuBackend {
+    features: Features,
+    pool: Pool,
+    multiply: Multiply,
+    attend: Attend,
+    elementwise: Elementwise,
+    rotations: Rotations,
+}
+
+impl CpuBackend {
+    /// A backend of `threads` threads, the caller's among them, for the best instructions of this CPU.
+    ///
+    /// # Panics
+    /// If `threads` is 0 or the system cannot start them.
+    pub fn new(threads: usize) -> Self {
+        Self::with_features(threads, Features::detect())
+    }
+
+    /// [`new`](Self::new) with fewer features than the CPU has, to try the weaker variants.
+    pub fn with_features(threads: usize, features: Features) -> Self {
+        Self {
+            features,
+            pool: Pool::new(threads),
+            multiply: Multiply::best(features),
+            attend: Attend::best(features),
+            elementwise: Elementwise::best(features),
+            rotations: Rotations::default(),
+        }
+    }
+
+    /// `avx512-vnni, 2 threads`
+    pub fn describe(&self) -> String {
+        let threads = self.pool.threads();
+        format!("{}, {threads} thread{}", self.features, if threads == 1 { "" } else { "s" })
+    }
+
+    /// The variant chosen for each operation, for people who ask what runs.
+    pub fn variants(&self) -> Vec<(&'static str, &'static str)> {
+        let others = [("attention", self.attend.name()), ("elementwise", self.elementwise.name())];
+        self.multiply.variants().into_iter().chain(others).collect()
+    }
+
+    /// Calls `run` with pieces of the first `len` elements of `x`, each a multiple of `unit`, and where they begin.
+    fn split(&mut self, x: &mut [f32], len: usize, unit: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
+        let x = Output::new(&mut x[..len]);
+        let piece = WORTH_A_CHUNK.next_multiple_of(unit.max(1));
+        self.pool.run(len.div_ceil(piece), &|chunk| {
+            let at = chunk * piece;
+            // SAFETY: the pieces of different chunks do not meet, and each chunk comes once.
+            run(at, unsafe { x.slice(at, piece.min(len - at)) });
+        });
+    }
+}
+
+impl Backend for CpuBackend {
+    type Weight = Tensor;
+    type Buffer = Vec<f32>;
+    type Cache = HostCache;
+
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+        Ok(tensor)
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+        self.multiply.reserve(len);
+        zeroed(len)
+    }
+
+    fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
+        HostCache::new(shape)
+    }
+
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+        out.copy_from_slice(&buffer[..out.len()]);
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        out: &mut Vec<f32>,
+        table: &Tensor,
+        tokens: &[u32],
+        scale: f32,
+    ) -> Result<(), BackendError> {
+        let width = table.cols();
+        self.split(out, tokens.len() * width, width, |at, out| {
+            for (out, token) in out.chunks_exact_mut(width).zip(&tokens[at / width..]) {
+                dequantize_row(out, table, *token as usize);
+                out.iter_mut().for_each(|x| *x *= scale);
+            }
+        });
+        Ok(())
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let len = rows * weight.cols();
+        out[..len].copy_from_slice(&x[..len]);
+        self.rms_norm_in_place(out, weight, rows, eps)
+    }
+
+    fn rms_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let (elementwise, weight) = (self.elementwise, weight.f32());
+        self.split(x, rows * weight.len(), weight.len(), |_, x| {
+            for x in x.chunks_exact_mut(weight.len()) {
+                elementwise.rms_norm(x, weight, eps);
+            }
+        });
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        x: &Vec<f32>,
+        tokens: usize,
+        products: &mut [Linear<'_, Self>],
+    ) -> Result<(), BackendError> {
+        self.multiply.run(&mut self.pool, x, tokens, products);
+        Ok(())
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        spans: &[Span],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let mut rotations = std::mem::take(&mut self.rotations);
+        rotations.prepare(frequencies.f32(), spans);
+        let (width, head_dim) = (heads as usize * head_dim as usize, head_dim as usize);
+        self.split(x, row_count(spans) * width, width, |at, x| {
+            for (row, x) in x.chunks_exact_mut(width).enumerate() {
+                x.chunks_exact_mut(head_dim).for_each(|head| rotations.rotate(head, at / width + row));
+            }
+        });
+        self.rotations = rotations;
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        cache: &mut HostCache,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        cache.store_spans(k, v, spans);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<(), BackendError> {
+        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
+        self.attend.run(&mut self.pool, &mut out[..len], &q[..len], cache, spans, shape);
+        Ok(())
+    }
+
+    fn glu(
+        &mut self,
+        gate: &mut Vec<f32>,
+        up: &Vec<f32>,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let elementwise = self.elementwise;
+        self.split(gate, len, 1, |at, gate| elementwise.glu(gate, &up[at..][..gate.len()], activation));
+        Ok(())
+    }
+
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
+        Ok(())
+    }
+
+    fn gather(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
+            out.copy_from_slice(&x[*row as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn scale_and_cap(
+        &mut self,
+        x: &mut Vec<f32>,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError> {
+        let elementwise = self.elementwise;
+        self.split(x, len, 1, |_, x| elementwise.scale_and_cap(x, scale, softcap));
+        Ok(())
+    }
+}

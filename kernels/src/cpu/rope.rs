@@ -1,0 +1,50 @@
+use crate::Span;
+use crate::cache::rows;
+
+/// The rotations of a batch's rows, kept until a batch or a table differs: every layer asks for the same.
+#[derive(Debug, Default)]
+pub(super) struct Rotations {
+    frequencies: Vec<f32>,
+    positions: Vec<u32>,
+    /// `(tokens, frequencies)`
+    cos: Vec<f32>,
+    /// `(tokens, frequencies)`
+    sin: Vec<f32>,
+}
+
+impl Rotations {
+    /// Computes the rotations of every row of `spans`.
+    pub(super) fn prepare(&mut self, frequencies: &[f32], spans: &[Span]) {
+        let positions = || rows(spans).map(|(_, position)| position);
+        if self.frequencies == frequencies && positions().eq(self.positions.iter().copied()) {
+            return;
+        }
+        self.frequencies.clear();
+        self.frequencies.extend_from_slice(frequencies);
+        self.positions.clear();
+        self.positions.extend(positions());
+        self.cos.clear();
+        self.sin.clear();
+        for position in &self.positions {
+            for frequency in frequencies {
+                let (sin, cos) = (*position as f32 * frequency).sin_cos();
+                self.cos.push(cos);
+                self.sin.push(sin);
+            }
+        }
+    }
+
+    /// Turns one head of row `row`.
+    ///
+    /// # Panics
+    /// If the head is shorter than twice the frequencies.
+    pub(super) fn rotate(&self, head: &mut [f32], row: usize) {
+        let half = self.frequencies.len();
+        let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
+        let (first, rest) = head.split_at_mut(half);
+        let pairs = first.iter_mut().zip(&mut rest[..half]);
+        for ((a, b), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
+    }
+}

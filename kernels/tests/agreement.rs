@@ -1,0 +1,317 @@
+//! Every operation of the CPU backend, with every set of features that this machine has and with one and several
+//! threads, against the reference backend.
+
+#[path = "../src/test_data.rs"]
+mod test_data;
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use muse_format::{Activation, Layout};
+use muse_kernels::{
+    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, Linear, ReferenceBackend, Span,
+    Tensor,
+};
+use test_data::{Random, quantized_bytes};
+
+const EPSILON: f64 = f32::EPSILON as f64;
+
+fn each_backend(test: impl Fn(&mut CpuBackend)) {
+    for features in Features::detect().and_weaker() {
+        for threads in [1, 3] {
+            test(&mut CpuBackend::with_features(threads, features));
+        }
+    }
+}
+
+fn tensor(layout: Layout, rows: usize, cols: usize, random: &mut Random) -> Tensor {
+    let values = |random: &mut Random| random.normal(rows * cols);
+    let bytes: Vec<u8> = match layout {
+        Layout::F32 => return Tensor::from_f32(rows, cols, values(random)),
+        Layout::F16 => values(random).iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        Layout::Bf16 => values(random).iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+        _ => quantized_bytes(layout, rows, cols, random),
+    };
+    let len = bytes.len();
+    Tensor::new(layout, rows, cols, Arc::new(bytes), 0..len).unwrap()
+}
+
+fn vector(values: Vec<f32>) -> Tensor {
+    Tensor::from_f32(1, values.len(), values)
+}
+
+fn layouts() -> Vec<Layout> {
+    let of = |group| [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }];
+    [Layout::F32, Layout::F16, Layout::Bf16]
+        .into_iter()
+        .chain([32, 64, 128].into_iter().flat_map(of))
+        .collect()
+}
+
+/// The sum of `|w * x|` for each output of a product, where a quantized weight is `scale * q + offset` and each of the
+/// two parts counts by itself: the rounding of the one does not cancel with that of the other. A part is at most
+/// 16 times `|w|` plus `|offset|`, so the parts are found by asking the reference for absolute values.
+fn magnitudes(weight: &Tensor, x: &[f32], tokens: usize) -> Vec<f64> {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut table = vec![0.0; cols];
+    let mut sums = vec![0.0; tokens * rows];
+    for row in 0..rows {
+        ReferenceBackend::new().embed(&mut table, weight, &[row as u32], 1.0).unwrap();
+        // 0.34 bounds the offsets of `quantized_bytes`; an offset's own part adds at most twice its size.
+        let extra = if matches!(weight.layout(), Layout::Q4Asym { .. }) { 2.0 * 0.34 } else { 0.0 };
+        for (t, x) in x.chunks_exact(cols).take(tokens).enumerate() {
+            let terms = table.iter().zip(x).map(|(w, x)| (f64::from(w.abs()) + extra) * f64::from(x.abs()));
+            sums[t * rows + row] = terms.sum();
+        }
+    }
+    sums
+}
+
+#[test]
+fn linear_agrees() {
+    let mut random = Random::new(10);
+    for layout in layouts() {
+        for (rows, cols, tokens) in [
+            (1, 1, 1),
+            (15, 31, 2),
+            (16, 32, 1),
+            (17, 33, 3),
+            (33, 64, 5),
+            (1, 172, 17),
+            (33, 172, 1),
+            (17, 576, 2),
+            (48, 576, 65),
+            (200, 64, 1),
+        ] {
+            let weights =
+                [tensor(layout, rows, cols, &mut random), tensor(Layout::F32, 5, cols, &mut random)];
+            let bias = vector(random.normal(rows));
+            let x = random.normal(tokens * cols + 3);
+            let run = |backend: &mut dyn FnMut(&mut Vec<f32>, &mut Vec<f32>)| {
+                let (mut first, mut second) = (vec![f32::NAN; tokens * rows], vec![f32::NAN; tokens * 5 + 1]);
+                backend(&mut first, &mut second);
+                (first, second)
+            };
+            macro_rules! linear {
+                ($backend:expr) => {
+                    run(&mut |first, second| {
+                        let mut products = [
+                            Linear { out: first, weight: &weights[0], bias: Some(&bias) },
+                            Linear { out: second, weight: &weights[1], bias: None },
+                        ];
+                        $backend.linear(&x, tokens, &mut products).unwrap();
+                    })
+                };
+            }
+            let expected = linear!(ReferenceBackend::new());
+            let bounds = [magnitudes(&weights[0], &x, tokens), magnitudes(&weights[1], &x, tokens)];
+            each_backend(|cpu| {
+                let actual = linear!(cpu);
+                let case = format!("{} {layout} {rows} x {cols}, {tokens} tokens", cpu.describe());
+                // `cols` additions of products, and up to 6 roundings of a group's scales and of the bias. The
+                // integers of activations differ from them by half a step: |q * scale| <= 1.5 |x| where q is not 0.
+                let close =
+                    |actual: &[f32], expected: &[f32], magnitude: &[f64], bias: &dyn Fn(usize) -> f64| {
+                        for i in 0..magnitude.len() {
+                            let bound = (cols + 8) as f64 * EPSILON * (1.5 * magnitude[i] + bias(i));
+                            let error = (f64::from(actual[i]) - f64::from(expected[i])).abs();
+                            assert!(error <= bound, "{case}: {i} is {}, not {}", actual[i], expected[i]);
+                        }
+                    };
+                close(&actual.0, &expected.0, &bounds[0], &|i| f64::from(bias.f32()[i % rows].abs()));
+                close(&actual.1, &expected.1, &bounds[1], &|_| 0.0);
+                assert!(actual.1[tokens * 5].is_nan(), "{case}: wrote past the batch");
+            });
+        }
+    }
+}
+
+#[test]
+fn embed_and_gather_are_exact() {
+    let mut random = Random::new(11);
+    for layout in layouts() {
+        for (rows, cols) in [(1, 1), (17, 33), (40, 172)] {
+            let table = tensor(layout, rows, cols, &mut random);
+            let tokens: Vec<u32> = (0..9).map(|_| random.int(0, rows as i32 - 1) as u32).collect();
+            let mut expected = vec![f32::NAN; tokens.len() * cols];
+            ReferenceBackend::new().embed(&mut expected, &table, &tokens, 1.5).unwrap();
+            each_backend(|cpu| {
+                let mut actual = vec![f32::NAN; tokens.len() * cols];
+                cpu.embed(&mut actual, &table, &tokens, 1.5).unwrap();
+                assert_eq!(actual, expected, "{layout} {rows} x {cols}");
+                let mut rows = vec![0.0; 2 * cols];
+                cpu.gather(&mut rows, &actual, &[8, 0], cols).unwrap();
+                assert_eq!(rows, [&expected[8 * cols..], &expected[..cols]].concat());
+            });
+        }
+    }
+}
+
+/// Two sequences in one batch: a long prompt in slot 2 and the next token of slot 0.
+fn spans(start: u32, len: u32) -> [Span; 2] {
+    [Span { slot: 2, start, len }, Span { slot: 0, start: start + len, len: 1 }]
+}
+
+struct AttentionCase {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    start: u32,
+    len: u32,
+    window: Option<u32>,
+    softcap: Option<f32>,
+    capacity: u32,
+}
+
+impl AttentionCase {
+    fn shape(&self) -> AttentionShape {
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let Self { heads, kv_heads, head_dim, window, softcap, .. } = *self;
+        AttentionShape { heads, kv_heads, head_dim, scale, window, softcap }
+    }
+
+    /// Fills a cache up to the batch, stores the batch and attends; the same inputs for every backend.
+    fn run<B: Backend<Buffer = Vec<f32>>>(&self, backend: &mut B, dtype: CacheDtype) -> Vec<f32> {
+        let mut random = Random::new(12);
+        let Self { heads, kv_heads, head_dim, capacity, start, len, .. } = *self;
+        let mut cache = backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim }).unwrap();
+        let width = (kv_heads * head_dim) as usize;
+        for p in 0..start + len {
+            let (k, v) = (random.normal(2 * width), random.normal(2 * width));
+            let span = |slot, start| Span { slot, start, len: 1 };
+            let both = [span(2, p), span(0, p)];
+            backend.store(&mut cache, &k, &v, if p < start { &both } else { &both[1..] }).unwrap();
+        }
+        let spans = spans(start, len);
+        let tokens = len as usize + 1;
+        let (k, v) = (random.normal(tokens * width), random.normal(tokens * width));
+        backend.store(&mut cache, &k, &v, &spans).unwrap();
+        let size = tokens * (heads * head_dim) as usize;
+        let (q, mut out) = (random.normal(size), vec![f32::NAN; size]);
+        backend.attention(&mut out, &q, &cache, &spans, &self.shape()).unwrap();
+        out
+    }
+}
+
+/// Inputs are within 6 of 0 (a sum of 12 uniform ones). A score is a sum of `head_dim` terms, each within 36 and 1 in the
+/// mean, so it errs by less than `(head_dim + 3) * eps * head_dim * scale`; with a soft cap by `4 * eps * cap` more. The
+/// weights then err by twice that, relatively, and by the `positions + 8` roundings of their sum and of the values' sum;
+/// the values are within 6.
+fn attention_bound(case: &AttentionCase) -> f64 {
+    let head_dim = f64::from(case.head_dim);
+    let positions = f64::from(case.start + case.len + 1);
+    let score = (head_dim + 3.0) * EPSILON * head_dim.sqrt()
+        + case.softcap.map_or(0.0, |cap| 4.0 * EPSILON * f64::from(cap));
+    (2.0 * score + 2.0 * (positions + 8.0) * EPSILON) * 6.0
+}
+
+#[test]
+fn attention_agrees() {
+    let base = AttentionCase {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        start: 0,
+        len: 5,
+        window: None,
+        softcap: None,
+        capacity: 400,
+    };
+    let cases = [
+        AttentionCase { len: 1, ..base },
+        AttentionCase { len: 16, ..base },
+        AttentionCase { start: 127, len: 33, ..base },
+        AttentionCase { heads: 9, kv_heads: 3, head_dim: 64, start: 255, len: 1, ..base },
+        AttentionCase { heads: 9, kv_heads: 3, head_dim: 64, start: 3, len: 40, ..base },
+        AttentionCase { heads: 1, kv_heads: 1, head_dim: 80, start: 300, len: 17, ..base },
+        AttentionCase { heads: 2, kv_heads: 1, head_dim: 2, start: 20, len: 17, ..base },
+        AttentionCase { heads: 10, kv_heads: 1, head_dim: 6, start: 20, len: 3, softcap: Some(2.0), ..base },
+        AttentionCase { start: 90, len: 20, window: Some(7), ..base },
+        AttentionCase { start: 90, len: 20, window: Some(17), capacity: 36, ..base },
+        AttentionCase { start: 777, len: 5, window: Some(150), capacity: 160, softcap: Some(20.0), ..base },
+        AttentionCase { start: 10, len: 1, window: Some(1), ..base },
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        for dtype in [CacheDtype::F16, CacheDtype::F32] {
+            let expected = case.run(&mut ReferenceBackend::new(), dtype);
+            each_backend(|cpu| {
+                let actual = case.run(cpu, dtype);
+                for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                    let error = (f64::from(*actual) - f64::from(*expected)).abs();
+                    let bound = attention_bound(case);
+                    let name = cpu.describe();
+                    assert!(error <= bound, "case {i} {dtype:?} {name}: {n} is {actual}, not {expected}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn rope_agrees_and_notices_a_new_batch() {
+    let mut random = Random::new(13);
+    let tables = [vector(vec![1.0, 0.3, 0.01]), vector(vec![0.5])];
+    let inputs: Vec<(Vec<f32>, u32, usize)> =
+        (0..4).map(|i| (random.normal(21 * 3 * 8), i / 2 * 1000, i as usize % 2)).collect();
+    each_backend(|cpu| {
+        for (x, start, table) in &inputs {
+            let run = |backend: &mut dyn FnMut(&mut Vec<f32>)| {
+                let mut x = x.clone();
+                backend(&mut x);
+                x
+            };
+            let (table, spans) = (&tables[*table], spans(*start, 20));
+            let expected = run(&mut |x| ReferenceBackend::new().rope(x, table, &spans, 3, 8).unwrap());
+            let actual = run(&mut |x| cpu.rope(x, table, &spans, 3, 8).unwrap());
+            for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                // A sine, a product and a sum each round once; inputs are within 6.
+                let error = (f64::from(*actual) - f64::from(*expected)).abs();
+                assert!(error <= 4.0 * EPSILON * 12.0, "{i} is {actual}, not {expected}");
+            }
+        }
+    });
+}
+
+#[test]
+fn row_operations_agree() {
+    let mut random = Random::new(14);
+    for (rows, cols) in [(1, 1), (3, 17), (40, 576)] {
+        let weight = vector(random.normal(cols));
+        let len = rows * cols;
+        let (x, y) = (random.normal(len), random.normal(len));
+        let within = |actual: &[f32], expected: &[f32], bound: &dyn Fn(f64) -> f64, case: &str| {
+            for (actual, expected) in actual.iter().zip(expected).map(|(a, e)| (f64::from(*a), f64::from(*e)))
+            {
+                let error = (actual - expected).abs();
+                assert!(error <= bound(expected), "{case} {rows} x {cols}: {actual}, not {expected}");
+            }
+        };
+        each_backend(|cpu| {
+            let mut reference = ReferenceBackend::new();
+            let (mut a, mut e) = (vec![f32::NAN; len], vec![f32::NAN; len]);
+            cpu.rms_norm(&mut a, &x, &weight, rows, 1e-5).unwrap();
+            reference.rms_norm(&mut e, &x, &weight, rows, 1e-5).unwrap();
+            // Half of the `cols` roundings of a sum, halved by the root, and 7 operations.
+            within(&a, &e, &|e| (cols as f64 / 4.0 + 7.0) * EPSILON * e.abs(), "norm");
+            let mut in_place = x.clone();
+            cpu.rms_norm_in_place(&mut in_place, &weight, rows, 1e-5).unwrap();
+            assert_eq!(in_place, a);
+
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let (mut a, mut e) = (x.clone(), x.clone());
+                cpu.glu(&mut a, &y, len, activation).unwrap();
+                reference.glu(&mut e, &y, len, activation).unwrap();
+                // 8 ulp, and the argument of exp, below 2 * 0.8 * (6 + 0.045 * 216) = 25, errs by 3 half ulps.
+                within(&a, &e, &|e| 48.0 * EPSILON * e.abs(), "glu");
+            }
+            let (mut a, mut e) = (x.clone(), x.clone());
+            cpu.scale_and_cap(&mut a, len, 3.0, Some(5.0)).unwrap();
+            reference.scale_and_cap(&mut e, len, 3.0, Some(5.0)).unwrap();
+            within(&a, &e, &|_| 4.5 * EPSILON * 5.0, "cap");
+            let (mut a, mut e) = (x.clone(), x.clone());
+            cpu.add(&mut a, &y, len - 1).unwrap();
+            reference.add(&mut e, &y, len - 1).unwrap();
+            assert_eq!(a, e);
+        });
+    }
+}
