@@ -18,6 +18,7 @@ const EXAMPLES: &str = "Examples:
   muse-quantize convert SmolLM2-135M-Instruct.Q4_1.gguf -o smol.muse
   muse-quantize inspect smol.muse --tensors
   muse-quantize verify smol.muse
+  muse-quantize eval generate smol.muse --tokens \"1 2 3\" --count 20
 
 Exit status: 0 success, 1 error, 2 wrong usage.";
 
@@ -29,6 +30,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check every hash of a .muse file
     Verify(Verify),
+    /// Ask a .muse file's model
+    Eval(Eval),
     /// Write a shell's completion script to standard output
     Completions { shell: clap_complete::Shell },
     /// Write manual pages into a folder
@@ -110,6 +113,102 @@ pub struct Verify {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = EVAL_EXAMPLES)]
+pub struct Eval {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+const EVAL_EXAMPLES: &str = "Examples:
+  muse-quantize eval logits smol.muse --tokens \"1 2 3\" --json
+  muse-quantize eval generate smol.muse --tokens \"1 2 3\" --count 20 --json
+  muse-quantize eval perplexity smol.muse --text page.txt --context 512
+  muse-quantize eval kl smol-f32.muse smol.muse --text page.txt";
+
+#[derive(Subcommand)]
+pub enum What {
+    /// Logits after one position of a list of tokens
+    Logits {
+        file: PathBuf,
+        /// Token ids, separated by blanks
+        #[arg(long, value_parser = tokens)]
+        tokens: Tokens,
+        /// The position, from 0 [default: the last]
+        #[arg(long)]
+        position: Option<u64>,
+        #[command(flatten)]
+        common: EvalCommon,
+    },
+    /// Tokens that follow, always the likeliest
+    Generate {
+        file: PathBuf,
+        /// Token ids, separated by blanks
+        #[arg(long, value_parser = tokens)]
+        tokens: Tokens,
+        /// How many; stop ids do not end it
+        #[arg(long)]
+        count: u32,
+        #[command(flatten)]
+        common: EvalCommon,
+    },
+    /// How well a model predicts a text, in windows of --context tokens
+    Perplexity {
+        file: PathBuf,
+        #[command(flatten)]
+        text: TextArgs,
+        #[command(flatten)]
+        common: EvalCommon,
+    },
+    /// How far a model's predictions are from a reference's, in nats a token
+    Kl {
+        reference: PathBuf,
+        file: PathBuf,
+        #[command(flatten)]
+        text: TextArgs,
+        #[command(flatten)]
+        common: EvalCommon,
+    },
+}
+
+#[derive(Args)]
+pub struct TextArgs {
+    /// A file of UTF-8 text
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens of a window
+    #[arg(long, default_value = "512")]
+    pub context: u32,
+}
+
+#[derive(Args)]
+pub struct EvalCommon {
+    /// Which kernels: cpu is the fastest, reference the definition
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub backend: Backend,
+    /// Threads [default: one a core]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    Cpu,
+    Reference,
+}
+
+/// Ids of one argument.
+#[derive(Clone)]
+pub struct Tokens(pub Vec<u32>);
+
+fn tokens(text: &str) -> Result<Tokens, String> {
+    let ids: Result<_, _> = text.split_whitespace().map(str::parse).collect();
+    ids.map(Tokens).map_err(|e| format!("token ids are whole numbers separated by blanks: {e}"))
 }
 
 fn bits(text: &str) -> Result<Bits, String> {

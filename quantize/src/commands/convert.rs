@@ -1,5 +1,3 @@
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,6 +9,7 @@ use muse_quantize::families::{self, Import};
 use muse_quantize::policy::{Bits, Policy};
 use muse_quantize::report::Report;
 use muse_quantize::text;
+use muse_runtime::Mapped;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::output::{self, Output};
@@ -101,11 +100,8 @@ fn write(
     let output = Output::create(&args.output, convert::file_len(jobs, meta), args.force)?;
     let path = args.output.display().to_string();
     let (writer, done) = convert::write(output.writer()?, &path, checkpoint, jobs, meta, watch)?;
-    let bytes = length(writer.get_ref(), output.temporary())?;
+    // What was written is what a runtime would load, or it does not get its name.
+    let bytes = Mapped::open(output.temporary())?.bytes().len() as u64;
     output.finish(writer)?;
     Ok((done, bytes))
-}
-
-fn length(file: &File, path: &Path) -> Result<u64, Failure> {
-    Ok(file.metadata().map_err(|e| at(path, &e))?.len())
 }

@@ -2,6 +2,7 @@ use std::fmt::Write;
 
 use muse_format::{File, Generation, Provenance, Spec, Text};
 use muse_quantize::report::{LayoutRow, layouts};
+use muse_runtime::Mapped;
 use serde::Serialize;
 
 use super::{Failure, at, print, print_json};
@@ -41,8 +42,9 @@ fn hex(hash: &[u8]) -> String {
 }
 
 pub fn run(args: &Inspect) -> Result<(), Failure> {
-    let bytes = std::fs::read(&args.file).map_err(|e| at(&args.file, &e))?;
-    let file = File::parse(&bytes).map_err(|e| at(&args.file, &e))?;
+    let mapped = Mapped::open(&args.file)?;
+    let bytes = mapped.bytes();
+    let file = File::parse(bytes).map_err(|e| at(&args.file, &e))?;
     let weights = |t: &muse_format::TensorRef<'_>| t.rows * t.cols;
     let rows = file.tensors().iter().filter(|_| args.tensors).map(|t| Row {
         name: t.name.into(),

@@ -1,6 +1,7 @@
 //! One file per subcommand. Results go to standard output, everything else to standard error.
 
 mod convert;
+mod eval;
 mod inspect;
 mod output;
 mod verify;
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "muse-quantize", &mut script);

@@ -44,6 +44,11 @@ pub(super) struct Config<'a> {
     asked: RefCell<BTreeSet<String>>,
 }
 
+/// A number above zero that f32 can hold.
+fn above_zero(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|n| *n as f32 > 0.0 && (*n as f32).is_finite())
+}
+
 impl<'a> Config<'a> {
     pub fn new(map: &'a Map<String, Value>) -> Self {
         Self { map, path: String::new(), asked: RefCell::default() }
@@ -83,9 +88,12 @@ impl<'a> Config<'a> {
     }
 
     pub fn f64(&self, key: &str) -> Result<Option<f64>, ImportError> {
-        self.typed(key, "it must be a number above zero", |v| {
-            v.as_f64().filter(|n| n.is_finite() && *n > 0.0 && (*n as f32).is_finite() && *n as f32 > 0.0)
-        })
+        self.typed(key, "it must be a number above zero", above_zero)
+    }
+
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, ImportError> {
+        let rule = "it must be a list of numbers above zero";
+        self.typed(key, rule, |v| v.as_array()?.iter().map(above_zero).collect())
     }
 
     pub fn bool(&self, key: &str, default: bool) -> Result<bool, ImportError> {

@@ -132,6 +132,11 @@ impl Family {
             let uses = |a: &&Attention| a.rope == Some(index);
             let user = spec.layers.iter().map(|l| &l.attention).find(uses).expect("a table has a user");
             let values = ropes[index as usize].frequencies(user.head_dim);
+            let values = values.ok_or_else(|| ImportError::Config {
+                key: "rope_scaling.factors".into(),
+                value: "a shorter list".into(),
+                rule: format!("a head of {} needs {} factors", user.head_dim, user.head_dim / 2),
+            })?;
             return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
         }
         let theirs = self.their_name(&name);

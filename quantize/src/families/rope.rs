@@ -7,17 +7,26 @@ use super::config::Config;
 use crate::checkpoint::ImportError;
 
 /// What tells one table from another.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rope {
     theta: f64,
     scaling: Scaling,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Scaling {
     None,
-    Linear { factor: f32 },
-    Llama3 { factor: f32, low: f64, high: f64, original_context: f64 },
+    Linear {
+        factor: f32,
+    },
+    Llama3 {
+        factor: f32,
+        low: f64,
+        high: f64,
+        original_context: f64,
+    },
+    /// What each frequency is divided by: a GGUF carries the rule of Llama 3 as its result.
+    Factors(Vec<f32>),
 }
 
 impl Rope {
@@ -59,6 +68,10 @@ impl Rope {
                 }
                 Scaling::Llama3 { factor: need("factor")? as f32, low, high, original_context }
             }
+            "factors" => {
+                let factors = object.numbers("factors")?.unwrap_or_default();
+                Scaling::Factors(factors.into_iter().map(|f| f as f32).collect())
+            }
             _ => {
                 let key = if object.has("rope_type") { "rope_type" } else { "type" };
                 return Err(object.refuse(key, "supported are default, linear and llama3"));
@@ -68,32 +81,33 @@ impl Rope {
         Ok(Self { theta, scaling })
     }
 
-    /// `head_dim / 2` inverse frequencies.
-    pub fn frequencies(&self, head_dim: u32) -> Vec<f32> {
+    /// `head_dim / 2` inverse frequencies; `None` where the config lists another number of factors.
+    pub fn frequencies(&self, head_dim: u32) -> Option<Vec<f32>> {
         // The power is rounded once from f64: the nearest f32 to what any f32 library should give.
         let plain = |i: u32| {
             let exponent = (2 * i) as f32 / head_dim as f32;
             1.0 / f64::from(self.theta as f32).powf(f64::from(exponent)) as f32
         };
-        (0..head_dim / 2).map(|i| self.scaling.apply(plain(i))).collect()
+        (0..head_dim / 2).map(|i| self.scaling.apply(i as usize, plain(i))).collect()
     }
 }
 
 impl Scaling {
-    fn apply(self, frequency: f32) -> f32 {
+    fn apply(&self, index: usize, frequency: f32) -> Option<f32> {
         match self {
-            Scaling::None => frequency,
-            Scaling::Linear { factor } => frequency / factor,
+            Scaling::None => Some(frequency),
+            Scaling::Linear { factor } => Some(frequency / factor),
+            Scaling::Factors(factors) => Some(frequency / factors.get(index)?),
             Scaling::Llama3 { factor, low, high, original_context } => {
                 let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
                 if wavelength > (original_context / low) as f32 {
-                    return frequency / factor;
+                    return Some(frequency / factor);
                 }
                 if wavelength < (original_context / high) as f32 {
-                    return frequency;
+                    return Some(frequency);
                 }
-                let smooth = (original_context as f32 / wavelength - low as f32) / (high - low) as f32;
-                (1.0 - smooth) * frequency / factor + smooth * frequency
+                let smooth = (*original_context as f32 / wavelength - *low as f32) / (high - low) as f32;
+                Some((1.0 - smooth) * frequency / factor + smooth * frequency)
             }
         }
     }

@@ -1,0 +1,108 @@
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use muse_runtime::{
+    BackendChoice, ChatOptions, Engine, LoadOptions, Message, Text, TextDecoder, TextError, eval,
+};
+use serde_json::json;
+
+use super::{Failure, at, print, print_json};
+use crate::cli::{Backend, Eval, EvalCommon, TextArgs, What};
+
+/// Logits printed without --json.
+const TOP: usize = 10;
+
+pub fn run(args: &Eval) -> Result<(), Failure> {
+    match &args.what {
+        What::Logits { file, tokens, position, common } => {
+            logits(&mut *load(file, common, tokens.0.len())?, &tokens.0, *position, common.json)
+        }
+        What::Generate { file, tokens, count, common } => {
+            let mut engine = load(file, common, tokens.0.len() + *count as usize)?;
+            let generated = eval::generate(&mut *engine, &tokens.0, *count)?;
+            if common.json {
+                return print_json(&json!({ "tokens": generated }));
+            }
+            let ids: Vec<_> = generated.iter().map(u32::to_string).collect();
+            print(&format!("{}\n", ids.join(" ")))
+        }
+        What::Perplexity { file, text, common } => {
+            let mut engine = load(file, common, text.context as usize)?;
+            let result = eval::perplexity(&mut *engine, &read(text)?, text.context)?;
+            if common.json {
+                return print_json(&result);
+            }
+            let eval::Perplexity { perplexity, nll, tokens, windows, context } = result;
+            print(&format!(
+                "perplexity {perplexity:.4} ({nll:.5} nats a token) over {tokens} tokens, {windows} windows of {context}\n"
+            ))
+        }
+        What::Kl { reference, file, text, common } => {
+            let mut first = load(reference, common, text.context as usize)?;
+            let mut second = load(file, common, text.context as usize)?;
+            let result = eval::kl(&mut *first, &mut *second, &read(text)?, text.context)?;
+            if common.json {
+                return print_json(&result);
+            }
+            let eval::Divergence { mean_kl, max_kl, top1_agreement, positions, .. } = result;
+            let percent = 100.0 * top1_agreement;
+            print(&format!(
+                "divergence {mean_kl:.6} nats a token, {max_kl:.4} at most; same first choice {percent:.2} % of {positions} positions\n"
+            ))
+        }
+    }
+}
+
+fn logits(engine: &mut dyn Engine, tokens: &[u32], position: Option<u64>, json: bool) -> Result<(), Failure> {
+    let logits = eval::logits(engine, tokens, position)?;
+    let position = position.unwrap_or(tokens.len() as u64 - 1);
+    if json {
+        // One line: a vocabulary of numbers is for programs.
+        let text = serde_json::to_string(&json!({ "position": position, "logits": logits }))?;
+        return print(&format!("{text}\n"));
+    }
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    let rows: String = ids.iter().take(TOP).map(|id| format!("{id:>8} {:>12.6}\n", logits[*id])).collect();
+    print(&format!("position {position}\n   token        logit\n{rows}"))
+}
+
+fn read(text: &TextArgs) -> Result<String, Failure> {
+    fs::read_to_string(&text.text).map_err(|e| at(&text.text, &e).into())
+}
+
+/// A model with room for `positions`, or for as many as it was trained for.
+fn load(path: &Path, common: &EvalCommon, positions: usize) -> Result<Box<dyn Engine>, Failure> {
+    let mapped = muse_runtime::Mapped::open(path)?;
+    let positions = u32::try_from(positions).unwrap_or(u32::MAX);
+    let options = LoadOptions {
+        context: Some(positions.clamp(1, mapped.spec.context)),
+        // As many rows of logits as windows can use at once without taking much memory.
+        logit_rows: Some(32),
+        threads: common.threads,
+        backend: match common.backend {
+            Backend::Cpu => BackendChoice::Cpu,
+            Backend::Reference => BackendChoice::Reference,
+        },
+        ..LoadOptions::default()
+    };
+    Ok(muse_runtime::load_mapped(&mapped, &options, Arc::new(TokensOnly))?)
+}
+
+/// Evaluation by ids needs no tokenizer.
+struct TokensOnly;
+
+impl Text for TokensOnly {
+    fn encode(&self, _: &str) -> Result<Vec<u32>, TextError> {
+        Err(TextError::Encode("this command takes token ids".into()))
+    }
+
+    fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
+        Err(TextError::Encode("this command takes token ids".into()))
+    }
+
+    fn decoder(&self) -> Box<dyn TextDecoder> {
+        unreachable!("evaluation never decodes")
+    }
+}
