@@ -1,8 +1,9 @@
 //! What others wrote, seen one way: a [`Checkpoint`] has Hugging Face names and keys whatever its file format.
 //!
-//! `safetensors.rs` reads a Hugging Face folder, `gguf.rs` reads a GGUF and translates its names and metadata. Both
+//! `safetensors.rs` reads a Hugging Face folder, `gguf/` reads a GGUF and translates its names and metadata. Both
 //! read hostile input: every length is checked before it is used, and memory is bounded by what the file holds.
 
+pub mod gguf;
 pub mod safetensors;
 
 use std::collections::BTreeMap;
@@ -83,16 +84,13 @@ pub struct Checkpoint {
 /// Opens a checkpoint of either kind: a Hugging Face folder or a GGUF file.
 ///
 /// # Errors
-/// See [`safetensors::open`].
+/// See [`safetensors::open`] and [`gguf::open`].
 pub fn open(path: &Path) -> Result<Checkpoint, ImportError> {
     let io = |source| ImportError::Io { path: path.display().to_string(), source };
     if std::fs::metadata(path).map_err(io)?.is_dir() {
         return safetensors::open(path);
     }
-    Err(ImportError::Malformed {
-        file: path.display().to_string(),
-        problem: "is not a folder: pass the folder that holds config.json and the weights".into(),
-    })
+    gguf::open(path)
 }
 
 /// Why a checkpoint cannot be imported.
