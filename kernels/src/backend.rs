@@ -109,6 +109,12 @@ pub trait Backend {
     /// Allocates `len` zeroed f32.
     fn buffer(&mut self, len: usize) -> Result<Self::Buffer, BackendError>;
 
+    /// Makes room for [`linear`](Self::linear) of `tokens` rows of at most `cols`, so that no step has to.
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+        let _ = (tokens, cols);
+        Ok(())
+    }
+
     /// Allocates the keys and values of one layer.
     fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
 

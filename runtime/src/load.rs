@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use muse_format::{FormatError, Role};
-use muse_kernels::{BackendError, CacheDtype, ReferenceBackend};
+use muse_kernels::{BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
 use crate::model::Model;
 use crate::plan::OverBudget;
@@ -15,6 +15,8 @@ pub const TARGET: &str = "cpu";
 
 /// A board of this build's target, for the command in [`LoadError::Target`].
 const BOARD: &str = if cfg!(target_arch = "x86_64") { "x86-64" } else { "generic-arm64" };
+
+const THREADS_MAX: usize = 256;
 
 /// Which kernels run a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,14 +110,26 @@ pub fn load_mapped(
 ) -> Result<Box<dyn Engine>, LoadError> {
     check_target(mapped)?;
     let plan = plan(mapped, options)?;
+    if let Some(threads) = options.threads.filter(|n| !(1..=THREADS_MAX).contains(n)) {
+        let rule = "one for each core that may be used";
+        return Err(LoadError::Option {
+            name: "threads",
+            value: threads as u64,
+            max: THREADS_MAX as u64,
+            rule,
+        });
+    }
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
             Ok(Box::new(Model::new(mapped, ReferenceBackend::new(), name, &plan, text)?))
         }
         BackendChoice::Cpu => {
-            let name = "reference".to_owned();
-            Ok(Box::new(Model::new(mapped, ReferenceBackend::new(), name, &plan, text)?))
+            let threads =
+                options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+            let backend = CpuBackend::new(threads.unwrap_or(1));
+            let name = backend.describe();
+            Ok(Box::new(Model::new(mapped, backend, name, &plan, text)?))
         }
     }
 }

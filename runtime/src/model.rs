@@ -118,6 +118,7 @@ pub struct State<B: Backend> {
 
 impl<B: Backend> State<B> {
     fn new(backend: &mut B, plan: &Plan) -> Result<Self, BackendError> {
+        backend.reserve(plan.batch_tokens as usize, plan.input_width)?;
         let BufferLens { x, y, q, k, v, mix, gate, up, logits } = plan.buffers;
         Ok(Self {
             x: backend.buffer(x)?,

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use muse_format::{Layer, Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape};
+use muse_kernels::{CacheDtype, CacheShape, CpuBackend, TILE_POSITIONS};
 use serde::Serialize;
 
-use crate::{LoadError, LoadOptions};
+use crate::{BackendChoice, LoadError, LoadOptions};
 
 /// Positions a slot gets where the caller does not say: what chats need, not what a model could hold.
 pub const CONTEXT_DEFAULT: u32 = 8192;
@@ -27,10 +27,16 @@ pub struct BufferLens {
     pub logits: usize,
 }
 
+/// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
+fn widest_input(spec: &Spec) -> u32 {
+    let inputs = |l: &Layer| [l.attention.heads * l.attention.head_dim, l.ffn.dim];
+    spec.layers.iter().flat_map(inputs).chain([spec.dim]).max().unwrap_or(0)
+}
+
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// `weights`, `activations`, `logits` or `cache`.
+    /// `weights`, `activations`, `scratch`, `logits` or `cache`.
     pub what: &'static str,
     /// Shape and type, for people.
     pub shape: String,
@@ -54,6 +60,9 @@ pub struct Plan {
     pub items: Vec<Item>,
     #[serde(skip)]
     pub buffers: BufferLens,
+    /// Widest input of a matrix product.
+    #[serde(skip)]
+    pub input_width: usize,
     /// One a layer.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
@@ -67,12 +76,14 @@ struct Dims {
     batch_tokens: u32,
     logit_rows: u32,
     dtype: CacheDtype,
+    backend: BackendChoice,
 }
 
-/// Positions that a layer keeps: all, or a ring that still holds the whole window of the first row of the largest
-/// batch after the last row is stored.
+/// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window of the first row
+/// of the largest batch after the last row is stored.
 fn capacity(layer: &Layer, d: Dims) -> u32 {
-    layer.attention.window.map_or(d.context, |w| d.context.min(w.saturating_add(d.batch_tokens - 1)))
+    let needed = layer.attention.window.map_or(d.context, |w| d.context.min(w + d.batch_tokens - 1));
+    needed.next_multiple_of(TILE_POSITIONS as u32)
 }
 
 fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
@@ -85,8 +96,9 @@ fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
 fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
     let layer = |layer: &Layer| {
         let shape = cache_shape(layer, d);
-        let position = CacheShape { slots: 1, capacity: 1, ..shape }.byte_len();
-        u128::from(shape.slots) * u128::from(shape.capacity) * u128::from(position)
+        let tile = CacheShape { slots: 1, capacity: TILE_POSITIONS as u32, ..shape }.byte_len();
+        let tiles = u128::from(shape.slots) * u128::from(shape.capacity / TILE_POSITIONS as u32);
+        tiles * u128::from(tile)
     };
     spec.layers.iter().map(layer).sum()
 }
@@ -102,9 +114,18 @@ fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 9] {
     [rows(spec.dim), rows(spec.dim), rows(q), rows(kv), rows(kv), rows(q), rows(ffn), rows(ffn), logits]
 }
 
+/// Bytes of quantized activations, which the reference backend does not keep.
+fn scratch_bytes(spec: &Spec, d: Dims) -> u64 {
+    match d.backend {
+        BackendChoice::Cpu => CpuBackend::reserved_bytes(d.batch_tokens.into(), widest_input(spec).into()),
+        BackendChoice::Reference => 0,
+    }
+}
+
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 fn working_bytes(spec: &Spec, d: Dims) -> u128 {
-    4 * u128::from(buffer_lens(spec, d).iter().sum::<u64>()) + cache_bytes(spec, d)
+    let buffers = 4 * buffer_lens(spec, d).iter().sum::<u64>() + scratch_bytes(spec, d);
+    u128::from(buffers) + cache_bytes(spec, d)
 }
 
 fn checked(name: &'static str, value: u32, max: u32, rule: &'static str) -> Result<u32, LoadError> {
@@ -136,6 +157,7 @@ impl Plan {
             slots,
             batch_tokens,
             logit_rows: options.logit_rows.unwrap_or(slots).clamp(slots, batch_tokens),
+            backend: options.backend,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
@@ -171,6 +193,9 @@ impl Plan {
             shape: format!("{name}: {rows} tokens x {} f32", len / rows),
             bytes: 4 * len,
         }));
+        let input_width = widest_input(spec);
+        let shape = format!("quantized activations: {rows} tokens x {input_width} q8");
+        items.push(Item { what: "scratch", shape, bytes: scratch_bytes(spec, d) });
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
         items.push(Item { what: "logits", shape, bytes: 4 * lens[8] });
         items.extend(cache_items(&caches, d.context));
@@ -184,6 +209,7 @@ impl Plan {
             budget_bytes,
             items,
             buffers: BufferLens { x, y, q, k, v, mix, gate, up, logits },
+            input_width: input_width as usize,
             caches,
         }
     }

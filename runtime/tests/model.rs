@@ -109,7 +109,7 @@ fn sequences_in_other_slots_change_nothing() {
 fn a_ring_answers_like_a_cache_that_keeps_everything() {
     let spec = everything();
     let tokens = Rng(13).tokens(96, spec.vocab);
-    // A batch of 96 makes every layer keep all 96 positions; of 4, the windows of 5 and 9 become rings of 8 and 12.
+    // A batch of 96 makes every layer keep all 96 positions; of 4, the windows of 5 and 13 become rings of 16.
     let mut full = engine(&spec, Layout::F32, &reference(96));
     let mut ring = engine(&spec, Layout::F32, &reference(4));
     assert!(ring.info().working_bytes < full.info().working_bytes);
@@ -148,7 +148,7 @@ fn survives(engine: &mut dyn Engine, long: &[u32], len: u32, written: u32, more:
 #[test]
 fn what_keep_keeps_is_whole_and_what_it_drops_is_lost() {
     let mut spec = everything();
-    spec.layers.remove(1); // the windows of 9 and of all remain
+    spec.layers.remove(1); // the windows of 13 and of all remain
     spec.ropes = 1;
     spec.layers[1].attention.rope = Some(0);
     let mut engine = engine(&spec, Layout::F32, &reference(3));

@@ -62,9 +62,9 @@ impl Multiply {
         ]
     }
 
-    /// Makes room for activations of `len` elements, so that no step has to.
-    pub(super) fn reserve(&mut self, len: usize) {
-        self.scratch.reserve(1, len);
+    /// See [`crate::Backend::reserve`].
+    pub(super) fn reserve(&mut self, tokens: usize, cols: usize) {
+        self.scratch.reserve(tokens, cols);
     }
 
     /// See [`crate::Backend::linear`].

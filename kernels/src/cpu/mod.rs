@@ -82,6 +82,11 @@ impl CpuBackend {
         }
     }
 
+    /// Bytes that [`Backend::reserve`] takes.
+    pub fn reserved_bytes(tokens: u64, cols: u64) -> u64 {
+        quantize::scratch_bytes(tokens, cols)
+    }
+
     /// `avx512-vnni, 2 threads`
     pub fn describe(&self) -> String {
         let threads = self.pool.threads();
@@ -116,8 +121,12 @@ impl Backend for CpuBackend {
     }
 
     fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
-        self.multiply.reserve(len);
         zeroed(len)
+    }
+
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+        self.multiply.reserve(tokens, cols);
+        Ok(())
     }
 
     fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {

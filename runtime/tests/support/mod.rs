@@ -91,7 +91,7 @@ pub fn everything() -> Spec {
     ring.attention.out_bias = true;
     let mut still = spec.layers[1].clone();
     still.attention.rope = None;
-    still.attention.window = Some(9);
+    still.attention.window = Some(13);
     still.attention.scale = 0.9;
     spec.layers.push(still);
     spec

@@ -59,6 +59,11 @@ impl<'a> Activations<'a> {
     }
 }
 
+/// Bytes of [`Scratch`] for `tokens` rows of `cols`: of each group 32 quants, a scale and a correction.
+pub(super) fn scratch_bytes(tokens: u64, cols: u64) -> u64 {
+    tokens * cols.div_ceil(GROUP as u64) * (GROUP as u64 + 4 + 4)
+}
+
 /// Memory that activations are quantized into.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
