@@ -8,6 +8,8 @@ mod weights;
 
 use muse_format::Activation;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use quantize::TINY;
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, quantize_group};

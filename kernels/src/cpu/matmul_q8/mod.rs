@@ -6,6 +6,8 @@
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
+//! | `avx512-vnni` | avx512-vnni | 16 rows a vector, `vpdpbusd` by broadcast activations |
+//! | `avx2` | avx2 | 8 rows a vector, `vpmaddubsw` by broadcast activations |
 //! | `generic` | - | one loop, 16 sums side by side |
 //!
 //! To add a variant, add a file with one `run` for each layout and a line to `VARIANTS`. The tests walk the table.
@@ -13,9 +15,15 @@
 use muse_format::{Layout, TILE_ROWS};
 
 use super::features::Features;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::features::Level;
 use super::quantize::Activations;
 use super::variant::{Supported, Variant};
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 mod generic;
 #[cfg(test)]
 mod tests;
@@ -35,11 +43,25 @@ pub(super) struct Kernel {
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
-const VARIANTS: &[Variant<Kernel>] = &[Variant {
-    name: "generic",
-    supported: |_| true,
-    run: Kernel { q8: generic::q8, q4: generic::q4, q4_asym: generic::q4_asym },
-}];
+const VARIANTS: &[Variant<Kernel>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx512-vnni",
+        supported: |f| f.has(Level::Avx512Vnni),
+        run: Kernel { q8: avx512_vnni::q8, q4: avx512_vnni::q4, q4_asym: avx512_vnni::q4_asym },
+    },
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx2",
+        supported: |f| f.has(Level::Avx2),
+        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym },
+    },
+    Variant {
+        name: "generic",
+        supported: |_| true,
+        run: Kernel { q8: generic::q8, q4: generic::q4, q4_asym: generic::q4_asym },
+    },
+];
 
 /// A kernel that this CPU can run.
 #[derive(Clone, Copy)]

@@ -2,14 +2,22 @@
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
+//! | `avx512` | avx512-vnni | a group is two vectors |
+//! | `avx2` | avx2 | a group is four vectors |
 //! | `generic` | - | the reference's own loop |
 
 use super::features::Features;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::features::Level;
 use super::output::Output;
 use super::pool::Pool;
 use super::variant::{Supported, Variant};
 pub(super) use crate::reference::GROUP;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod generic;
 #[cfg(test)]
 mod tests;
@@ -102,7 +110,13 @@ impl Scratch {
 type Run = unsafe fn(quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]);
 
 /// Fastest first; `generic` is last and runs everywhere.
-const VARIANTS: &[Variant<Run>] = &[Variant { name: "generic", supported: |_| true, run: generic::run }];
+const VARIANTS: &[Variant<Run>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx512", supported: |f| f.has(Level::Avx512Vnni), run: avx512::run },
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx2", supported: |f| f.has(Level::Avx2), run: avx2::run },
+    Variant { name: "generic", supported: |_| true, run: generic::run },
+];
 
 /// A kernel that this CPU can run.
 #[derive(Clone, Copy)]
