@@ -27,6 +27,8 @@ mod attention;
 mod elementwise;
 mod features;
 mod linear;
+#[cfg(target_arch = "x86_64")]
+mod load_x86;
 mod matmul_float;
 mod matmul_q8;
 mod output;

@@ -4,6 +4,8 @@
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
+//! | `avx512` | avx512-vnni | vectors of 16, up to 8 queries share a load |
+//! | `avx2` | avx2 | vectors of 8, up to 4 queries share a load of keys |
 //! | `generic` | - | loops over 16 positions, or 16 elements, side by side |
 //!
 //! To add a variant, add a file with `scores` and `mix` for each element type and a line to `VARIANTS`. The tests walk
@@ -13,12 +15,18 @@ use half::f16;
 
 use super::elementwise::Elementwise;
 use super::features::Features;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::features::Level;
 use super::output::Output;
 use super::pool::Pool;
 use super::variant::{Supported, Variant};
 use crate::cache::{Head, HeadCache, HostCache, TILE_POSITIONS};
 use crate::{AttentionShape, Span};
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod generic;
 #[cfg(test)]
 mod tests;
@@ -56,16 +64,40 @@ struct Kernel {
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
-const VARIANTS: &[Variant<Kernel>] = &[Variant {
-    name: "generic",
-    supported: |_| true,
-    run: Kernel {
-        scores_f32: generic::scores::<f32>,
-        scores_f16: generic::scores::<f16>,
-        mix_f32: generic::mix::<f32>,
-        mix_f16: generic::mix::<f16>,
+const VARIANTS: &[Variant<Kernel>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx512",
+        supported: |f| f.has(Level::Avx512Vnni),
+        run: Kernel {
+            scores_f32: avx512::scores::<f32>,
+            scores_f16: avx512::scores::<f16>,
+            mix_f32: avx512::mix::<f32>,
+            mix_f16: avx512::mix::<f16>,
+        },
     },
-}];
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx2",
+        supported: |f| f.has(Level::Avx2),
+        run: Kernel {
+            scores_f32: avx2::scores::<f32>,
+            scores_f16: avx2::scores::<f16>,
+            mix_f32: avx2::mix::<f32>,
+            mix_f16: avx2::mix::<f16>,
+        },
+    },
+    Variant {
+        name: "generic",
+        supported: |_| true,
+        run: Kernel {
+            scores_f32: generic::scores::<f32>,
+            scores_f16: generic::scores::<f16>,
+            mix_f32: generic::mix::<f32>,
+            mix_f16: generic::mix::<f16>,
+        },
+    },
+];
 
 /// An element type that a cache may have.
 trait Element: Copy + Into<f32> + Sync {
