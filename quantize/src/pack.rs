@@ -128,3 +128,113 @@ fn put(block: &mut BlockMut<'_>, layout: Layout, row: usize, scale: Scale, quant
         block.set_quant(row, col, i32::from(*q));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muse_format::Block;
+
+    use super::*;
+
+    const LAYOUTS: [Layout; 6] = [
+        Layout::Q8 { group: 32 },
+        Layout::Q8 { group: 128 },
+        Layout::Q4 { group: 32 },
+        Layout::Q4 { group: 64 },
+        Layout::Q4Asym { group: 32 },
+        Layout::Q4Asym { group: 128 },
+    ];
+
+    fn weight(row: usize, col: usize) -> f32 {
+        ((row * 131 + col * 71) % 257) as f32 / 128.0 - 1.0
+    }
+
+    #[test]
+    fn a_block_reads_back_what_was_quantized_and_zero_where_there_is_nothing() {
+        for layout in LAYOUTS {
+            for (rows, cols) in [(16, 128), (16, 172), (3, 33), (1, 1)] {
+                let weights: Vec<f32> = (0..rows * cols).map(|i| weight(i / cols, i % cols)).collect();
+                let (tile, loss) = quantize_tile(layout, &weights, cols).expect("weights fit");
+                assert_eq!(Some(tile.len() as u64), layout.byte_len(rows as u64, cols as u64));
+                let mut total = Loss::default();
+                for (b, bytes) in tile.chunks_exact(layout.block_bytes()).enumerate() {
+                    let block = Block::new(layout, bytes);
+                    for row in 0..TILE_ROWS {
+                        let start = b * layout.group();
+                        let held = cols.min(start + layout.group()) - start;
+                        let mut expected = vec![0i8; held];
+                        let mut scale = Scale { scale: 0, offset: 0 };
+                        if row < rows {
+                            let weights = &weights[row * cols + start..][..held];
+                            scale = quant::group(layout, weights, &mut expected).expect("weights fit");
+                        }
+                        assert_eq!((block.scale(row), block.offset(row)), (scale.scale, scale.offset));
+                        for col in 0..layout.group() {
+                            let q = expected.get(col).copied().unwrap_or(0);
+                            assert_eq!(
+                                block.quant(row, col),
+                                i32::from(q),
+                                "{layout} {rows}x{cols} ({row},{col})"
+                            );
+                        }
+                        let value = |q: &i8| {
+                            f32::from(*q) * f16::from_bits(scale.scale).to_f32()
+                                + f16::from_bits(scale.offset).to_f32()
+                        };
+                        for (col, q) in expected.iter().enumerate().filter(|_| row < rows) {
+                            total.add(Loss::of(weights[row * cols + start + col], value(q)));
+                        }
+                    }
+                }
+                // The same sums in another order: n terms, each to 2^-53 parts.
+                assert!((loss.error - total.error).abs() <= 1e-12 * total.error, "{layout} {rows}x{cols}");
+                assert!((loss.norm - total.norm).abs() <= 1e-12 * total.norm, "{layout} {rows}x{cols}");
+            }
+        }
+    }
+
+    #[test]
+    fn kept_groups_are_stored_bit_for_bit() {
+        for layout in [Layout::Q8 { group: 32 }, Layout::Q4 { group: 32 }, Layout::Q4Asym { group: 32 }] {
+            let low = match layout {
+                Layout::Q8 { .. } => -128,
+                Layout::Q4 { .. } => -8,
+                _ => 0,
+            };
+            let span = if low == -128 { 256 } else { 16 };
+            let group = |row: usize, g: usize| Group {
+                // Any bits at all, subnormals and negative ones too.
+                scale: (row * 4099 + g * 257) as u16,
+                offset: if low == 0 { (row * 523 + g) as u16 } else { 0 },
+                quants: std::array::from_fn(|i| ((row * 7 + g * 3 + i * 11) % span) as i16 as i8).map(
+                    |q: i8| {
+                        if low == -128 { q } else { q + low as i8 }
+                    },
+                ),
+            };
+            let rows: Vec<Vec<Group>> = (0..5).map(|r| (0..3).map(|g| group(r, g)).collect()).collect();
+            let tile = keep_tile(layout, &rows, 96);
+            for (g, bytes) in tile.chunks_exact(layout.block_bytes()).enumerate() {
+                let block = Block::new(layout, bytes);
+                for (row, groups) in rows.iter().enumerate() {
+                    let group = &groups[g];
+                    assert_eq!(
+                        (block.scale(row), block.offset(row)),
+                        (group.scale, group.offset),
+                        "{layout}"
+                    );
+                    for (col, q) in group.quants.iter().enumerate() {
+                        assert_eq!(block.quant(row, col), i32::from(*q), "{layout} ({row}, {col})");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_beyond_the_scale_is_named() {
+        let mut weights = vec![0.5; 3 * 40];
+        weights[2 * 40 + 35] = -1e9;
+        let error = quantize_tile(Layout::Q4 { group: 32 }, &weights, 40).expect_err("1e9 / 8 exceeds f16");
+        assert_eq!(error, TooLarge { row: 2, value: -1e9 });
+    }
+}

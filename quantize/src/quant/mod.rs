@@ -24,7 +24,7 @@ pub struct Scale {
 
 /// Quantizes one group of finite `weights`, at most [`GROUP_MAX`] and maybe fewer than the layout's group (a row's
 /// tail), to the integers that [`muse_format::Block::quant`] gives back. `None` where a scale or offset would not
-/// fit f16: weights beyond about 5e5 in 4 bits, 8e6 in 8.
+/// fit f16: weights beyond about 4.5e5 in 4 bits, 6.5e4 with an offset, 8e6 in 8 bits.
 ///
 /// # Panics
 /// If `layout` is not quantized.
@@ -93,14 +93,22 @@ impl Line {
     }
 }
 
-/// The line of least error among `candidates`, refitted by `refit` while that helps; `None` where there is none.
+/// The line of least error among `candidates`, refitted by `refit` while that helps; `None` where f16 cannot hold one
+/// of them, since what is left would clamp a weight that is too large.
 fn search(
     weights: &[f32],
     candidates: impl Iterator<Item = Option<Line>>,
     refit: impl Fn(&Line) -> Option<Line>,
 ) -> Option<Line> {
-    let scored = candidates.flatten().map(|line| (line.error(weights), line));
-    let (mut error, mut best) = scored.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let mut best: Option<(f32, Line)> = None;
+    for line in candidates {
+        let line = line?;
+        let error = line.error(weights);
+        if best.is_none_or(|(least, _)| error < least) {
+            best = Some((error, line));
+        }
+    }
+    let (mut error, mut best) = best?;
     const REFITS: usize = 3;
     for _ in 0..REFITS {
         let Some(line) = refit(&best) else { break };

@@ -6,7 +6,7 @@ use super::{Line, Scale, search};
 pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
     // At 8.0 the largest weight lands on -8. Below 8.0 the others share more steps than it needs; above, it is clamped
     // and the others get finer steps.
-    let divisors = (0..17).map(|i| 6.75 + 0.15 * i as f32);
+    let divisors = (0..21).map(|i| 7.0 + 0.125 * i as f32);
     let extreme = extreme(weights);
     let lines = divisors.map(|d| Line::new(-extreme / d, 0.0, -8.0, 7.0));
     fit(weights, lines, quants)
