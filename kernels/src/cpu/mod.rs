@@ -31,6 +31,8 @@ mod linear;
 mod load_x86;
 mod matmul_float;
 mod matmul_q8;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod output;
 mod pool;
 mod quantize;

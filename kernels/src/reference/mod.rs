@@ -8,7 +8,7 @@ mod weights;
 
 use muse_format::Activation;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use quantize::TINY;
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;

@@ -15,7 +15,7 @@ use half::f16;
 
 use super::elementwise::Elementwise;
 use super::features::Features;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "x86_64")]
 use super::features::Level;
 use super::output::Output;
 use super::pool::Pool;

@@ -8,7 +8,9 @@
 
 use muse_format::Activation;
 
-use super::features::{Features, Level};
+use super::features::Features;
+#[cfg(target_arch = "x86_64")]
+use super::features::Level;
 use super::variant::{Supported, Variant};
 
 #[cfg(target_arch = "x86_64")]

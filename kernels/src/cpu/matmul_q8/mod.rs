@@ -8,6 +8,9 @@
 //! |---------|-------|--------|
 //! | `avx512-vnni` | avx512-vnni | 16 rows a vector, `vpdpbusd` by broadcast activations |
 //! | `avx2` | avx2 | 8 rows a vector, `vpmaddubsw` by broadcast activations |
+//! | `neon_i8mm` | neon-i8mm | `smmla`: 4 rows x 8 tokens in 8 vectors; a single token as `neon_dotprod` |
+//! | `neon_dotprod` | neon-dotprod | `sdot` by element: 4 rows x 4 tokens |
+//! | `neon` | neon | `smull` and `sadalp`, one token at a time |
 //! | `generic` | - | one loop, 16 sums side by side |
 //!
 //! To add a variant, add a file with one `run` for each layout and a line to `VARIANTS`. The tests walk the table.
@@ -25,6 +28,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_tile;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +66,24 @@ const VARIANTS: &[Variant<Kernel>] = &[
         name: "avx2",
         supported: |f| f.has(Level::Avx2),
         run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym },
+    },
+    #[cfg(target_arch = "aarch64")]
+    Variant {
+        name: "neon-i8mm",
+        supported: |f| f.has(Level::NeonI8mm),
+        run: Kernel { q8: neon_i8mm::q8, q4: neon_i8mm::q4, q4_asym: neon_i8mm::q4_asym },
+    },
+    #[cfg(target_arch = "aarch64")]
+    Variant {
+        name: "neon-dotprod",
+        supported: |f| f.has(Level::NeonDotprod),
+        run: Kernel { q8: neon_dotprod::q8, q4: neon_dotprod::q4, q4_asym: neon_dotprod::q4_asym },
+    },
+    #[cfg(target_arch = "aarch64")]
+    Variant {
+        name: "neon",
+        supported: |f| f.has(Level::Neon),
+        run: Kernel { q8: neon::q8, q4: neon::q4, q4_asym: neon::q4_asym },
     },
     Variant {
         name: "generic",

@@ -4,6 +4,7 @@
 //! |---------|-------|--------|
 //! | `avx512` | avx512-vnni | a group is two vectors |
 //! | `avx2` | avx2 | a group is four vectors |
+//! | `neon` | neon | one group in eight vectors |
 //! | `generic` | - | the reference's own loop |
 
 use super::features::Features;
@@ -19,6 +20,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 
@@ -115,6 +118,8 @@ const VARIANTS: &[Variant<Run>] = &[
     Variant { name: "avx512", supported: |f| f.has(Level::Avx512Vnni), run: avx512::run },
     #[cfg(target_arch = "x86_64")]
     Variant { name: "avx2", supported: |f| f.has(Level::Avx2), run: avx2::run },
+    #[cfg(target_arch = "aarch64")]
+    Variant { name: "neon", supported: |f| f.has(Level::Neon), run: neon::run },
     Variant { name: "generic", supported: |_| true, run: generic::run },
 ];
 

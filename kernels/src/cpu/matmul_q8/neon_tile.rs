@@ -1,0 +1,203 @@
+//! A tile of packed weights as NEON vectors, and the sums of its rows: what the NEON variants share.
+//!
+//! A *quarter* is four of the 16 rows: one vector holds 4 rows x 4 columns of 8-bit values, which is what `sdot`
+//! multiplies by four columns of activations.
+
+use std::arch::aarch64::{
+    float32x4_t, int8x16_t, int32x4_t, vandq_u8, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vdupq_n_u8,
+    vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_s8_u8, vshrq_n_u8,
+    vst1q_f32,
+};
+
+use muse_format::TILE_ROWS;
+
+use crate::cpu::neon::widen;
+use crate::cpu::quantize::{Activations, GROUP};
+
+/// How a quantized layout stores its integers.
+pub(super) trait Weights {
+    /// Whether f16 offsets follow the scales.
+    const OFFSETS: bool;
+    /// Whether the stored integers are 8 above those that multiply the scale.
+    const BIASED: bool;
+    /// Bytes of 16 rows x 8 columns.
+    const STEP: usize;
+
+    /// One quarter of 8 columns: columns 0 to 3, then 4 to 7.
+    ///
+    /// # Safety
+    /// `step` is readable for [`STEP`](Self::STEP) bytes and `quarter < 4`.
+    unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2];
+}
+
+pub(super) struct Q8;
+pub(super) struct Q4;
+pub(super) struct Q4Asym;
+
+impl Weights for Q8 {
+    const OFFSETS: bool = false;
+    const BIASED: bool = false;
+    const STEP: usize = 128;
+
+    #[inline(always)]
+    unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: 16 * quarter + 64 + 16 <= 128, which the caller promises to be readable.
+        unsafe {
+            let first = step.add(16 * quarter).cast::<i8>();
+            [vld1q_s8(first), vld1q_s8(first.add(64))]
+        }
+    }
+}
+
+/// Low and high nibbles of one quarter, 0 to 15.
+///
+/// # Safety
+/// `step` is readable for 64 bytes and `quarter < 4`.
+#[inline(always)]
+unsafe fn nibbles(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+    // SAFETY: 16 * quarter + 16 <= 64, which the caller promises to be readable.
+    unsafe {
+        let bytes = vld1q_u8(step.add(16 * quarter));
+        let low = vandq_u8(bytes, vdupq_n_u8(15));
+        [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes))]
+    }
+}
+
+impl Weights for Q4 {
+    const OFFSETS: bool = false;
+    const BIASED: bool = true;
+    const STEP: usize = 64;
+
+    #[inline(always)]
+    unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { nibbles(step, quarter) }
+    }
+}
+
+impl Weights for Q4Asym {
+    const OFFSETS: bool = true;
+    const BIASED: bool = false;
+    const STEP: usize = 64;
+
+    #[inline(always)]
+    unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { nibbles(step, quarter) }
+    }
+}
+
+/// Columns `32 * index..` of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    pub(super) index: usize,
+    /// Scales, then offsets where the layout has them.
+    head: &'a [u8],
+    /// `4 * STEP` bytes.
+    quants: &'a [u8],
+}
+
+/// The groups of 32 columns of a tile that has `count` of them, in blocks of `group` columns.
+#[inline(always)]
+pub(super) fn groups<W: Weights>(tile: &[u8], group: usize, count: usize) -> impl Iterator<Item = Group<'_>> {
+    let head_bytes = if W::OFFSETS { 4 * TILE_ROWS } else { 2 * TILE_ROWS };
+    let blocks = tile.chunks_exact(head_bytes + group / GROUP * 4 * W::STEP);
+    let groups = blocks.flat_map(move |block| {
+        let (head, quants) = block.split_at(head_bytes);
+        quants.chunks_exact(4 * W::STEP).map(move |quants| (head, quants))
+    });
+    groups.take(count).enumerate().map(|(index, (head, quants))| Group { index, head, quants })
+}
+
+/// What multiplies the integer products of each of the 16 rows, and what multiplies the sum of the activations.
+pub(super) struct RowValues {
+    scales: [float32x4_t; 4],
+    offsets: Option<[float32x4_t; 4]>,
+}
+
+impl Group<'_> {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn row_values<W: Weights>(&self) -> RowValues {
+        let offsets = if W::OFFSETS { Some(widen_rows(&self.head[2 * TILE_ROWS..])) } else { None };
+        RowValues { scales: widen_rows(self.head), offsets }
+    }
+
+    /// One quarter of columns `8 * step..`: four columns, then four more.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn weights<W: Weights>(&self, step: usize, quarter: usize) -> [int8x16_t; 2] {
+        assert!(quarter < 4);
+        // SAFETY: the slice is one step long and the quarter was checked.
+        unsafe { W::load(self.quants[step * W::STEP..][..W::STEP].as_ptr(), quarter) }
+    }
+
+    /// The 32 quants of row `t` of the activations.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn columns(&self, x: Activations<'_>, t: usize) -> [int8x16_t; 2] {
+        let quants = &x.quants[(t * x.groups + self.index) * GROUP..][..GROUP];
+        // SAFETY: 32 bytes are read from a slice of 32.
+        unsafe { [vld1q_s8(quants.as_ptr()), vld1q_s8(quants.as_ptr().add(16))] }
+    }
+
+    /// What the integer products with row `t` of the activations start from.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn start<W: Weights>(&self, x: Activations<'_>, t: usize) -> int32x4_t {
+        vdupq_n_s32(if W::BIASED { x.corrections[t * x.groups + self.index] } else { 0 })
+    }
+}
+
+/// The 16 f16 at the start of `head` as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_rows(head: &[u8]) -> [float32x4_t; 4] {
+    let head: &[u8; 2 * TILE_ROWS] = head.first_chunk().expect("a block starts with 16 f16");
+    // SAFETY: 32 bytes are read from an array of 32.
+    let halves = unsafe { [vld1q_u16(head.as_ptr().cast()), vld1q_u16(head.as_ptr().add(16).cast())] };
+    let [[a, b], [c, d]] = halves.map(|halves| widen(halves));
+    [a, b, c, d]
+}
+
+/// The 16 sums of each of `N` rows of activations.
+pub(super) struct Sums<const N: usize>([[float32x4_t; 4]; N]);
+
+impl<const N: usize> Sums<N> {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn zero() -> Self {
+        Self([[vdupq_n_f32(0.0); 4]; N])
+    }
+
+    /// Adds the integer products of one quarter and group `index` with row `t` of the activations, scaled.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn add(
+        &mut self,
+        (t, quarter): (usize, usize),
+        dots: int32x4_t,
+        rows: &RowValues,
+        x: Activations<'_>,
+        index: usize,
+    ) {
+        let at = t * x.groups + index;
+        let sum = &mut self.0[t][quarter];
+        *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dots), vmulq_n_f32(rows.scales[quarter], x.scales[at]));
+        if let Some(offsets) = rows.offsets {
+            let total = x.scales[at] * (x.corrections[at] as f32 * -0.125);
+            *sum = vfmaq_n_f32(*sum, offsets[quarter], total);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn store(&self, out: &mut [[f32; TILE_ROWS]; N]) {
+        for (out, sums) in out.iter_mut().zip(&self.0) {
+            for (rows, sum) in out.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+                // SAFETY: 4 elements are written to an array of 4.
+                unsafe { vst1q_f32(rows.as_mut_ptr(), *sum) };
+            }
+        }
+    }
+}
