@@ -63,6 +63,8 @@ pub enum TextError {
     Tokenizer(String),
     #[error("the tokenizer could not encode the text: {0}")]
     Encode(String),
+    #[error("the text is {bytes} bytes; at most {limit} are taken")]
+    TooLong { bytes: usize, limit: usize },
     #[error("this model has no chat template: use a raw prompt")]
     NoTemplate,
     #[error("the chat template failed: {0}")]
@@ -77,8 +79,9 @@ pub trait Text: Send + Sync {
     /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer.
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError>;
 
-    /// A fresh streaming decoder.
-    fn decoder(&self) -> Box<dyn TextDecoder>;
+    /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front
+    /// belongs to it.
+    fn decoder(&self, continues: bool) -> Box<dyn TextDecoder>;
 }
 
 /// Turns ids into text as they come. Never returns half a UTF-8 sequence.

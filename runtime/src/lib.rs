@@ -21,10 +21,12 @@ mod sampler;
 mod scheduler;
 pub mod sim;
 mod stop;
+mod template;
+mod tokenizer;
 mod weights;
 
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
-pub use load::{BackendChoice, LoadError, LoadOptions, TARGET, load_mapped, plan};
+pub use load::{BackendChoice, LoadError, LoadOptions, TARGET, load, load_mapped, plan};
 pub use model::Model;
 pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, Plan};
 pub use request::{
@@ -34,4 +36,5 @@ pub use request::{
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
+pub use tokenizer::HfText;
 pub use weights::Mapped;

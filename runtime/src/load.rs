@@ -1,6 +1,6 @@
 //! The door: a path becomes an [`Engine`] or one [`LoadError`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muse_format::{FormatError, Role};
@@ -8,7 +8,7 @@ use muse_kernels::{BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
 use crate::model::Model;
 use crate::plan::OverBudget;
-use crate::{Engine, Mapped, Plan, Text, TextError};
+use crate::{Engine, HfText, Mapped, Plan, Text, TextError};
 
 /// The layout family that this build's kernels read: [`muse_format::Provenance::target`] of a file it takes.
 pub const TARGET: &str = "cpu";
@@ -97,6 +97,18 @@ pub enum LoadError {
     Backend(#[from] BackendError),
     #[error(transparent)]
     Text(#[from] TextError),
+}
+
+/// Maps the file at `path` and makes it ready to step, with its own tokenizer and chat template.
+///
+/// # Errors
+/// [`LoadError`]: no such file, a damaged one, a tokenizer or template that cannot be used, or as [`load_mapped`].
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Engine>, LoadError> {
+    let mapped = Mapped::open(path)?;
+    // Before the tokenizer, which takes seconds to build where the file is for another board anyway.
+    check_target(&mapped)?;
+    let text = HfText::new(&mapped.tokenizer, &mapped.text, &mapped.chat_template)?;
+    load_mapped(&mapped, options, Arc::new(text))
 }
 
 /// Makes a mapped file ready to step, with `text` to read and write its tokens.

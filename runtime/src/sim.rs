@@ -163,7 +163,7 @@ impl Text for SimText {
         Ok(ids)
     }
 
-    fn decoder(&self) -> Box<dyn TextDecoder> {
+    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
         Box::new(Utf8Stream::default())
     }
 }

@@ -102,7 +102,7 @@ impl Text for TokensOnly {
         Err(TextError::Encode("this command takes token ids".into()))
     }
 
-    fn decoder(&self) -> Box<dyn TextDecoder> {
+    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
         unreachable!("evaluation never decodes")
     }
 }

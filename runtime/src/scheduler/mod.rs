@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink};
+use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError};
 use answer::{Answer, Request};
 use state::{Command, Shared};
 
@@ -168,6 +168,10 @@ impl Scheduler {
         if prompt_len > limit {
             return Err(Refusal::PromptTooLong { tokens: prompt_len, limit });
         }
+        if let Some(id) = tokens.iter().find(|&&id| id >= info.vocab) {
+            let problem = format!("the tokenizer gives id {id}; the model has {}", info.vocab);
+            return Err(Refusal::Text(TextError::Encode(problem)));
+        }
         let room = info.context - prompt_len;
         let request = Request {
             session: id,
@@ -180,7 +184,8 @@ impl Scheduler {
             submitted,
             sink,
         };
-        let answer = Box::new(Answer::new(request, &info.generation, text.decoder()));
+        let continues = matches!(prompt, Prompt::Text(_));
+        let answer = Box::new(Answer::new(request, &info.generation, text.decoder(continues)));
         shared.locked(|state| state.queue(id, answer))
     }
 

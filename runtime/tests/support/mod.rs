@@ -199,7 +199,7 @@ impl Text for ByteText {
         Err(TextError::NoTemplate)
     }
 
-    fn decoder(&self) -> Box<dyn TextDecoder> {
+    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
         unreachable!("no test decodes")
     }
 }

@@ -1,0 +1,142 @@
+//! Text to ids with the `tokenizers` library, and a model's chat template around it.
+//!
+//! A tokenizer comes with the model file and is not trusted: its size is bounded, and a panic of the library is an
+//! error here.
+//!
+//! Control tokens (`<|im_end|>`) that a message merely mentions are read as ordinary text, so that nobody can end
+//! his turn and speak as somebody else; see [`disguise`](self::disguise). A raw prompt is read as it stands.
+
+mod disguise;
+mod pieces;
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
+
+use self::disguise::Disguise;
+use self::pieces::{PieceDecoder, Pieces};
+use crate::template::{Template, Turn};
+use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
+
+/// Bytes of a `tokenizer.json`; the largest in use are about 35 MiB.
+const JSON_MAX: usize = 256 << 20;
+/// Bytes of a prompt: four bytes a token fill a context of two million.
+const TEXT_MAX: usize = 8 << 20;
+
+/// The text side of a real model.
+pub struct HfText {
+    tokenizer: Tokenizer,
+    /// Put in front of raw text.
+    bos: Option<u32>,
+    chat: Option<(Template, Disguise)>,
+    pieces: Arc<Pieces>,
+}
+
+impl HfText {
+    /// Reads `tokenizer.json` and compiles the chat template; an empty template means that the model has none.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`] where the JSON is too large, is not a tokenizer, or has a decoder that this version
+    /// does not know; [`TextError::Template`] where the template does not compile.
+    pub fn new(
+        tokenizer_json: &[u8],
+        text: &muse_format::Text,
+        chat_template: &str,
+    ) -> Result<Self, TextError> {
+        if tokenizer_json.len() > JSON_MAX {
+            let problem = format!("it is {} bytes; at most {JSON_MAX} are taken", tokenizer_json.len());
+            return Err(TextError::Tokenizer(problem));
+        }
+        let tokenizer = guarded(|| Tokenizer::from_bytes(tokenizer_json)).map_err(TextError::Tokenizer)?;
+        let pieces = Pieces::new(&tokenizer, tokenizer_json)?;
+        let chat = if chat_template.is_empty() {
+            None
+        } else {
+            let template = Template::new(chat_template, text.template_tokens.clone())?;
+            Some((template, Disguise::new(&tokenizer, chat_template)?))
+        };
+        let bos = text.bos_id.filter(|_| text.add_bos);
+        Ok(Self { tokenizer, bos, chat, pieces: Arc::new(pieces) })
+    }
+
+    /// The id of a token's exact text: `<|im_end|>`.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// Ids of `text`, control tokens recognised but for those that `mark` is in; it is removed.
+    fn ids(&self, text: &str, mark: Option<char>) -> Result<Vec<u32>, TextError> {
+        guarded(|| {
+            let tokenizer = &self.tokenizer;
+            let vocabulary = tokenizer.get_added_vocabulary();
+            let mut pieces = vocabulary.extract_and_normalize(tokenizer.get_normalizer(), text);
+            if let Some(mark) = mark {
+                let mut left = text.matches(mark).count();
+                pieces.split(|_, mut piece| {
+                    left -= piece.get().matches(mark).count();
+                    piece.replace(mark, "")?;
+                    Ok([piece])
+                })?;
+                if left > 0 {
+                    return Err("control tokens in a message could not be told from text".into());
+                }
+            }
+            if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut pieces)?;
+            }
+            pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get()))?;
+            let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
+            Ok(encoding.get_ids().to_vec())
+        })
+        .map_err(TextError::Encode)
+    }
+}
+
+impl Text for HfText {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        check_len(text.len())?;
+        let mut ids = self.ids(text, None)?;
+        if let Some(bos) = self.bos {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
+        let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
+        check_len(messages.iter().map(|message| message.role.len() + message.content.len()).sum())?;
+        let mark = disguise.mark(messages, options.tools.as_ref())?;
+        let turn = |message: &Message| Turn {
+            role: disguise.hide(&message.role, "", mark).into_owned(),
+            content: disguise.hide(&message.content, &message.role, mark).into_owned(),
+        };
+        let turns: Vec<_> = messages.iter().map(turn).collect();
+        let tools = options.tools.as_ref().map(|tools| disguise.hide_json(tools, mark));
+        let rendered = template.render(&turns, tools.as_ref(), options.mode)?;
+        self.ids(&rendered, Some(mark))
+    }
+
+    fn decoder(&self, continues: bool) -> Box<dyn TextDecoder> {
+        Box::new(PieceDecoder::new(Arc::clone(&self.pieces), continues))
+    }
+}
+
+fn check_len(bytes: usize) -> Result<(), TextError> {
+    if bytes > TEXT_MAX { Err(TextError::TooLong { bytes, limit: TEXT_MAX }) } else { Ok(()) }
+}
+
+/// Runs the library on what it was not written for; what goes wrong is told without the text it went wrong on.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let reason = panic.downcast_ref::<&str>().map_or(Cow::Borrowed(""), |text| Cow::Borrowed(*text));
+            Err(format!("the tokenizers library failed: {reason}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
