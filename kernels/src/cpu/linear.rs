@@ -89,6 +89,7 @@ impl Multiply {
         let worth = (bytes * tokens).div_ceil(WORTH_A_CHUNK);
         let chunks = worth.min(pool.threads() * CHUNKS_A_THREAD).clamp(1, tiles.max(1));
         pool.run(chunks, &|chunk| {
+            let mut sums = [[0.0; TILE_ROWS]; TOKENS];
             for tile in chunk * tiles / chunks..(chunk + 1) * tiles / chunks {
                 let mut tile = tile;
                 let mut products = products.iter();
@@ -97,7 +98,7 @@ impl Multiply {
                     tile -= product.tiles;
                     product = products.next().expect("a tile has a product");
                 }
-                inputs.multiply(product, tile);
+                inputs.multiply(product, tile, &mut sums);
             }
         });
     }
@@ -118,9 +119,8 @@ impl<'a> Product<'a> {
 }
 
 impl Inputs<'_> {
-    /// Multiplies one tile by all rows of activations.
-    fn multiply(&self, product: &Product<'_>, tile: usize) {
-        let mut sums = [[0.0; TILE_ROWS]; TOKENS];
+    /// Multiplies one tile by all rows of activations; `sums` is working memory.
+    fn multiply(&self, product: &Product<'_>, tile: usize, sums: &mut [[f32; TILE_ROWS]; TOKENS]) {
         let weight = product.weight;
         let first = tile * TILE_ROWS;
         let rows = TILE_ROWS.min(weight.rows() - first);

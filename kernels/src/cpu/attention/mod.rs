@@ -271,7 +271,7 @@ impl Attend {
             let weights = &mut weights[n][seen.start - used.start..][..seen.len()];
             weights.copy_from_slice(&scores[n][seen.start - begin..][..seen.len()]);
             self.elementwise.scale_and_cap(weights, shape.scale, shape.softcap);
-            let max = weights.iter().copied().fold(query.max, f32::max);
+            let max = self.elementwise.max(weights).max(query.max);
             decay[n] = if query.max == f32::NEG_INFINITY { 0.0 } else { (query.max - max).exp() };
             query.total = query.total * decay[n] + self.elementwise.exp_and_sum(weights, max);
             query.max = max;

@@ -4,7 +4,7 @@ use muse_format::Activation;
 
 use super::{Kernel, portable};
 
-pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, rms_norm };
+pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, max, rms_norm };
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -19,6 +19,11 @@ fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
     portable::scale_and_cap(x, scale, softcap);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn max(x: &[f32]) -> f32 {
+    portable::max(x)
 }
 
 #[target_feature(enable = "avx2,fma")]

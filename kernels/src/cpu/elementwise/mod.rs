@@ -32,6 +32,8 @@ pub(super) struct Kernel {
     exp_and_sum: unsafe fn(x: &mut [f32], max: f32) -> f32,
     /// `x = soft_cap(scale * x)`
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
+    /// The largest element; minus infinity for none.
+    max: unsafe fn(x: &[f32]) -> f32,
     /// `x = x * weight / sqrt(mean(x^2) + eps)`
     rms_norm: unsafe fn(x: &mut [f32], weight: &[f32], eps: f32),
 }
@@ -81,6 +83,12 @@ impl Elementwise {
     pub(super) fn scale_and_cap(self, x: &mut [f32], scale: f32, softcap: Option<f32>) {
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().scale_and_cap)(x, scale, softcap) }
+    }
+
+    /// The largest element, NaN left out; minus infinity for none.
+    pub(super) fn max(self, x: &[f32]) -> f32 {
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().max)(x) }
     }
 
     /// Normalises one row in place.

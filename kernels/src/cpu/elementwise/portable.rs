@@ -6,7 +6,7 @@ use muse_format::Activation;
 
 use super::Kernel;
 
-pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, rms_norm };
+pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, max, rms_norm };
 
 /// `exp(x)` within 2 units in the last place; 0 below -87.33, infinity above 88.72, NaN for NaN.
 ///
@@ -86,6 +86,18 @@ pub(super) fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
             }
         }
     }
+}
+
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<16>();
+    let mut largest = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (largest, x) in largest.iter_mut().zip(chunk) {
+            *largest = if *x > *largest { *x } else { *largest };
+        }
+    }
+    largest.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[inline(always)]

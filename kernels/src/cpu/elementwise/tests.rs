@@ -102,3 +102,15 @@ fn rms_norm_agrees() {
         }
     });
 }
+
+#[test]
+fn max_finds_every_place() {
+    each(|name, elementwise| {
+        assert_eq!(elementwise.max(&[]), f32::NEG_INFINITY);
+        for place in 0..37 {
+            let mut x = [-3.0; 37];
+            x[place] = -2.0;
+            assert_eq!(elementwise.max(&x), -2.0, "{name} {place}");
+        }
+    });
+}

@@ -2,6 +2,8 @@
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
+//! | `avx512` | avx512-vnni | 16 partial sums a vector, 4 x 4 rows share loads |
+//! | `avx2` | avx2 | 8 partial sums a vector, 4 rows of activations share loads |
 //! | `generic` | - | 16 partial sums along the columns |
 //!
 //! To add a variant, add a file with one `run` for each element type and a line to `VARIANTS`. The tests walk the
@@ -11,9 +13,15 @@ use half::{bf16, f16};
 use muse_format::{Layout, TILE_ROWS};
 
 use super::features::Features;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::features::Level;
 use super::variant::{Supported, Variant};
 use crate::Tensor;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod generic;
 #[cfg(test)]
 mod tests;
@@ -33,11 +41,25 @@ pub(super) struct Kernel {
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
-const VARIANTS: &[Variant<Kernel>] = &[Variant {
-    name: "generic",
-    supported: |_| true,
-    run: Kernel { f32: generic::run::<f32>, f16: generic::run::<f16>, bf16: generic::run::<bf16> },
-}];
+const VARIANTS: &[Variant<Kernel>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx512",
+        supported: |f| f.has(Level::Avx512Vnni),
+        run: Kernel { f32: avx512::run::<f32>, f16: avx512::run::<f16>, bf16: avx512::run::<bf16> },
+    },
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx2",
+        supported: |f| f.has(Level::Avx2),
+        run: Kernel { f32: avx2::run::<f32>, f16: avx2::run::<f16>, bf16: avx2::run::<bf16> },
+    },
+    Variant {
+        name: "generic",
+        supported: |_| true,
+        run: Kernel { f32: generic::run::<f32>, f16: generic::run::<f16>, bf16: generic::run::<bf16> },
+    },
+];
 
 /// A kernel that this CPU can run.
 #[derive(Clone, Copy)]
