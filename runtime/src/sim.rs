@@ -31,11 +31,13 @@ pub struct SimOptions {
     pub batch_tokens: u32,
     /// How long each step takes.
     pub step_delay: Duration,
+    /// What [`ModelInfo::weight_bytes`] says.
+    pub weight_bytes: u64,
 }
 
 impl Default for SimOptions {
     fn default() -> Self {
-        Self { context: 4096, slots: 4, batch_tokens: 64, step_delay: Duration::ZERO }
+        Self { context: 4096, slots: 4, batch_tokens: 64, step_delay: Duration::ZERO, weight_bytes: 0 }
     }
 }
 
@@ -57,7 +59,7 @@ impl SimEngine {
             slots: options.slots,
             batch_tokens: options.batch_tokens,
             logit_rows: options.slots,
-            weight_bytes: 0,
+            weight_bytes: options.weight_bytes,
             working_bytes: 0,
             backend: "sim".into(),
             generation: Generation { stop_ids: vec![END], ..Generation::default() },
