@@ -1,1 +1,117 @@
-fn main() {}
+//! `mused`: wiring.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use muse_daemon::args::{Args, CONFIG};
+use muse_daemon::config::Config;
+use muse_daemon::folder::{self, Folder};
+use muse_daemon::service::Service;
+use muse_daemon::{BUS_NAME, bus, clients, idle, log, notify};
+use muse_runtime::{LoadOptions, Scheduler, SchedulerOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long streams may take to hand over their last frames at the end.
+const GRACE: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    log::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ended = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run(&args)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Failure> {
+    let mut config = match &args.config {
+        Some(path) => Config::read(path)?,
+        None if Path::new(CONFIG).exists() => Config::read(Path::new(CONFIG))?,
+        None => Config::default(),
+    };
+    if let Some(models) = &args.models {
+        config.models_dir = models.clone();
+    }
+    if args.check {
+        return Ok(());
+    }
+    let board = muse_boards::detect(Path::new("/"));
+    let available = || muse_boards::available_bytes(Path::new("/")).map(|free| board.budget_bytes(free));
+    let budget = config.memory.budget_mib.map(|mib| mib << 20).or_else(available);
+    let threads = board.default_threads(Path::new("/"));
+    let source = Folder { path: config.models_dir.clone(), options: load_options(&config, threads) };
+    let scheduler = Scheduler::start(SchedulerOptions {
+        sessions_max: u32::try_from(config.limits.sessions)?,
+        queue_max: u32::try_from(config.limits.queue)?,
+    });
+    let service = Service::new(config, Arc::new(source), scheduler, budget);
+    service.models.refresh().await;
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let builder = match args.session {
+        true => zbus::connection::Builder::session(),
+        false => zbus::connection::Builder::system(),
+    };
+    let connection = builder.build().await.map_err(|e| no_bus(args.session, &e))?;
+    let published = bus::publish(&connection, &service).await?;
+    let watcher = clients::watcher(&connection).await?;
+    let folder = service.config.models_dir.clone();
+    tracing::info!(board = board.name, budget_bytes = budget, models = %folder.display(), "serving {BUS_NAME}");
+    let ended = tokio::select! {
+        ended = watcher.follow(&connection, &service) => ended.map_err(Failure::from),
+        ended = published.follow(&connection, &service) => ended.map_err(Failure::from),
+        ended = serve_name(&connection, &service) => ended,
+        () = folder::watch(&folder, &service) => Ok(()),
+        () = idle::watch(&service) => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = connection.closed() => Err("the bus closed the connection".into()),
+    };
+    notify::stopping();
+    service.stop(GRACE).await;
+    // Calls that waited for an answer get their error; then the name is free for the next mused.
+    let _ = tokio::time::timeout(GRACE, connection.graceful_shutdown()).await;
+    ended
+}
+
+/// Takes the name once everything else is in place, then keeps systemd informed.
+async fn serve_name(connection: &zbus::Connection, service: &Arc<Service>) -> Result<(), Failure> {
+    connection.request_name(BUS_NAME).await.map_err(|problem| {
+        format!(
+            "cannot own {BUS_NAME}: {problem}; is another mused running, or the bus policy not installed?"
+        )
+    })?;
+    notify::watch(service).await;
+    Ok(())
+}
+
+fn load_options(config: &Config, threads: usize) -> LoadOptions {
+    let small = |value: u64| u32::try_from(value).expect("the configuration bounds it");
+    let engine = &config.engine;
+    LoadOptions {
+        context: engine.context.map(small),
+        slots: small(engine.slots),
+        batch_tokens: small(engine.batch_tokens),
+        threads: Some(engine.threads.map_or(threads, |threads| small(threads) as usize)),
+        ..LoadOptions::default()
+    }
+}
+
+fn no_bus(session: bool, problem: &zbus::Error) -> Failure {
+    let remedy = match session {
+        true => "run inside a login session, or under dbus-run-session",
+        false => "is dbus running? For your own session bus, add --session",
+    };
+    format!("cannot reach the bus: {problem}; {remedy}").into()
+}

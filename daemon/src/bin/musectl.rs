@@ -1,1 +1,6 @@
-fn main() {}
+//! `musectl`: wiring.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    muse_daemon::ctl::main()
+}

@@ -252,6 +252,3 @@ impl SplitMix64 {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 }
-
-#[cfg(test)]
-mod tests;

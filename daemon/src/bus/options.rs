@@ -1,0 +1,192 @@
+//! `a{sv}` to typed requests. A key that a call does not have, or of another type, is an error that says so.
+
+use std::collections::HashMap;
+
+use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority};
+use zbus::OwnedVariant;
+
+use super::error::Error;
+use crate::config::Limits;
+
+/// A dictionary as it comes off the wire.
+pub type Wire = HashMap<String, OwnedVariant>;
+
+/// A dictionary whose keys are taken one by one; [`Keys::finish`] refuses what is left.
+pub struct Keys {
+    left: Wire,
+    known: Vec<&'static str>,
+}
+
+/// A type of the wire, and its name for a person.
+trait Typed: TryFrom<OwnedVariant> {
+    const SIGNATURE: &'static str;
+    const WORDS: &'static str;
+}
+
+macro_rules! typed {
+    ($($ty:ty: $signature:literal, $words:literal;)*) => {
+        $(impl Typed for $ty {
+            const SIGNATURE: &'static str = $signature;
+            const WORDS: &'static str = $words;
+        })*
+    };
+}
+typed! {
+    bool: "b", "a boolean";
+    u32: "u", "an unsigned 32-bit number";
+    u64: "t", "an unsigned 64-bit number";
+    f64: "d", "a double";
+    String: "s", "a string";
+    Vec<String>: "as", "an array of strings";
+}
+
+impl Keys {
+    pub fn new(wire: Wire) -> Self {
+        Self { left: wire, known: Vec::new() }
+    }
+
+    fn take<T: Typed>(&mut self, name: &'static str) -> Result<Option<T>, Error> {
+        self.known.push(name);
+        let Some(value) = self.left.remove(name) else { return Ok(None) };
+        let signature = value.value_signature().to_string();
+        match T::try_from(value) {
+            Ok(value) if signature == T::SIGNATURE => Ok(Some(value)),
+            _ => Err(Error::InvalidOption(format!(
+                "option {name} has D-Bus type {signature}; it takes {} ({})",
+                T::SIGNATURE,
+                T::WORDS
+            ))),
+        }
+    }
+
+    pub fn flag(&mut self, name: &'static str) -> Result<bool, Error> {
+        Ok(self.take(name)?.unwrap_or(false))
+    }
+
+    pub fn string(&mut self, name: &'static str) -> Result<Option<String>, Error> {
+        self.take(name)
+    }
+
+    /// Refuses every key that was not asked for.
+    pub fn finish(self) -> Result<(), Error> {
+        let Some(name) = self.left.keys().min() else { return Ok(()) };
+        let known = match self.known.as_slice() {
+            [] => "this call has none".into(),
+            known => format!("this call has: {}", known.join(", ")),
+        };
+        Err(Error::UnknownOption(format!("there is no option {:?}; {known}", shorten(name))))
+    }
+
+    /// Takes the options that every answer has.
+    pub fn generate(&mut self, limits: &Limits) -> Result<GenerateOptions, Error> {
+        if self.take::<String>("json_schema")?.is_some() {
+            let text = "json_schema is not supported by this version; ask for JSON in the prompt instead";
+            return Err(Error::Unsupported(text.into()));
+        }
+        let options = GenerateOptions {
+            max_tokens: self.take("max_tokens")?,
+            temperature: self.number("temperature")?,
+            top_k: self.take("top_k")?,
+            top_p: self.number("top_p")?,
+            min_p: self.number("min_p")?,
+            repetition_penalty: self.number("repetition_penalty")?,
+            seed: self.take("seed")?,
+            stop: self.take("stop")?.unwrap_or_default(),
+            priority: self.one_of("priority", &PRIORITIES)?.unwrap_or_default(),
+            chat: ChatOptions { mode: self.one_of("mode", &MODES)?, tools: self.tools(limits)? },
+        };
+        let stop_bytes: usize = options.stop.iter().map(String::len).sum();
+        bounded("the stop texts have", stop_bytes, limits.text_bytes(), "bytes")?;
+        Ok(options)
+    }
+
+    fn number(&mut self, name: &'static str) -> Result<Option<f32>, Error> {
+        Ok(self.take::<f64>(name)?.map(|value| value as f32))
+    }
+
+    fn one_of<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, Error> {
+        let Some(word) = self.take::<String>(name)? else { return Ok(None) };
+        let found = choices.iter().find(|(choice, _)| *choice == word);
+        let names = || choices.iter().map(|(choice, _)| *choice).collect::<Vec<_>>().join(", ");
+        let problem = || format!("option {name} is {:?}; it is one of: {}", shorten(&word), names());
+        found.map(|(_, value)| Some(*value)).ok_or_else(|| Error::InvalidOption(problem()))
+    }
+
+    fn tools(&mut self, limits: &Limits) -> Result<Option<serde_json::Value>, Error> {
+        let Some(text) = self.take::<String>("tools")? else { return Ok(None) };
+        bounded("option tools has", text.len(), limits.text_bytes(), "bytes")?;
+        let tools: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| Error::InvalidOption(format!("option tools is not JSON: {e}")))?;
+        let objects = tools.as_array().is_some_and(|tools| tools.iter().all(serde_json::Value::is_object));
+        if !objects {
+            let text = "option tools is not a JSON array of tool definitions, which are objects";
+            return Err(Error::InvalidOption(text.into()));
+        }
+        Ok(Some(tools))
+    }
+}
+
+const PRIORITIES: [(&str, Priority); 2] =
+    [("interactive", Priority::Interactive), ("background", Priority::Background)];
+const MODES: [(&str, Mode); 3] =
+    [("instant", Mode::Instant), ("thinking", Mode::Thinking), ("contemplating", Mode::Contemplating)];
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
+/// The conversation of a `Respond`.
+///
+/// # Errors
+/// [`Error::InvalidMessage`] with the index of the message, [`Error::LimitExceeded`], [`Error::Unsupported`].
+pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error> {
+    bounded("the conversation has", wire.len(), limits.messages as usize, "messages")?;
+    if wire.is_empty() {
+        return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
+    }
+    let mut text_bytes = 0;
+    let messages = wire.into_iter().enumerate().map(|(index, wire)| {
+        let message = message(index, wire)?;
+        text_bytes += message.content.len();
+        Ok(message)
+    });
+    let messages = messages.collect::<Result<Vec<_>, Error>>()?;
+    bounded("the conversation has", text_bytes, limits.text_bytes(), "bytes of text")?;
+    Ok(messages)
+}
+
+fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
+    let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
+    if wire.contains_key("images") {
+        let text =
+            format!("message {index} has images; this version reads text only, send the text without them");
+        return Err(Error::Unsupported(text));
+    }
+    let mut string = |key: &str| {
+        let value = wire.remove(key).ok_or_else(|| invalid(format!("has no {key}")))?;
+        let signature = value.value_signature().to_string();
+        String::try_from(value)
+            .map_err(|_| invalid(format!("has a {key} of D-Bus type {signature}; it takes s")))
+    };
+    let (role, content) = (string("role")?, string("content")?);
+    if !ROLES.contains(&role.as_str()) {
+        let role = shorten(&role);
+        return Err(invalid(format!("has role {role:?}; it is one of: {}", ROLES.join(", "))));
+    }
+    match wire.keys().min() {
+        Some(key) => {
+            Err(invalid(format!("has an unknown key {:?}; a message has: role, content", shorten(key))))
+        }
+        None => Ok(Message { role, content }),
+    }
+}
+
+/// Refuses more than `limit`.
+pub fn bounded(subject: &str, count: usize, limit: usize, unit: &str) -> Result<(), Error> {
+    if count <= limit {
+        return Ok(());
+    }
+    Err(Error::LimitExceeded(format!("{subject} {count} {unit}; this service takes {limit} at most")))
+}
+
+/// What a client sent, short enough to be repeated in an error.
+fn shorten(text: &str) -> String {
+    text.chars().take(60).collect()
+}

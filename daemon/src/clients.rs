@@ -1,0 +1,71 @@
+//! A client that leaves the bus ends its sessions.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use zbus::names::BusName;
+use zbus::{Connection, MatchRule, MessageStream, fdo, message};
+
+use crate::bus;
+use crate::service::{Client, Service};
+
+/// Sees clients leave from the moment it is made.
+pub struct Watcher {
+    /// `None` on a connection without a bus, where the one client is the other end.
+    signals: Option<MessageStream>,
+}
+
+/// Made before the service takes its name, so that no client is missed.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn watcher(connection: &Connection) -> zbus::Result<Watcher> {
+    if !connection.is_bus() {
+        return Ok(Watcher { signals: None });
+    }
+    // A third argument that is empty: the name has no owner any more.
+    let vanished = MatchRule::builder()
+        .msg_type(message::Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .interface("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(2, "")
+        .build()?;
+    Ok(Watcher { signals: Some(MessageStream::for_match_rule(vanished, connection, None).await?) })
+}
+
+impl Watcher {
+    /// Ends the sessions of who leaves, until the connection ends.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn follow(self, connection: &Connection, service: &Arc<Service>) -> zbus::Result<()> {
+        let Some(mut signals) = self.signals else {
+            connection.closed().await;
+            end_sessions(connection, service, &None).await;
+            return Ok(());
+        };
+        while let Some(signal) = signals.next().await {
+            let signal = signal?;
+            let body = signal.body();
+            let (name, _, _): (&str, &str, &str) = body.deserialize()?;
+            end_sessions(connection, service, &Some(name.to_owned())).await;
+        }
+        Ok(())
+    }
+}
+
+async fn end_sessions(connection: &Connection, service: &Service, client: &Client) {
+    for session in service.sessions_of(client) {
+        tracing::info!(session = session.id, "its client left");
+        bus::end(connection.object_server(), service, &session).await;
+    }
+}
+
+/// False where `client` has left the bus.
+pub async fn is_present(connection: &Connection, client: &Client) -> bool {
+    let Some(name) = client else { return !connection.is_closed() };
+    let Ok(name) = BusName::try_from(name.as_str()) else { return false };
+    let Ok(bus) = fdo::DBusProxy::new(connection).await else { return false };
+    bus.name_has_owner(name).await.unwrap_or(false)
+}

@@ -1,0 +1,151 @@
+//! The command line of `musectl`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Talks to mused, the service for language models on this device.
+#[derive(Debug, Parser)]
+#[command(
+    name = "musectl",
+    version,
+    after_help = "Examples:\n  musectl chat\n  musectl generate 'What is gravity?'\n  \
+                  git diff | musectl generate --system 'Write a commit message for this diff.'\n  \
+                  musectl models --json\n  musectl doctor\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+pub struct Args {
+    /// Use the session bus instead of the system bus
+    #[arg(long, global = true)]
+    pub session: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk with a model: type, read, type again
+    #[command(
+        after_help = "While it answers, Ctrl-C stops the answer. At the prompt:\n  /reset      forget the \
+                            conversation\n  /quit       leave (or Ctrl-D)\n  /help       this list\n\n\
+                            Example:\n  musectl chat --model fast --system 'Answer in one sentence.'"
+    )]
+    Chat(Chat),
+    /// Answer one prompt
+    #[command(after_help = "Examples:\n  musectl generate 'What is gravity?'\n  \
+                            musectl generate --json --temperature 0 --max-tokens 50 'Name three colours.'\n  \
+                            musectl generate --raw 'Once upon a time' --max-tokens 40\n  \
+                            musectl generate < prompt.txt")]
+    Generate(Generate),
+    /// List the models
+    Models {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load a model now rather than at its first use
+    Load {
+        /// A model's name or an alias
+        model: String,
+    },
+    /// Give a model's memory back
+    Unload {
+        /// A model's name or an alias
+        model: String,
+        /// End the answers that run on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what the service does
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check this machine and the service, and say what to do about what is wrong
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Configuration file [default: /etc/muse/mused.toml where it exists]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  musectl completions bash > /etc/bash_completion.d/musectl")]
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages of musectl and mused
+    Man {
+        /// Folder to write to; made where it does not exist
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Chat {
+    #[command(flatten)]
+    pub answer: Answer,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Generate {
+    #[command(flatten)]
+    pub answer: Answer,
+    /// Continue the text itself, without the model's chat template
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// Print one JSON object when the answer is complete
+    #[arg(long)]
+    pub json: bool,
+    /// The prompt; standard input where absent
+    pub prompt: Option<String>,
+}
+
+/// What every answer takes. A value that is not given is the model's own.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Answer {
+    /// A model's name or an alias; the service's default where absent
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub model: String,
+    /// A system message
+    #[arg(short, long)]
+    pub system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u32>,
+    /// 0 always takes the likeliest token
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Only the likeliest tokens whose probabilities add up to P
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Only the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Only tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Above 1, repeating becomes less likely
+    #[arg(long, value_name = "R")]
+    pub repetition_penalty: Option<f64>,
+    /// The same seed gives the same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// How hard to think, where the model can
+    #[arg(long)]
+    pub mode: Option<Mode>,
+    /// Yield to answers that people wait for
+    #[arg(long)]
+    pub background: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Mode {
+    Instant,
+    Thinking,
+    Contemplating,
+}

@@ -1,0 +1,224 @@
+//! `musectl doctor`: what this machine has, what is missing, and what to do about it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zbus::fdo;
+
+use super::{Error, client, human_bytes};
+use crate::config::Config;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// Worth knowing; nothing is broken.
+    Note,
+    /// Has to be put right before models answer.
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    found: String,
+    /// What to do; empty where nothing is to be done.
+    remedy: String,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, found: found.into(), remedy: String::new() }
+    }
+
+    fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, state: State::Note, found: found.into(), remedy: remedy.into() }
+    }
+
+    fn fail(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, state: State::Fail, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+pub async fn run(session: bool, json: bool, config: Option<&Path>) -> Result<(), Error> {
+    let root = Path::new("/");
+    let mut checks = vec![board(root), cpu(root), threads(root), memory(root), cuda(root), npu(root)];
+    checks.extend(configuration(root, config, session));
+    checks.extend(bus(session).await);
+    let mut out = std::io::stdout();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&checks)?)?;
+    } else {
+        for check in &checks {
+            let mark = match check.state {
+                State::Ok => "ok  ",
+                State::Note => "note",
+                State::Fail => "FAIL",
+            };
+            writeln!(out, "{mark}  {:<13}  {}", check.name, check.found)?;
+            if !check.remedy.is_empty() {
+                writeln!(out, "      {:<13}  -> {}", "", check.remedy)?;
+            }
+        }
+    }
+    match checks.iter().any(|check| check.state == State::Fail) {
+        true => Err(Error::Unhealthy),
+        false => Ok(()),
+    }
+}
+
+fn board(root: &Path) -> Check {
+    let board = muse_boards::detect(root);
+    // Ends with a NUL byte.
+    let model = std::fs::read_to_string(root.join("proc/device-tree/model")).unwrap_or_default();
+    let model = model.trim_end_matches('\0');
+    let model = if model.is_empty() { String::new() } else { format!(" ({model})") };
+    Check::ok("board", format!("{}{model}, files for target {}", board.name, board.layout.target))
+}
+
+/// The features that kernels of this project use, as the kernel spells them.
+const FEATURES: [&str; 10] =
+    ["avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "asimdhp", "i8mm", "bf16"];
+
+fn cpu(root: &Path) -> Check {
+    let info = std::fs::read_to_string(root.join("proc/cpuinfo")).unwrap_or_default();
+    let is_list = |line: &&str| line.starts_with("flags") || line.starts_with("Features");
+    let list = info.lines().find(is_list).and_then(|line| line.split_once(':')).map_or("", |(_, list)| list);
+    let has = |feature: &&str| list.split_whitespace().any(|word| word == *feature);
+    let found: Vec<_> = FEATURES.into_iter().filter(has).collect();
+    match found.as_slice() {
+        [] => Check::note("cpu", "no vector features that kernels use", "models answer, slowly"),
+        found => Check::ok("cpu", found.join(", ")),
+    }
+}
+
+fn threads(root: &Path) -> Check {
+    let board = muse_boards::detect(root);
+    let (fast, cores) = (board.fast_cores(root), std::thread::available_parallelism().map_or(1, usize::from));
+    Check::ok(
+        "threads",
+        format!("{} on cores {fast:?}; {cores} cores may be used", board.default_threads(root)),
+    )
+}
+
+fn memory(root: &Path) -> Check {
+    let Some(free) = muse_boards::available_bytes(root) else {
+        return Check::fail("memory", "/proc/meminfo cannot be read", "mount /proc");
+    };
+    let budget = muse_boards::detect(root).budget_bytes(free);
+    let found = format!("{} free, {} for models", human_bytes(free), human_bytes(budget));
+    match budget >= 256 << 20 {
+        true => Check::ok("memory", found),
+        false => Check::note("memory", found, "little room: end other programs, or use a smaller model"),
+    }
+}
+
+fn library(root: &Path, name: &str) -> Option<PathBuf> {
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [
+        format!("usr/lib/{triple}"),
+        format!("usr/lib/{triple}/nvidia"),
+        format!("usr/lib/{triple}/tegra"),
+        "usr/lib".into(),
+        "usr/lib64".into(),
+        "usr/local/lib".into(),
+        "usr/local/cuda/lib64".into(),
+    ];
+    folders.iter().map(|folder| root.join(folder).join(name)).find(|path| path.exists())
+}
+
+fn cuda(root: &Path) -> Check {
+    let why = "this version computes on the CPU alone; nothing to do";
+    match (library(root, "libcuda.so.1"), muse_boards::detect(root).gpu.is_some()) {
+        (Some(path), _) => Check::note("cuda", format!("driver library {}", path.display()), why),
+        (None, true) => Check::note("cuda", "libcuda.so.1 is missing on a board with a GPU", why),
+        (None, false) => Check::note("cuda", "libcuda.so.1 is not installed", why),
+    }
+}
+
+fn npu(root: &Path) -> Check {
+    let why = "this version computes on the CPU alone; nothing to do";
+    match library(root, "librknnrt.so") {
+        Some(path) => Check::note("npu", format!("runtime library {}", path.display()), why),
+        None => Check::note("npu", "librknnrt.so is not installed", why),
+    }
+}
+
+fn configuration(root: &Path, path: Option<&Path>, session: bool) -> Vec<Check> {
+    let default = root.join(crate::args::CONFIG.trim_start_matches('/'));
+    let (config, found) = match path.or(default.exists().then_some(&*default)) {
+        None => (Config::default(), "none; the defaults are used".to_owned()),
+        Some(path) => match Config::read(path) {
+            Ok(config) => (config, path.display().to_string()),
+            Err(problem) => {
+                return vec![Check::fail(
+                    "config",
+                    problem.to_string(),
+                    "correct the line, then restart mused",
+                )];
+            }
+        },
+    };
+    vec![Check::ok("config", found), models_folder(&config.models_dir, session)]
+}
+
+fn models_folder(folder: &Path, session: bool) -> Check {
+    let make = "muse-quantize convert SOURCE -o NAME.muse makes one";
+    let shown = folder.display();
+    // A mused of one's own is given its folder on the command line.
+    let absent = if session { Check::note } else { Check::fail };
+    match std::fs::read_dir(folder) {
+        Err(problem) if problem.kind() == std::io::ErrorKind::PermissionDenied => {
+            Check::note("models folder", format!("{shown} may not be read by you"), "see `musectl models`")
+        }
+        Err(problem) => absent(
+            "models folder",
+            format!("{shown}: {problem}"),
+            format!("make it: systemd-tmpfiles --create, or mkdir -p {shown}"),
+        ),
+        Ok(entries) => {
+            let is_model = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "muse");
+            match entries.filter_map(|e| Some(e.ok()?.path())).filter(is_model).count() {
+                0 => absent("models folder", format!("{shown} holds no .muse file"), make.into()),
+                count => Check::ok("models folder", format!("{shown}, {count} models")),
+            }
+        }
+    }
+}
+
+async fn bus(session: bool) -> Vec<Check> {
+    let connection = match client::connect(session).await {
+        Ok(connection) => connection,
+        Err(problem) => {
+            return vec![Check::fail("bus", problem.to_string(), "start the bus, then try again")];
+        }
+    };
+    let kind = if session { "session bus" } else { "system bus" };
+    let reached = Check::ok("bus", format!("{kind} reached"));
+    vec![reached, service(&connection).await]
+}
+
+async fn service(connection: &zbus::Connection) -> Check {
+    let name = "service";
+    let start = "start it: systemctl enable --now mused, or `mused --session --models DIR`";
+    let running = async {
+        let bus = fdo::DBusProxy::new(connection).await?;
+        let name = zbus::names::BusName::try_from(crate::BUS_NAME)?;
+        let running = bus.name_has_owner(name).await?;
+        let activatable = bus.list_activatable_names().await?;
+        Ok::<_, zbus::Error>((running, activatable.iter().any(|n| n.as_str() == crate::BUS_NAME)))
+    };
+    match running.await {
+        Err(problem) => return Check::fail(name, problem.to_string(), "see the log of the bus"),
+        Ok((false, false)) => return Check::fail(name, "not running, and the bus does not know it", start),
+        Ok((false, true)) => return Check::ok(name, "not running; the first call starts it"),
+        Ok((true, _)) => {}
+    }
+    let version = async { client::ManagerProxy::new(connection).await?.version().await };
+    match version.await.map_err(Error::from) {
+        Ok(version) => Check::ok(name, format!("mused {version} is running")),
+        Err(problem) => Check::fail(name, problem.to_string(), "see its log: journalctl -u mused"),
+    }
+}

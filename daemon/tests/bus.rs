@@ -1,0 +1,208 @@
+//! The daemon over a socketpair, with simulated engines: no bus, no model, no board.
+
+mod common;
+
+use common::{Options, Simulated, daemon, daemon_with, message, refusal, user};
+use muse_runtime::sim::{FAIL, FOREVER, PANIC};
+use zbus::Variant;
+
+#[tokio::test]
+async fn an_answer_is_start_then_text_then_done() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let mut stream = session.respond("grüße 🚀").await;
+    let start = stream.next().await.unwrap();
+    assert_eq!(start["event"], "start");
+    assert!(start["prompt_tokens"].as_u64().unwrap() > 8);
+    let (text, done) = stream.finish().await;
+    assert_eq!(text, "echo: grüße 🚀");
+    assert_eq!(done["event"], "done");
+    assert_eq!(done["finish_reason"], "stop");
+    assert_eq!(done["usage"]["prompt_tokens"], start["prompt_tokens"]);
+    assert!(done["usage"]["completion_tokens"].as_u64().unwrap() >= "echo: grüße 🚀".len() as u64);
+    let timing = &done["timing"];
+    let times = ["queued_ms", "first_token_ms", "total_ms"].map(|name| timing[name].as_f64().unwrap());
+    assert!(times.is_sorted() && times[0] >= 0.0, "{timing}");
+}
+
+#[tokio::test]
+async fn the_second_turn_reuses_the_first() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let (answer, _) = session.respond("one").await.finish().await;
+    let conversation = [message("user", "one"), message("assistant", &answer), message("user", "two")];
+    let (text, done) = session.try_respond(&conversation, Options::new()).await.unwrap().finish().await;
+    assert_eq!(text, "echo: two");
+    assert!(done["usage"]["cached_tokens"].as_u64().unwrap() > 0, "{done}");
+}
+
+#[tokio::test]
+async fn options_reach_the_sampler() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let options = Options::from([("max_tokens", Variant::from(3u32))]);
+    let (text, done) = session.try_respond(&user("hello"), options).await.unwrap().finish().await;
+    assert_eq!((text.as_str(), done["finish_reason"].as_str()), ("ech", Some("length")));
+    let options = Options::from([("stop", Variant::from(vec!["lo".to_owned()]))]);
+    let (text, done) = session.try_respond(&user("hello"), options).await.unwrap().finish().await;
+    assert_eq!((text.as_str(), done["finish_reason"].as_str()), ("echo: hel", Some("stop")));
+}
+
+#[tokio::test]
+async fn cancel_ends_the_answer_and_keeps_the_session() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    session.call("Cancel", &()).await.expect("cancelling nothing is success");
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    let busy = session.try_respond(&user("again"), Options::new()).await.map(|_| ()).unwrap_err();
+    assert_eq!(refusal(&busy).0, "Busy");
+    session.call("Cancel", &()).await.unwrap();
+    let (_, done) = stream.finish().await;
+    assert_eq!(done["finish_reason"], "cancelled");
+    assert_eq!(session.respond("still here").await.finish().await.0, "echo: still here");
+}
+
+#[tokio::test]
+async fn close_ends_the_answer_and_removes_the_object() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    session.call("Close", &()).await.unwrap();
+    assert_eq!(stream.finish().await.1["finish_reason"], "cancelled");
+    let gone = session.call("Cancel", &()).await.unwrap_err();
+    assert_eq!(refusal(&gone).0, "org.freedesktop.DBus.Error.UnknownObject");
+    assert_eq!(daemon.service.status().sessions, 0);
+}
+
+#[tokio::test]
+async fn closing_the_stream_cancels_its_answer() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    drop(stream);
+    daemon.until(|status| status.running == 0).await;
+    assert_eq!(session.respond("next").await.finish().await.0, "echo: next");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_sessions_along() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    assert_eq!(daemon.service.status().sessions, 1);
+    let service = daemon.service.clone();
+    drop(session);
+    daemon.client.close().await.unwrap();
+    common::until(|| service.status().sessions == 0 && service.status().running == 0).await;
+    assert_eq!(stream.finish().await.1["finish_reason"], "cancelled");
+}
+
+#[tokio::test]
+async fn two_sessions_are_served_in_turn() {
+    let daemon = daemon().await;
+    let (one, two) = (daemon.open().await, daemon.open().await);
+    assert_ne!(one.path, two.path);
+    let (mut first, mut second) = (one.respond(FOREVER).await, two.respond(FOREVER).await);
+    // Neither ends by itself: if one had to wait for the other, its deltas would never come.
+    for _ in 0..100 {
+        first.first_delta().await;
+        second.first_delta().await;
+    }
+    one.call("Cancel", &()).await.unwrap();
+    assert_eq!(first.finish().await.1["finish_reason"], "cancelled");
+    for _ in 0..100 {
+        second.first_delta().await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_loses_its_answer_and_nobody_waits_for_it() {
+    let daemon = daemon_with("[limits]\nstream_frames = 16", Simulated::new(&[("sim", 0)]), None).await;
+    let (slow, quick) = (daemon.open().await, daemon.open().await);
+    let mut unread = slow.respond(FOREVER).await;
+    daemon.until(|status| status.running == 0).await;
+    assert_eq!(quick.respond("hi").await.finish().await.0, "echo: hi");
+    let (text, error) = unread.finish().await;
+    assert!(text.starts_with("echo: "), "what was sent is there");
+    assert_eq!(error["event"], "error");
+    assert_eq!(error["name"], "org.museproject.Inference1.Error.SlowReader");
+    assert!(error["message"].as_str().unwrap().contains("16 frames"), "{error}");
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_let_go() {
+    let text = "[limits]\nstream_frames = 8\nstream_stall_seconds = 1";
+    let daemon = daemon_with(text, Simulated::new(&[("sim", 0)]), None).await;
+    let session = daemon.open().await;
+    let mut unread = session.respond(FOREVER).await;
+    daemon.until(|status| status.running == 0).await;
+    daemon.until(|status| status.streams == 0).await;
+    let mut last = None;
+    while let Some(frame) = unread.next().await {
+        last = Some(frame);
+    }
+    assert_eq!(last.unwrap()["event"], "delta", "the file ends without a last frame");
+}
+
+#[tokio::test]
+async fn a_failing_engine_ends_its_answer_only() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    for bad in [FAIL, PANIC] {
+        let (_, error) = session.respond(bad).await.finish().await;
+        assert_eq!(error["event"], "error", "{bad}");
+        assert_eq!(error["name"], "org.museproject.Inference1.Error.Failed", "{bad}");
+    }
+    let other = daemon.open().await;
+    assert_eq!(other.respond("alive").await.finish().await.0, "echo: alive");
+}
+
+#[tokio::test]
+async fn stopping_ends_every_stream_with_a_last_frame() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    let service = daemon.service.clone();
+    let (frame, ()) = tokio::join!(stream.finish(), service.stop(common::HANGS));
+    assert_eq!(frame.1["event"], "error");
+    let late = daemon.caller().open("sim").await.map(|_| ()).unwrap_err();
+    assert_eq!(refusal(&late).0, "ShuttingDown");
+}
+
+#[tokio::test]
+async fn generate_answers_in_one_call() {
+    let daemon = daemon().await;
+    let options =
+        Options::from([("system", Variant::from("be brief")), ("max_tokens", Variant::from(100u32))]);
+    let reply = daemon.caller().manager("Generate", &("hi", options)).await.unwrap();
+    let body = reply.body();
+    let (text, info): (String, std::collections::HashMap<String, zbus::OwnedVariant>) =
+        body.deserialize().unwrap();
+    assert_eq!(text, "echo: hi");
+    assert_eq!(*info["finish_reason"], Variant::from("stop"));
+    assert_eq!(*info["model"], Variant::from("sim"));
+    let raw = Options::from([("raw", Variant::from(true)), ("max_tokens", Variant::from(5u32))]);
+    let reply = daemon.caller().manager("Generate", &("ab", raw)).await.unwrap();
+    let body = reply.body();
+    let (text, _): (String, std::collections::HashMap<String, zbus::OwnedVariant>) =
+        body.deserialize().unwrap();
+    assert_eq!(text, "cdefg");
+    assert_eq!(daemon.service.status().sessions, 0, "nothing stays open");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_generate() {
+    let daemon = daemon().await;
+    let caller = daemon.caller();
+    let call =
+        tokio::spawn(async move { caller.manager("Generate", &(FOREVER, Options::new())).await.map(|_| ()) });
+    daemon.until(|status| status.running == 1).await;
+    daemon.client.clone().close().await.unwrap();
+    daemon.until(|status| status.running == 0 && status.sessions == 0).await;
+    assert!(call.await.unwrap().is_err());
+}

@@ -1,0 +1,164 @@
+//! What clients do wrong, and what they are told. The daemon lives on, and nothing is left open.
+
+mod common;
+
+use common::{Client, Options, Simulated, daemon_with, message, refusal, user};
+use zbus::Variant;
+
+/// One wrong call: its name, its messages, its options, the error's name, and words that its text has.
+type Case = (&'static str, Vec<Options>, Options, &'static str, &'static [&'static str]);
+
+fn option(name: &'static str, value: impl Into<Variant<'static>>) -> Options {
+    Options::from([(name, value.into())])
+}
+
+fn with(name: &'static str, value: impl Into<Variant<'static>>) -> Vec<Options> {
+    let mut message = message("user", "hi");
+    message.insert(name, value.into());
+    vec![message]
+}
+
+fn cases() -> Vec<Case> {
+    let none = Options::new;
+    let hi = || user("hi");
+    let without = |key| {
+        let mut message = message("user", "hi");
+        message.remove(key);
+        vec![message]
+    };
+    vec![
+        ("unknown option", hi(), option("max_token", 1u32), "UnknownOption", &["max_token\"", "max_tokens"]),
+        (
+            "signed number",
+            hi(),
+            option("max_tokens", 1i32),
+            "InvalidOption",
+            &["max_tokens", "type i", "u ("],
+        ),
+        (
+            "text for a number",
+            hi(),
+            option("temperature", "hot"),
+            "InvalidOption",
+            &["temperature", "type s", "d ("],
+        ),
+        ("no tokens", hi(), option("max_tokens", 0u32), "InvalidOption", &["max_tokens", "at least 1"]),
+        ("negative", hi(), option("temperature", -1.0f64), "InvalidOption", &["temperature", "-1"]),
+        ("not a number", hi(), option("temperature", f64::NAN), "InvalidOption", &["temperature", "NaN"]),
+        ("above one", hi(), option("top_p", 1.5f64), "InvalidOption", &["top_p", "1.5"]),
+        ("empty stop", hi(), option("stop", vec![String::new()]), "InvalidOption", &["stop", "0 bytes"]),
+        (
+            "mode",
+            hi(),
+            option("mode", "fast"),
+            "InvalidOption",
+            &["\"fast\"", "instant, thinking, contemplating"],
+        ),
+        (
+            "priority",
+            hi(),
+            option("priority", "high"),
+            "InvalidOption",
+            &["\"high\"", "interactive, background"],
+        ),
+        ("tools text", hi(), option("tools", "{"), "InvalidOption", &["tools", "not JSON", "line 1"]),
+        ("tools object", hi(), option("tools", "{}"), "InvalidOption", &["tools", "array"]),
+        ("schema", hi(), option("json_schema", "{}"), "Unsupported", &["json_schema"]),
+        ("images", with("images", Vec::<u32>::new()), none(), "Unsupported", &["message 0", "images"]),
+        (
+            "unknown key",
+            with("name", "bob"),
+            none(),
+            "InvalidMessage",
+            &["message 0", "\"name\"", "role, content"],
+        ),
+        ("no role", without("role"), none(), "InvalidMessage", &["message 0 has no role"]),
+        ("no content", without("content"), none(), "InvalidMessage", &["message 0 has no content"]),
+        ("role", vec![message("robot", "x")], none(), "InvalidMessage", &["\"robot\"", "assistant"]),
+        ("content type", with("content", 7u32), none(), "InvalidMessage", &["content of D-Bus type u"]),
+        ("no messages", vec![], none(), "EmptyPrompt", &["empty"]),
+        (
+            "many messages",
+            vec![message("user", "x"); 9],
+            none(),
+            "LimitExceeded",
+            &["9 messages", "8 at most"],
+        ),
+        ("much text", user(&"x".repeat(2049)), none(), "LimitExceeded", &["2049 bytes", "2048 at most"]),
+        ("long prompt", user(&"x".repeat(600)), none(), "PromptTooLong", &["tokens", "511"]),
+    ]
+}
+
+async fn refused(session: &Client, messages: &[Options], options: Options) -> (String, String) {
+    let error = session.try_respond(messages, options).await.map(|_| ()).expect_err("it is refused");
+    refusal(&error)
+}
+
+#[tokio::test]
+async fn every_mistake_has_a_name_and_says_what_is_right() {
+    let mut source = Simulated::new(&[("sim", 0), ("damaged", 0)]);
+    std::sync::Arc::get_mut(&mut source).unwrap().options.context = 512;
+    let text = "[limits]\nmessages = 8\ntext_kib = 2\nsessions_per_client = 2";
+    let daemon = daemon_with(text, source, None).await;
+    let session = daemon.caller().open("sim").await.unwrap();
+    let mut wrong = Vec::new();
+    for (case, messages, options, name, words) in cases() {
+        let (found, text) = refused(&session, &messages, options).await;
+        if found != name || !words.iter().all(|word| text.contains(word)) {
+            wrong.push(format!("{case}: {found}: {text}; expected {name} with {words:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(session.respond("well").await.finish().await.0, "echo: well", "the session is as it was");
+}
+
+#[tokio::test]
+async fn the_manager_names_its_errors_too() {
+    let source = Simulated::new(&[("sim", 0), ("damaged", 0)]);
+    let daemon = daemon_with("[limits]\nsessions_per_client = 2", source, None).await;
+    let caller = daemon.caller();
+    let none = Options::new;
+    let cases: [(&str, &str, &str, Options, &str, &[&str]); 8] = [
+        ("unknown model", "CreateSession", "nope", none(), "UnknownModel", &["\"nope\"", "damaged, sim"]),
+        ("no default", "CreateSession", "", none(), "UnknownModel", &["default_model", "damaged, sim"]),
+        ("a path", "CreateSession", "../../etc/passwd", none(), "UnknownModel", &["passwd"]),
+        ("an option", "CreateSession", "sim", option("x", 1u32), "UnknownOption", &["\"x\"", "has none"]),
+        ("damaged", "Load", "damaged", none(), "LoadFailed", &["damaged", "its header"]),
+        ("unload option", "Unload", "sim", option("forced", true), "UnknownOption", &["force"]),
+        (
+            "generate option",
+            "Generate",
+            "hi",
+            option("tokens", 1u32),
+            "UnknownOption",
+            &["tokens", "max_tokens"],
+        ),
+        ("generate model", "Generate", "hi", option("model", "nope"), "UnknownModel", &["nope"]),
+    ];
+    for (case, method, argument, options, name, words) in cases {
+        let error = caller.manager(method, &(argument, options)).await.expect_err(case);
+        let (found, text) = refusal(&error);
+        assert_eq!(found, name, "{case}: {text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{case}: {text}");
+    }
+    let open = [caller.open("sim").await.unwrap(), caller.open("sim").await.unwrap()];
+    let third = caller.open("sim").await.map(|_| ()).unwrap_err();
+    assert_eq!(refusal(&third).0, "LimitExceeded");
+    assert!(refusal(&third).1.starts_with("2 sessions"), "{}", refusal(&third).1);
+    open[0].call("Close", &()).await.unwrap();
+    caller.open("sim").await.expect("closing made room");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_an_error() {
+    let mut source = Simulated::new(&[("sim", 0)]);
+    std::sync::Arc::get_mut(&mut source).unwrap().options.slots = 1;
+    let daemon = daemon_with("[limits]\nqueue = 1", source, None).await;
+    let sessions = [daemon.open().await, daemon.open().await, daemon.open().await];
+    let mut running = sessions[0].respond(muse_runtime::sim::FOREVER).await;
+    running.first_delta().await;
+    let _waiting = sessions[1].respond("wait").await;
+    let (name, text) = refused(&sessions[2], &user("no room"), Options::new()).await;
+    assert_eq!(name, "QueueFull");
+    assert!(text.starts_with("1 requests are waiting"), "{text}");
+}
