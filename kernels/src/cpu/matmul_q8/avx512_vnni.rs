@@ -93,8 +93,14 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
                     (4, true) => _mm512_setzero_si512(),
                     _ => _mm512_slli_epi32::<4>(correction),
                 };
-                for (weights, quants) in weights.iter().zip(quants) {
-                    dot = _mm512_dpbusd_epi32(dot, *weights, _mm512_set1_epi32(quants));
+                // With one row of activations, products that waited for one another would be the limit.
+                let mut odd = _mm512_setzero_si512();
+                for (i, (weights, quants)) in weights.iter().zip(quants).enumerate() {
+                    let sum = if N == 1 && i % 2 == 1 { &mut odd } else { &mut dot };
+                    *sum = _mm512_dpbusd_epi32(*sum, *weights, _mm512_set1_epi32(quants));
+                }
+                if N == 1 {
+                    dot = _mm512_add_epi32(dot, odd);
                 }
                 let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scales);
                 if ASYM {
