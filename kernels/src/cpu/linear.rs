@@ -1,5 +1,7 @@
 //! Splits matrix products into tiles of 16 rows, and tiles into chunks for the pool.
 
+use std::ops::Range;
+
 use muse_format::{Layout, TILE_ROWS};
 
 use super::CpuBackend;
@@ -12,6 +14,9 @@ use crate::{Linear, Tensor};
 
 /// Rows of activations that a kernel call takes at most: its output is held on the stack.
 const TOKENS: usize = 64;
+/// Tiles whose outputs are written together: one row of outputs is far from the next, so that each is worth a longer
+/// write.
+const STRIP: usize = 4;
 /// Chunks for each thread: enough that a thread which is late leaves little to wait for.
 const CHUNKS_A_THREAD: usize = 8;
 /// Bytes of weights times rows of activations that make a chunk worth claiming.
@@ -89,16 +94,11 @@ impl Multiply {
         let worth = (bytes * tokens).div_ceil(WORTH_A_CHUNK);
         let chunks = worth.min(pool.threads() * CHUNKS_A_THREAD).clamp(1, tiles.max(1));
         pool.run(chunks, &|chunk| {
-            let mut sums = [[0.0; TILE_ROWS]; TOKENS];
-            for tile in chunk * tiles / chunks..(chunk + 1) * tiles / chunks {
-                let mut tile = tile;
-                let mut products = products.iter();
-                let mut product = products.next().expect("a tile has a product");
-                while tile >= product.tiles {
-                    tile -= product.tiles;
-                    product = products.next().expect("a tile has a product");
-                }
-                inputs.multiply(product, tile, &mut sums);
+            let own = chunk * tiles / chunks..(chunk + 1) * tiles / chunks;
+            if tokens == 1 {
+                inputs.tiles::<1>(&products, own)
+            } else {
+                inputs.tiles::<TOKENS>(&products, own)
             }
         });
     }
@@ -119,32 +119,61 @@ impl<'a> Product<'a> {
 }
 
 impl Inputs<'_> {
-    /// Multiplies one tile by all rows of activations; `sums` is working memory.
-    fn multiply(&self, product: &Product<'_>, tile: usize, sums: &mut [[f32; TILE_ROWS]; TOKENS]) {
-        let weight = product.weight;
-        let first = tile * TILE_ROWS;
-        let rows = TILE_ROWS.min(weight.rows() - first);
-        for begin in (0..self.tokens).step_by(TOKENS) {
-            let tokens = TOKENS.min(self.tokens - begin);
-            let sums = &mut sums[..tokens];
-            match weight.layout() {
-                Layout::F32 | Layout::F16 | Layout::Bf16 => {
-                    let x = &self.x[begin * weight.cols()..][..tokens * weight.cols()];
-                    self.float.run(weight, tile, sums, x);
-                }
-                layout @ (Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. }) => {
-                    let x = self.quantized.expect("activations of a quantized weight are quantized");
-                    let len = weight.bytes().len() / product.tiles;
-                    self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.rows(begin, tokens));
-                }
+    /// Multiplies the tiles `own`, counted over all products, by all rows of activations, `T` at a time.
+    fn tiles<const T: usize>(&self, products: &[Product<'_>], own: Range<usize>) {
+        let mut sums = [[[0.0; TILE_ROWS]; T]; STRIP];
+        let mut begin = 0;
+        for product in products {
+            let end = begin + product.tiles;
+            let tiles = own.start.clamp(begin, end) - begin..own.end.clamp(begin, end) - begin;
+            for first in tiles.clone().step_by(STRIP) {
+                self.strip(product, first..tiles.end.min(first + STRIP), &mut sums);
             }
-            for (t, sums) in sums.iter().enumerate() {
+            begin = end;
+        }
+    }
+
+    /// Multiplies up to [`STRIP`] tiles of one product; `sums` is working memory.
+    fn strip<const T: usize>(
+        &self,
+        product: &Product<'_>,
+        tiles: Range<usize>,
+        sums: &mut [[[f32; TILE_ROWS]; T]; STRIP],
+    ) {
+        let weight = product.weight;
+        let first = tiles.start * TILE_ROWS;
+        let rows = weight.rows().min(tiles.end * TILE_ROWS) - first;
+        for begin in (0..self.tokens).step_by(T) {
+            let tokens = T.min(self.tokens - begin);
+            for (sums, tile) in sums.iter_mut().zip(tiles.clone()) {
+                self.multiply(product, tile, begin, &mut sums[..tokens]);
+            }
+            for t in 0..tokens {
                 // SAFETY: rows of a tile are in no other tile, a tile is in one chunk, and each token comes once.
                 let out = unsafe { product.out.slice((begin + t) * weight.rows() + first, rows) };
-                out.copy_from_slice(&sums[..rows]);
+                let (whole, rest) = out.as_chunks_mut::<TILE_ROWS>();
+                whole.iter_mut().zip(&*sums).for_each(|(out, sums)| *out = sums[t]);
+                rest.iter_mut().zip(&sums[tiles.len() - 1][t]).for_each(|(out, sum)| *out = *sum);
                 if let Some(bias) = product.bias {
                     out.iter_mut().zip(&bias[first..]).for_each(|(out, bias)| *out += bias);
                 }
+            }
+        }
+    }
+
+    /// Multiplies one tile by the rows of activations from `begin`, one for each element of `sums`.
+    fn multiply(&self, product: &Product<'_>, tile: usize, begin: usize, sums: &mut [[f32; TILE_ROWS]]) {
+        let weight = product.weight;
+        let tokens = sums.len();
+        match weight.layout() {
+            Layout::F32 | Layout::F16 | Layout::Bf16 => {
+                let x = &self.x[begin * weight.cols()..][..tokens * weight.cols()];
+                self.float.run(weight, tile, sums, x);
+            }
+            layout @ (Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. }) => {
+                let x = self.quantized.expect("activations of a quantized weight are quantized");
+                let len = weight.bytes().len() / product.tiles;
+                self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.rows(begin, tokens));
             }
         }
     }
