@@ -75,3 +75,71 @@ impl Policy {
         if own == Some(layout) { Storage::Kept(layout) } else { Storage::Rounded(layout) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q8: Layout = Layout::Q8 { group: 32 };
+    const Q4: Layout = Layout::Q4 { group: 32 };
+    const Q4_ASYM: Layout = Layout::Q4Asym { group: 32 };
+
+    fn policy(bits: Option<Bits>) -> Policy {
+        Policy { bits, embed_bits: None, group: 32, asymmetric: false }
+    }
+
+    #[test]
+    fn without_bits_the_source_decides() {
+        let cases = [
+            (Native::F32, Storage::Rounded(Layout::F32)),
+            (Native::F16, Storage::Rounded(Layout::F16)),
+            (Native::Bf16, Storage::Rounded(Layout::Bf16)),
+            (Native::Groups(GroupKind::Q8), Storage::Kept(Q8)),
+            (Native::Groups(GroupKind::Q4), Storage::Kept(Q4)),
+            (Native::Groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
+            (Native::Other("Q4_K"), Storage::Rounded(Q4_ASYM)),
+            (Native::Other("Q5_0"), Storage::Rounded(Q8)),
+            (Native::Other("Q6_K"), Storage::Rounded(Q8)),
+        ];
+        for (native, expected) in cases {
+            let storage = policy(None).storage("l0.attn.q", Role::Matrix, native);
+            assert_eq!(storage, expected, "{native:?}");
+            let vector = policy(None).storage("norm", Role::Vector, native);
+            assert_eq!(vector, Storage::Rounded(Layout::F32), "a vector in {native:?}");
+        }
+    }
+
+    #[test]
+    fn with_bits_groups_are_kept_only_where_they_are_what_is_asked_for() {
+        let groups = |kind| Native::Groups(kind);
+        let four = Some(Bits::Four);
+        let asymmetric = Policy { asymmetric: true, ..policy(four) };
+        let wide = Policy { group: 64, ..policy(four) };
+        let cases = [
+            (policy(four), groups(GroupKind::Q4), Storage::Kept(Q4)),
+            (policy(four), groups(GroupKind::Q4Asym), Storage::Rounded(Q4)),
+            (asymmetric, groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
+            (wide, groups(GroupKind::Q4), Storage::Rounded(Layout::Q4 { group: 64 })),
+            (policy(Some(Bits::Eight)), groups(GroupKind::Q8), Storage::Kept(Q8)),
+            (policy(Some(Bits::Eight)), Native::Bf16, Storage::Rounded(Q8)),
+            (policy(Some(Bits::Sixteen)), Native::Bf16, Storage::Rounded(Layout::Bf16)),
+            (policy(Some(Bits::Sixteen)), Native::F16, Storage::Rounded(Layout::F16)),
+            (policy(Some(Bits::Sixteen)), Native::F32, Storage::F16IfItFits),
+            (policy(Some(Bits::Sixteen)), groups(GroupKind::Q4), Storage::F16IfItFits),
+            (policy(Some(Bits::ThirtyTwo)), groups(GroupKind::Q8), Storage::Rounded(Layout::F32)),
+        ];
+        for (policy, native, expected) in cases {
+            assert_eq!(policy.storage("l0.attn.q", Role::Matrix, native), expected, "{policy:?} {native:?}");
+        }
+    }
+
+    #[test]
+    fn embedding_and_head_may_have_bits_of_their_own() {
+        let policy = Policy { embed_bits: Some(Bits::Eight), ..policy(Some(Bits::Four)) };
+        for (name, role, expected) in
+            [("embed", Role::Table, Q8), ("head", Role::Matrix, Q8), ("l0.ffn.up", Role::Matrix, Q4)]
+        {
+            assert_eq!(policy.storage(name, role, Native::F32), Storage::Rounded(expected), "{name}");
+        }
+    }
+}

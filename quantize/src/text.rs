@@ -88,3 +88,111 @@ fn generation(checkpoint: &Checkpoint, eos: Option<u32>) -> Result<Generation, I
         repetition_penalty: number("repetition_penalty"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A tokenizer of four words; with `bos`, one that puts `<s>` in front.
+    fn tokenizer(bos: bool) -> Vec<u8> {
+        let post = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}});
+        let added = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        };
+        let value = json!({"version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [added(1, "<s>"), added(2, "</s>")], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": if bos { post } else { Value::Null }, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "<s>": 1, "</s>": 2, "b": 3}, "unk_token": "a"}});
+        value.to_string().into_bytes()
+    }
+
+    fn checkpoint(bos: bool, config: Value, generation: Value, tokenizer_config: Value) -> Checkpoint {
+        let object = |v: Value| v.as_object().expect("an object").clone();
+        Checkpoint {
+            config: object(config),
+            generation_config: object(generation),
+            tokenizer: tokenizer(bos),
+            tokenizer_config: object(tokenizer_config),
+            chat_template: None,
+            tensors: BTreeMap::new(),
+            norms_hold_one: false,
+            source: "test".into(),
+            source_format: "safetensors",
+            license: None,
+        }
+    }
+
+    #[test]
+    fn bos_is_added_where_the_source_adds_it() {
+        let named = json!({"bos_token": {"content": "<s>"}});
+        let cases = [
+            (true, json!({}), named.clone(), (Some(1), true)),
+            (false, json!({}), named.clone(), (Some(1), false)),
+            (false, json!({}), json!({"bos_token": "<s>", "add_bos_token": true}), (Some(1), true)),
+            (true, json!({}), json!({"bos_token": "<s>", "add_bos_token": false}), (Some(1), false)),
+            (true, json!({"bos_token_id": 1}), json!({}), (Some(1), true)),
+            (false, json!({}), json!({"add_bos_token": true}), (None, false)),
+        ];
+        for (bos, config, tokenizer_config, expected) in cases {
+            let case = format!("{bos} {config} {tokenizer_config}");
+            let (text, _) = import(&checkpoint(bos, config, json!({}), tokenizer_config), 4).expect(&case);
+            assert_eq!((text.bos_id, text.add_bos), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn stop_ids_come_from_all_who_name_them() {
+        let eos = json!({"eos_token": "</s>"});
+        let cases = [
+            (json!({"eos_token_id": 3}), json!({}), json!({}), vec![3]),
+            (json!({"eos_token_id": 3}), json!({"eos_token_id": [0, 3]}), json!({}), vec![0, 3]),
+            (json!({"eos_token_id": 3}), json!({"eos_token_id": null}), eos.clone(), vec![3, 2]),
+            (json!({"eos_token_id": 2}), json!({}), eos, vec![2]),
+            (json!({}), json!({}), json!({}), vec![]),
+        ];
+        for (config, generation, tokenizer_config, expected) in cases {
+            let case = format!("{config} {generation} {tokenizer_config}");
+            let (_, made) = import(&checkpoint(false, config, generation, tokenizer_config), 4).expect(&case);
+            assert_eq!(made.stop_ids, expected, "{case}");
+        }
+        for bad in [json!(4), json!(-1), json!("2"), json!([1, "x"])] {
+            let checkpoint = checkpoint(false, json!({ "eos_token_id": bad }), json!({}), json!({}));
+            let error = import(&checkpoint, 4).expect_err("an id that is none");
+            assert!(matches!(error, ImportError::Config { key, .. } if key == "eos_token_id"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sampling_settings_count_only_with_do_sample() {
+        let settings = |samples: Value| json!({"do_sample": samples, "temperature": 0.5, "top_k": 20, "top_p": 0.75, "repetition_penalty": 1.5});
+        let made = |samples| {
+            let checkpoint = checkpoint(false, json!({}), settings(samples), json!({}));
+            import(&checkpoint, 4).expect("settings").1
+        };
+        let on = made(json!(true));
+        assert_eq!((on.temperature, on.top_k, on.top_p, on.min_p), (Some(0.5), Some(20), Some(0.75), None));
+        for off in [made(json!(false)), made(Value::Null)] {
+            assert_eq!((off.temperature, off.top_k, off.top_p), (None, None, None));
+            assert_eq!(off.repetition_penalty, Some(1.5));
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_that_is_none_is_refused() {
+        let mut checkpoint = checkpoint(false, json!({}), json!({}), json!({}));
+        for bytes in [&b""[..], b"{}", b"[]", b"\xff"] {
+            checkpoint.tokenizer = bytes.to_vec();
+            let error = import(&checkpoint, 4).expect_err("not a tokenizer");
+            assert!(
+                matches!(&error, ImportError::Malformed { file, .. } if file == "tokenizer.json"),
+                "{error}"
+            );
+        }
+    }
+}

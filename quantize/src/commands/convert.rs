@@ -9,7 +9,7 @@ use muse_quantize::families::{self, Import};
 use muse_quantize::policy::{Bits, Policy};
 use muse_quantize::report::Report;
 use muse_quantize::text;
-use muse_runtime::Mapped;
+use muse_runtime::{HfText, Mapped};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::output::{self, Output};
@@ -58,6 +58,9 @@ fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
 
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
     let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
+    let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
+    // A tokenizer or template that the runtime refuses is better refused here than on the board.
+    HfText::new(&checkpoint.tokenizer, &text, &chat_template)?;
     let method = match args.method {
         _ if jobs.iter().all(|j| j.kept || !j.layout.is_quantized()) => "kept",
         Method::Rtn => "rtn",
@@ -85,7 +88,7 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
         generation,
         provenance,
         tokenizer: checkpoint.tokenizer.clone(),
-        chat_template: checkpoint.chat_template.clone().unwrap_or_default(),
+        chat_template,
     })
 }
 

@@ -1,10 +1,7 @@
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use muse_runtime::{
-    BackendChoice, ChatOptions, Engine, LoadOptions, Message, Text, TextDecoder, TextError, eval,
-};
+use muse_runtime::{BackendChoice, Engine, LoadOptions, eval};
 use serde_json::json;
 
 use super::{Failure, at, print, print_json};
@@ -74,10 +71,10 @@ fn read(text: &TextArgs) -> Result<String, Failure> {
 
 /// A model with room for `positions`, or for as many as it was trained for.
 fn load(path: &Path, common: &EvalCommon, positions: usize) -> Result<Box<dyn Engine>, Failure> {
-    let mapped = muse_runtime::Mapped::open(path)?;
+    let trained = muse_runtime::Mapped::open(path)?.spec.context;
     let positions = u32::try_from(positions).unwrap_or(u32::MAX);
     let options = LoadOptions {
-        context: Some(positions.clamp(1, mapped.spec.context)),
+        context: Some(positions.clamp(1, trained)),
         // As many rows of logits as windows can use at once without taking much memory.
         logit_rows: Some(32),
         threads: common.threads,
@@ -87,22 +84,5 @@ fn load(path: &Path, common: &EvalCommon, positions: usize) -> Result<Box<dyn En
         },
         ..LoadOptions::default()
     };
-    Ok(muse_runtime::load_mapped(&mapped, &options, Arc::new(TokensOnly))?)
-}
-
-/// Evaluation by ids needs no tokenizer.
-struct TokensOnly;
-
-impl Text for TokensOnly {
-    fn encode(&self, _: &str) -> Result<Vec<u32>, TextError> {
-        Err(TextError::Encode("this command takes token ids".into()))
-    }
-
-    fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
-        Err(TextError::Encode("this command takes token ids".into()))
-    }
-
-    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
-        unreachable!("evaluation never decodes")
-    }
+    Ok(muse_runtime::load(path, &options)?)
 }
