@@ -1,11 +1,15 @@
 //! A model's own chat template, rendered as Hugging Face transformers does, within bounds.
 //!
 //! The template comes with the model file and is not trusted: its source, the work it may do (and with it the
-//! memory it may take), its recursion and its output are bounded. It can read its variables and nothing else.
+//! memory it may take), its recursion, its output and the time it takes are bounded. It can read its variables and nothing else.
 
 mod harden;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
@@ -21,12 +25,16 @@ const OUTPUT_MAX: usize = 8 << 20;
 /// Instructions, and 64-byte units of data made or moved: 64 MiB in all.
 const FUEL: u64 = 1 << 20;
 const RECURSION_MAX: usize = 100;
-/// Nested values are printed and dropped by recursion. A source of 128 KiB can nest 64 Ki levels, of less than
-/// 3 KiB of stack each (80 Ki levels fit, measured without optimisation). Address space, not memory.
+/// What fuel does not bound (slices of slices, each a view of the one before) time does.
+const TIME_MAX: Duration = Duration::from_secs(10);
+const TOO_SLOW: &str = "it takes more than 10 seconds for a conversation";
+/// Long expressions are compiled, and nested values printed and dropped, by recursion. A source of 128 KiB can nest
+/// 64 Ki levels, of less than 3 KiB of stack each (80 Ki levels fit, measured). Address space, not memory.
 const STACK_BYTES: usize = 256 << 20;
 
 /// What a template sees of a message.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub(crate) struct Turn {
     pub(crate) role: String,
     pub(crate) content: String,
@@ -35,8 +43,11 @@ pub(crate) struct Turn {
 /// A compiled chat template.
 #[derive(Debug)]
 pub(crate) struct Template {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     tokens: BTreeMap<String, String>,
+    /// A rendering is past its time and still runs: it cannot be ended, but no second one is started.
+    ran_away: AtomicBool,
+    time_max: Duration,
 }
 
 impl Template {
@@ -49,20 +60,18 @@ impl Template {
             let problem = format!("it is {} bytes; at most {SOURCE_MAX} are taken", source.len());
             return Err(TextError::Template(problem));
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(failed)?);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION_MAX);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
-        environment.add_function(harden::KEEP, harden::keep);
         let hardened = harden::harden(source).map_err(TextError::Template)?;
-        environment.add_template_owned("chat", hardened).map_err(failed)?;
-        Ok(Self { environment, tokens })
+        let environment = apart(TIME_MAX, move || {
+            let mut environment = environment()?;
+            environment.add_template_owned("chat", hardened)?;
+            Ok(environment)
+        })?;
+        Ok(Self {
+            environment: Arc::new(environment),
+            tokens,
+            ran_away: AtomicBool::new(false),
+            time_max: TIME_MAX,
+        })
     }
 
     /// Renders a conversation up to where the assistant speaks.
@@ -74,43 +83,74 @@ impl Template {
     /// [`TextError::Template`] with what the template raised, or the bound it broke.
     pub(crate) fn render(
         &self,
-        messages: &[Turn],
-        tools: Option<&serde_json::Value>,
+        messages: Vec<Turn>,
+        tools: Option<serde_json::Value>,
         mode: Option<Mode>,
     ) -> Result<String, TextError> {
+        if self.ran_away.load(Ordering::Relaxed) {
+            return Err(TextError::Template(TOO_SLOW.into()));
+        }
         let (thinking, strength) = match mode {
             None => (Value::UNDEFINED, Value::UNDEFINED),
             Some(Mode::Instant) => (false.into(), "low".into()),
             Some(Mode::Thinking) => (true.into(), "high".into()),
             Some(Mode::Contemplating) => (true.into(), "xhigh".into()),
         };
-        let render = || {
-            let tokens = Value::from(Serde(&self.tokens));
-            let variables = context! {
-                messages => Serde(messages),
-                // Python's None: templates test for it with `is none` and by truth.
-                tools => Serde(tools),
-                documents => (),
-                add_generation_prompt => true,
-                enable_thinking => thinking,
-                reasoning_strength => strength,
-                ..tokens
-            };
-            let mut out = Bounded { bytes: Vec::new() };
-            let template = self.environment.get_template("chat");
-            let rendered =
-                template.and_then(|template| template.render_captured_to(variables, &mut out).map(drop));
-            // The error holds values of the template, which only this thread's stack can drop.
-            rendered.map(|()| out.bytes).map_err(failed)
+        let tokens = Value::from(Serde(&self.tokens));
+        let variables = context! {
+            messages => Serde(messages),
+            // Null is Python's None: templates ask `is none` and by truth.
+            tools => Serde(tools),
+            documents => (),
+            add_generation_prompt => true,
+            enable_thinking => thinking,
+            reasoning_strength => strength,
+            ..tokens
         };
-        let bytes = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("muse-template".into()).stack_size(STACK_BYTES);
-            let thread = thread.spawn_scoped(scope, render);
-            let thread = thread.map_err(|error| TextError::Template(format!("no thread for it: {error}")))?;
-            thread.join().map_err(|_| TextError::Template("it crashed the renderer".into()))?
-        })?;
-        Ok(String::from_utf8(bytes).expect("templates write text"))
+        let environment = Arc::clone(&self.environment);
+        let rendered = apart(self.time_max, move || {
+            let mut out = Bounded { bytes: Vec::new() };
+            environment.get_template("chat")?.render_captured_to(variables, &mut out)?;
+            Ok(out.bytes)
+        });
+        if rendered == Err(TextError::Template(TOO_SLOW.into())) {
+            self.ran_away.store(true, Ordering::Relaxed);
+        }
+        Ok(String::from_utf8(rendered?).expect("templates write text"))
     }
+}
+
+/// What a template may use, as transformers sets Jinja up.
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_MAX);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_function(harden::KEEP, harden::keep);
+    environment.add_filter("tojson", to_json);
+    Ok(environment)
+}
+
+/// Runs `work` on a thread of its own, where recursion has room, and waits for at most `time_max`.
+fn apart<T: Send + 'static>(
+    time_max: Duration,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, TextError> {
+    let (sender, result) = mpsc::sync_channel(1);
+    // An error holds values of the template, which only this thread's stack can drop: it stays here.
+    let work = move || drop(sender.send(work().map_err(failed)));
+    let thread = std::thread::Builder::new().name("muse-template".into()).stack_size(STACK_BYTES);
+    thread.spawn(work).map_err(|error| TextError::Template(format!("no thread for it: {error}")))?;
+    result.recv_timeout(time_max).unwrap_or_else(|error| {
+        Err(TextError::Template(match error {
+            RecvTimeoutError::Timeout => TOO_SLOW.into(),
+            RecvTimeoutError::Disconnected => "it crashed the renderer".into(),
+        }))
+    })
 }
 
 fn failed(error: Error) -> TextError {

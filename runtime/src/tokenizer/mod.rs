@@ -112,9 +112,9 @@ impl Text for HfText {
             role: disguise.hide(&message.role, "", mark).into_owned(),
             content: disguise.hide(&message.content, &message.role, mark).into_owned(),
         };
-        let turns: Vec<_> = messages.iter().map(turn).collect();
+        let turns = messages.iter().map(turn).collect();
         let tools = options.tools.as_ref().map(|tools| disguise.hide_json(tools, mark));
-        let rendered = template.render(&turns, tools.as_ref(), options.mode)?;
+        let rendered = template.render(turns, tools, options.mode)?;
         self.ids(&rendered, Some(mark))
     }
 
