@@ -27,7 +27,7 @@ pub enum Native {
 /// Group-of-32 formats that a `.muse` layout can hold bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupKind {
-    /// `w = q * scale`, `q` in `-128..=127` (GGUF Q8_0).
+    /// `w = q * scale`, `q` in `-128..=127` (GGUF Q8_0, Q5_0).
     Q8,
     /// `w = q * scale`, `q` in `-8..=7` (GGUF Q4_0).
     Q4,

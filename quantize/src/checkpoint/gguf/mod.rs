@@ -7,6 +7,8 @@
 //! It refuses what it cannot carry over exactly: an architecture, tensor, storage type or pre-tokenizer that it does
 //! not know, by name.
 
+#![deny(clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
+
 mod config;
 mod metadata;
 mod names;

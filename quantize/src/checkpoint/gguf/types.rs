@@ -105,8 +105,8 @@ impl Kind {
             Self::BF16 => Native::Bf16,
             Self::Q4_0 => Native::Groups(GroupKind::Q4),
             Self::Q4_1 => Native::Groups(GroupKind::Q4Asym),
-            Self::Q8_0 => Native::Groups(GroupKind::Q8),
-            Self::Q5_0 => Native::Other("Q5_0"),
+            // Five-bit integers with one scale are eight-bit integers with that scale.
+            Self::Q8_0 | Self::Q5_0 => Native::Groups(GroupKind::Q8),
             Self::Q5_1 => Native::Other("Q5_1"),
             Self::Q4_K => Native::Other("Q4_K"),
             Self::Q5_K => Native::Other("Q5_K"),
@@ -126,7 +126,7 @@ impl Kind {
             Self::Q4_0 => each(bytes, out, |b, o| write_group(q4_0(b), o)),
             Self::Q4_1 => each(bytes, out, |b, o| write_group(q4_1(b), o)),
             Self::Q8_0 => each(bytes, out, |b, o| write_group(q8_0(b), o)),
-            Self::Q5_0 => each(bytes, out, q5_0),
+            Self::Q5_0 => each(bytes, out, |b, o| write_group(q5_0(b), o)),
             Self::Q5_1 => each(bytes, out, q5_1),
             Self::Q4_K => each(bytes, out, q4_k),
             Self::Q5_K => each(bytes, out, q5_k),
@@ -143,6 +143,7 @@ impl Kind {
             Self::Q4_0 => bytes.as_chunks().0.iter().map(q4_0).collect(),
             Self::Q4_1 => bytes.as_chunks().0.iter().map(q4_1).collect(),
             Self::Q8_0 => bytes.as_chunks().0.iter().map(q8_0).collect(),
+            Self::Q5_0 => bytes.as_chunks().0.iter().map(q5_0).collect(),
             other => panic!("{other:?} has no groups"),
         }
     }
@@ -196,15 +197,15 @@ fn five_bits(high: [u8; 4], low: &[u8; 16]) -> [u8; 32] {
     let high = u32::from_le_bytes(high);
     let mut quants = nibbles(low);
     for (i, q) in quants.iter_mut().enumerate() {
-        *q |= ((high >> i & 1) as u8) << 4;
+        *q |= u8::from(high >> i & 1 == 1) << 4;
     }
     quants
 }
 
-fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
+fn q5_0(block: &[u8; 22]) -> Group {
     let [d0, d1, h0, h1, h2, h3, low @ ..] = block;
-    let d = float([*d0, *d1]);
-    *out = five_bits([*h0, *h1, *h2, *h3], low).map(|q| (f32::from(q) - 16.0) * d);
+    let quants = five_bits([*h0, *h1, *h2, *h3], low).map(|q| q as i8 - 16);
+    Group { scale: u16::from_le_bytes([*d0, *d1]), offset: 0, quants }
 }
 
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {

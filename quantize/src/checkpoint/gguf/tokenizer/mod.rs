@@ -136,12 +136,14 @@ fn generation_config(
         }
     }
     for (key, name) in SAMPLING {
-        let value = match metadata.number(key)? {
-            None => continue,
-            Some(value) if name == "top_k" => Value::from(value as u64),
-            Some(value) => Value::from(value),
+        let value = match metadata.integer(key) {
+            Ok(value) => value.map(Value::from),
+            Err(_) => metadata.float(key)?.map(Value::from),
         };
+        let Some(value) = value else { continue };
         config.insert(name.into(), value);
+        // Hugging Face's settings count only where sampling is asked for.
+        config.insert("do_sample".into(), true.into());
     }
     Ok(config)
 }

@@ -1,0 +1,10 @@
+//! Any bytes: a typed error, or a checkpoint whose every tensor can be read and imported.
+//! `cargo fuzz run gguf` in `quantize`; seed with `tests/fixtures/gguf/blocks.gguf`.
+#![no_main]
+
+#[path = "../../tests/gguf/exercise.rs"]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    exercise::exercise(bytes.to_vec());
+});
