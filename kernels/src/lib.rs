@@ -4,12 +4,23 @@
 //! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer) and
 //! [`CpuBackend`].
 //!
+//! ```
+//! use muse_kernels::{Backend, CpuBackend, Linear, Tensor};
+//!
+//! let mut cpu = CpuBackend::new(1);
+//! let weight = cpu.load(Tensor::from_f32(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))?;
+//! let (x, mut out) = (vec![1.0, 0.0, -1.0], cpu.buffer(2)?);
+//! cpu.linear(&x, 1, &mut [Linear { out: &mut out, weight: &weight, bias: None }])?;
+//! assert_eq!(out, [-2.0, -2.0]);
+//! # Ok::<(), muse_kernels::BackendError>(())
+//! ```
+//!
 //! What a kernel may do: read its inputs, write its outputs. It does not allocate, spawn, lock, log or open a file;
 //! the backend plans memory at load and splits rows over its pool.
 //!
-//! A kernel lives in `cpu/<operation>/<feature>.rs`, the file named for the CPU feature it needs and the function
-//! always `run`; `mod.rs` holds the best-first table, and tests walk that table. To add a variant, add a file and a
-//! line to the table: tests and benches find it there.
+//! A kernel lives in `cpu/<operation>/<feature>.rs`, the file named for the CPU feature it needs; `mod.rs` holds the
+//! best-first table, and tests walk that table. To add a variant, add a file and a line to the table: `cpu/mod.rs`
+//! says how, step by step. To add an operation, add it to [`Backend`] and to [`ReferenceBackend`] first.
 //!
 //! It refuses to repack weights: a tensor arrives in a [`muse_format::Layout`] that a kernel reads as it is.
 
