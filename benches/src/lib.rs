@@ -1,1 +1,15 @@
+//! How fast kernels and whole models are, as a share of what the memory can give.
+//!
+//! * `muse-bench` measures a model: prompt and answer tokens a second, with a bandwidth probe beside each row.
+//! * `cargo bench -p muse-benches` measures single operations over every layout.
+//!
+//! Decoding reads nearly every weight once a token, so tokens a second times the bytes of a token is a bandwidth, and
+//! the probe of the same threads in the same run is its ceiling. A figure without that ceiling is not printed.
+//!
+//! To add a shape to `--synthetic`, add a line to [`shapes::SHAPES`].
+#![forbid(unsafe_code)]
 
+pub mod measure;
+pub mod probe;
+pub mod shapes;
+pub mod synthetic;

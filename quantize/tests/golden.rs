@@ -12,7 +12,7 @@ use muse_quantize::convert::{self, Watch};
 use muse_quantize::families;
 use muse_quantize::policy::{Bits, Policy};
 use muse_quantize::text;
-use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, SimEngine, SimOptions, eval, load_mapped};
+use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Message, eval, load};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -37,6 +37,8 @@ struct Ids {
     input_ids: Vec<u32>,
     prompt_len: usize,
     greedy_ids: Vec<u32>,
+    page_ids: Vec<u32>,
+    chat_ids: Vec<u32>,
 }
 
 struct Golden {
@@ -85,7 +87,7 @@ fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
 fn engine(file: &Path, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
     let cache = Some(CacheDtype::F32);
     let options = LoadOptions { batch_tokens, cache, backend, threads: Some(2), ..LoadOptions::default() };
-    load_mapped(&Mapped::open(file).unwrap(), &options, SimEngine::new(SimOptions::default()).text()).unwrap()
+    load(file, &options).unwrap()
 }
 
 /// The logits of every position of `tokens`.
@@ -171,5 +173,23 @@ fn fewer_bits_cost_what_they_should() {
             // nothing to do with the model would be sqrt(2) standard deviations away.
             assert!(eight[backend] < four[backend] && four[backend] < 1.0, "{name}: {eight:?} {four:?}");
         }
+    }
+}
+
+#[test]
+fn text_becomes_the_ids_that_the_source_tokenizer_gives() {
+    let page = fs::read_to_string(fixtures().join("page.txt")).unwrap();
+    let chat: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(fixtures().join("chat.json")).unwrap()).unwrap();
+    let field = |message: &serde_json::Value, key: &str| message[key].as_str().unwrap().to_owned();
+    let chat: Vec<_> =
+        chat.iter().map(|m| Message { role: field(m, "role"), content: field(m, "content") }).collect();
+    for (name, bits) in FIXTURES {
+        let ids = golden(name).ids;
+        let file = converted(name, bits);
+        let text = engine(file.path(), BackendChoice::Reference, 1).text();
+        assert_eq!(text.encode(&page).unwrap(), ids.page_ids, "{name}: page");
+        let options = ChatOptions::default();
+        assert_eq!(text.encode_chat(&chat, &options).unwrap(), ids.chat_ids, "{name}: chat");
     }
 }

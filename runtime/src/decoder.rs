@@ -39,3 +39,29 @@ impl Utf8Stream {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+
+    use super::Utf8Stream;
+
+    proptest! {
+        /// However bytes are cut, valid or not, the text is that of the whole.
+        #[test]
+        fn any_cut_gives_the_text_of_the_whole(
+            text in "[a-zé漢🙂]{0,12}",
+            noise in prop::collection::vec(any::<u8>(), 0..12),
+            cuts in prop::collection::vec(0usize..60, 0..20),
+        ) {
+            let bytes = [text.as_bytes(), &noise, text.as_bytes()].concat();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let mut stream = Utf8Stream::default();
+            let mut out: String = cuts.windows(2).map(|cut| stream.push_bytes(&bytes[cut[0]..cut[1]])).collect();
+            out.push_str(&stream.take());
+            prop_assert_eq!(out, String::from_utf8_lossy(&bytes));
+        }
+    }
+}

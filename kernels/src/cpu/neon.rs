@@ -1,7 +1,45 @@
-//! What the NEON kernels share: the instructions that stable Rust has no intrinsic for.
+//! What the NEON kernels share: the instructions that stable Rust has no intrinsic for, and loads of any float type.
 
-use std::arch::aarch64::{float32x4_t, int8x16_t, int32x4_t, uint16x8_t};
+use std::arch::aarch64::{
+    float32x4_t, int8x16_t, int32x4_t, uint16x8_t, vdupq_n_u16, vld1q_f32, vld1q_u16, vreinterpretq_f32_u16,
+    vzip1q_u16, vzip2q_u16,
+};
 use std::arch::asm;
+
+use half::{bf16, f16};
+
+/// An element type that vectors of f32 can be loaded from.
+pub(super) trait Element: Copy + Into<f32> {
+    /// Eight elements, exactly.
+    fn load(from: &[Self; 8]) -> [float32x4_t; 2];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load(from: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: 8 elements are read from an array of 8; every CPU of this target has NEON.
+        unsafe { [vld1q_f32(from.as_ptr()), vld1q_f32(from.as_ptr().add(4))] }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn load(from: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: as for f32; an f16 is the u16 of its bits.
+        unsafe { widen(vld1q_u16(from.as_ptr().cast())) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn load(from: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: as for f32; a bf16 is the u16 of its bits, which are the upper half of an f32.
+        unsafe {
+            let (zero, bits) = (vdupq_n_u16(0), vld1q_u16(from.as_ptr().cast()));
+            [vreinterpretq_f32_u16(vzip1q_u16(zero, bits)), vreinterpretq_f32_u16(vzip2q_u16(zero, bits))]
+        }
+    }
+}
 
 /// Eight f16 as f32, exactly.
 #[inline]
@@ -48,4 +86,14 @@ pub(super) fn smmla(mut sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_
         );
     }
     sums
+}
+
+/// The same vector, of which the compiler knows nothing: it turns `smull` of what it knows to be non-negative into two
+/// widenings and a multiplication of words.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn opaque(mut x: int8x16_t) -> int8x16_t {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {x:v} */", x = inout(vreg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
 }

@@ -22,3 +22,34 @@ pub(super) fn share(budget: u32, wants: &[u32]) -> Vec<u32> {
     }
     given
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop, proptest};
+
+    use super::share;
+
+    #[test]
+    fn rows_go_round() {
+        assert_eq!(share(8, &[1, 20]), [1, 7]);
+        assert_eq!(share(8, &[20, 20, 1]), [4, 3, 1]);
+        assert_eq!(share(2, &[1, 1, 1]), [1, 1, 0]);
+        assert_eq!(share(100, &[3, 4]), [3, 4]);
+        assert!(share(1, &[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_max_min_fair(budget in 1u32..600, wants in prop::collection::vec(1u32..400, 0..12)) {
+            let given = share(budget, &wants);
+            let total: u32 = wants.iter().sum();
+            assert_eq!(given.iter().sum::<u32>(), budget.min(total), "nothing is wasted");
+            for (a, want) in given.iter().zip(&wants) {
+                assert!(a <= want);
+                for b in &given {
+                    assert!(a == want || b <= &(a + 1), "{given:?} of {wants:?}");
+                }
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! |---------|-------|--------|
 //! | `avx512` | avx512-vnni | vectors of 16, up to 8 queries share a load |
 //! | `avx2` | avx2 | vectors of 8, up to 4 queries share a load of keys |
+//! | `neon` | neon | 16 positions of 4 queries, or 32 elements of 2 queries, in 16 vectors |
 //! | `generic` | - | loops over 16 positions, or 16 elements, side by side |
 //!
 //! To add a variant, add a file with `scores` and `mix` for each element type and a line to `VARIANTS`. The tests walk
@@ -15,7 +16,7 @@ use half::f16;
 
 use super::elementwise::Elementwise;
 use super::features::Features;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::features::Level;
 use super::output::Output;
 use super::pool::Pool;
@@ -28,6 +29,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 
@@ -85,6 +88,17 @@ const VARIANTS: &[Variant<Kernel>] = &[
             scores_f16: avx2::scores::<f16>,
             mix_f32: avx2::mix::<f32>,
             mix_f16: avx2::mix::<f16>,
+        },
+    },
+    #[cfg(target_arch = "aarch64")]
+    Variant {
+        name: "neon",
+        supported: |f| f.has(Level::Neon),
+        run: Kernel {
+            scores_f32: neon::scores::<f32>,
+            scores_f16: neon::scores::<f16>,
+            mix_f32: neon::mix::<f32>,
+            mix_f16: neon::mix::<f16>,
         },
     },
     Variant {

@@ -4,6 +4,7 @@
 //! |---------|-------|--------|
 //! | `avx512` | avx512-vnni | 16 partial sums a vector, 4 x 4 rows share loads |
 //! | `avx2` | avx2 | 8 partial sums a vector, 4 rows of activations share loads |
+//! | `neon` | neon | 4 partial sums along the columns, for 4 rows x 4 tokens |
 //! | `generic` | - | 16 partial sums along the columns |
 //!
 //! To add a variant, add a file with one `run` for each element type and a line to `VARIANTS`. The tests walk the
@@ -23,6 +24,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +56,12 @@ const VARIANTS: &[Variant<Kernel>] = &[
         name: "avx2",
         supported: |f| f.has(Level::Avx2),
         run: Kernel { f32: avx2::run::<f32>, f16: avx2::run::<f16>, bf16: avx2::run::<bf16> },
+    },
+    #[cfg(target_arch = "aarch64")]
+    Variant {
+        name: "neon",
+        supported: |f| f.has(Level::Neon),
+        run: Kernel { f32: neon::run::<f32>, f16: neon::run::<f16>, bf16: neon::run::<bf16> },
     },
     Variant {
         name: "generic",

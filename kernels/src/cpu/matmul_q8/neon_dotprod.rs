@@ -1,9 +1,13 @@
-use std::arch::aarch64::{int8x16_t, vdupq_n_s8};
+//! `sdot` by element: the four columns of one token that are the element meet the four columns of four rows.
+//!
+//! In the release test binary (`cargo test --release -p muse-kernels --lib --no-run --target aarch64-unknown-linux-gnu`,
+//! then `aarch64-linux-gnu-objdump -d`) one group of Q4, 288 bytes, takes 135 instructions for one token, 0.47 a byte of
+//! weights, and 368 for four tokens, 0.32 a byte and token.
 
 use muse_format::TILE_ROWS;
 
 use super::Activations;
-use super::neon_tile::{Group, Q4, Q4Asym, Q8, RowValues, Sums, Weights, groups};
+use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q8, RowValues, Sums, Weights, groups};
 use crate::cpu::neon::sdot;
 
 /// Rows of activations that share one unpacking of the weights.
@@ -48,14 +52,14 @@ pub(super) fn tokens<W: Weights, const N: usize>(
     let mut sums = Sums::<N>::zero();
     for group in groups::<W>(tile, group, x.groups) {
         let rows = group.row_values::<W>();
-        let mut columns = [[vdupq_n_s8(0); 2]; N];
+        let mut columns = [Columns::zero(); N];
         for (t, columns) in columns.iter_mut().enumerate() {
             *columns = group.columns(x, t);
         }
-        quarter::<W, N, 0>(&mut sums, group, &rows, &columns, x);
-        quarter::<W, N, 1>(&mut sums, group, &rows, &columns, x);
-        quarter::<W, N, 2>(&mut sums, group, &rows, &columns, x);
-        quarter::<W, N, 3>(&mut sums, group, &rows, &columns, x);
+        quarter::<W, N, 0>(&mut sums, group, &rows, &columns);
+        quarter::<W, N, 1>(&mut sums, group, &rows, &columns);
+        quarter::<W, N, 2>(&mut sums, group, &rows, &columns);
+        quarter::<W, N, 3>(&mut sums, group, &rows, &columns);
     }
     sums.store(out);
 }
@@ -67,18 +71,18 @@ fn quarter<W: Weights, const N: usize, const Q: usize>(
     sums: &mut Sums<N>,
     group: Group<'_>,
     rows: &RowValues,
-    columns: &[[int8x16_t; 2]; N],
-    x: Activations<'_>,
+    columns: &[Columns; N],
 ) {
     let [a, b] = group.weights::<W>(0, Q);
     let [c, d] = group.weights::<W>(1, Q);
     let [e, f] = group.weights::<W>(2, Q);
     let [g, h] = group.weights::<W>(3, Q);
-    for (t, &[low, high]) in columns.iter().enumerate() {
-        let dots = sdot::<1>(sdot::<0>(group.start::<W>(x, t), a, low), b, low);
+    for (t, columns) in columns.iter().enumerate() {
+        let [low, high] = columns.quants;
+        let dots = sdot::<1>(sdot::<0>(columns.start::<W>(), a, low), b, low);
         let dots = sdot::<3>(sdot::<2>(dots, c, low), d, low);
         let dots = sdot::<1>(sdot::<0>(dots, e, high), f, high);
         let dots = sdot::<3>(sdot::<2>(dots, g, high), h, high);
-        sums.add((t, Q), dots, rows, x, group.index);
+        sums.add(Q, t, dots, rows, columns);
     }
 }

@@ -4,9 +4,9 @@
 //! multiplies by four columns of activations.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, vandq_u8, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vdupq_n_u8,
-    vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_s8_u8, vshrq_n_u8,
-    vst1q_f32,
+    float32x4_t, int8x16_t, int32x4_t, vandq_u8, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32,
+    vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_s8_u8,
+    vshrq_n_u8, vst1q_f32,
 };
 
 use muse_format::TILE_ROWS;
@@ -20,6 +20,8 @@ pub(super) trait Weights {
     const OFFSETS: bool;
     /// Whether the stored integers are 8 above those that multiply the scale.
     const BIASED: bool;
+    /// Whether eight products with activations fit an i16: 8 * 15 * 127 < 2^15, but 8 * 127 * 127 do not.
+    const NARROW: bool;
     /// Bytes of 16 rows x 8 columns.
     const STEP: usize;
 
@@ -37,6 +39,7 @@ pub(super) struct Q4Asym;
 impl Weights for Q8 {
     const OFFSETS: bool = false;
     const BIASED: bool = false;
+    const NARROW: bool = false;
     const STEP: usize = 128;
 
     #[inline(always)]
@@ -66,6 +69,7 @@ unsafe fn nibbles(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
 impl Weights for Q4 {
     const OFFSETS: bool = false;
     const BIASED: bool = true;
+    const NARROW: bool = true;
     const STEP: usize = 64;
 
     #[inline(always)]
@@ -78,6 +82,7 @@ impl Weights for Q4 {
 impl Weights for Q4Asym {
     const OFFSETS: bool = true;
     const BIASED: bool = false;
+    const NARROW: bool = true;
     const STEP: usize = 64;
 
     #[inline(always)]
@@ -132,20 +137,39 @@ impl Group<'_> {
         unsafe { W::load(self.quants[step * W::STEP..][..W::STEP].as_ptr(), quarter) }
     }
 
-    /// The 32 quants of row `t` of the activations.
+    /// The group's columns of row `t` of the activations.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn columns(&self, x: Activations<'_>, t: usize) -> [int8x16_t; 2] {
-        let quants = &x.quants[(t * x.groups + self.index) * GROUP..][..GROUP];
+    pub(super) fn columns(&self, x: Activations<'_>, t: usize) -> Columns {
+        let at = t * x.groups + self.index;
+        let quants = &x.quants[at * GROUP..][..GROUP];
         // SAFETY: 32 bytes are read from a slice of 32.
-        unsafe { [vld1q_s8(quants.as_ptr()), vld1q_s8(quants.as_ptr().add(16))] }
+        let quants = unsafe { [vld1q_s8(quants.as_ptr()), vld1q_s8(quants.as_ptr().add(16))] };
+        Columns { quants, scale: x.scales[at], correction: x.corrections[at] }
+    }
+}
+
+/// 32 columns of one row of activations.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) quants: [int8x16_t; 2],
+    scale: f32,
+    /// `-8` times the sum of `quants`.
+    correction: i32,
+}
+
+impl Columns {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn zero() -> Self {
+        Self { quants: [vdupq_n_s8(0); 2], scale: 0.0, correction: 0 }
     }
 
-    /// What the integer products with row `t` of the activations start from.
+    /// What integer products with these columns start from.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn start<W: Weights>(&self, x: Activations<'_>, t: usize) -> int32x4_t {
-        vdupq_n_s32(if W::BIASED { x.corrections[t * x.groups + self.index] } else { 0 })
+    pub(super) fn start<W: Weights>(&self) -> int32x4_t {
+        vdupq_n_s32(if W::BIASED { self.correction } else { 0 })
     }
 }
 
@@ -170,22 +194,14 @@ impl<const N: usize> Sums<N> {
         Self([[vdupq_n_f32(0.0); 4]; N])
     }
 
-    /// Adds the integer products of one quarter and group `index` with row `t` of the activations, scaled.
+    /// Adds the integer products of one quarter with columns of row `t` of the activations, scaled.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn add(
-        &mut self,
-        (t, quarter): (usize, usize),
-        dots: int32x4_t,
-        rows: &RowValues,
-        x: Activations<'_>,
-        index: usize,
-    ) {
-        let at = t * x.groups + index;
+    pub(super) fn add(&mut self, quarter: usize, t: usize, dots: int32x4_t, rows: &RowValues, x: &Columns) {
         let sum = &mut self.0[t][quarter];
-        *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dots), vmulq_n_f32(rows.scales[quarter], x.scales[at]));
+        *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dots), vmulq_n_f32(rows.scales[quarter], x.scale));
         if let Some(offsets) = rows.offsets {
-            let total = x.scales[at] * (x.corrections[at] as f32 * -0.125);
+            let total = x.scale * (x.correction as f32 * -0.125);
             *sum = vfmaq_n_f32(*sum, offsets[quarter], total);
         }
     }

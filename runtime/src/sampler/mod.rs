@@ -252,3 +252,6 @@ impl SplitMix64 {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 }
+
+#[cfg(test)]
+mod tests;

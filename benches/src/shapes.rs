@@ -1,0 +1,111 @@
+//! The shapes of published models, for measuring without their weights.
+
+use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+
+/// A published model's dimensions, from its `config.json`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub name: &'static str,
+    dim: u32,
+    layers: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    ffn: u32,
+    vocab: u32,
+    context: u32,
+    tied: bool,
+    kind: Kind,
+}
+
+/// What the families differ in beyond numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Llama,
+    Qwen2,
+    Qwen3,
+    /// A window of 512 on five of six layers.
+    Gemma3,
+}
+
+#[rustfmt::skip]
+pub const SHAPES: &[Shape] = &[
+    Shape { name: "smollm2-135m", dim: 576,  layers: 30, heads: 9,  kv_heads: 3, head_dim: 64,  ffn: 1536,  vocab: 49152,  context: 8192,   tied: true,  kind: Kind::Llama },
+    Shape { name: "llama3.2-1b",  dim: 2048, layers: 16, heads: 32, kv_heads: 8, head_dim: 64,  ffn: 8192,  vocab: 128256, context: 131072, tied: true,  kind: Kind::Llama },
+    Shape { name: "llama3.1-8b",  dim: 4096, layers: 32, heads: 32, kv_heads: 8, head_dim: 128, ffn: 14336, vocab: 128256, context: 131072, tied: false, kind: Kind::Llama },
+    Shape { name: "qwen2.5-0.5b", dim: 896,  layers: 24, heads: 14, kv_heads: 2, head_dim: 64,  ffn: 4864,  vocab: 151936, context: 32768,  tied: true,  kind: Kind::Qwen2 },
+    Shape { name: "qwen3-0.6b",   dim: 1024, layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ffn: 3072,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
+    Shape { name: "qwen3-1.7b",   dim: 2048, layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ffn: 6144,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
+    Shape { name: "qwen3-4b",     dim: 2560, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 9728,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
+    Shape { name: "qwen3-8b",     dim: 4096, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 12288, vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3 },
+    Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
+    Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
+];
+
+/// The shape of that name.
+pub fn find(name: &str) -> Option<Shape> {
+    SHAPES.iter().copied().find(|shape| shape.name == name)
+}
+
+impl Shape {
+    /// The spec that an importer would make of it.
+    pub fn spec(&self) -> Spec {
+        let gemma = self.kind == Kind::Gemma3;
+        let layer = |i: u32| {
+            let local = gemma && !(i + 1).is_multiple_of(6);
+            Layer {
+                attention: Attention {
+                    heads: self.heads,
+                    kv_heads: self.kv_heads,
+                    head_dim: self.head_dim,
+                    scale: 1.0 / (self.head_dim as f32).sqrt(),
+                    window: local.then_some(512),
+                    rope: Some(u32::from(local)),
+                    qk_norm: matches!(self.kind, Kind::Qwen3 | Kind::Gemma3),
+                    qkv_bias: self.kind == Kind::Qwen2,
+                    out_bias: false,
+                    softcap: None,
+                },
+                ffn: Ffn {
+                    dim: self.ffn,
+                    activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+                    bias: false,
+                },
+                post_norms: gemma,
+            }
+        };
+        Spec {
+            family: self.name.into(),
+            dim: self.dim,
+            vocab: self.vocab,
+            context: self.context,
+            embed_scale: if gemma { (self.dim as f32).sqrt() } else { 1.0 },
+            norm_eps: 1e-6,
+            logit_scale: 1.0,
+            logit_softcap: None,
+            tied_head: self.tied,
+            ropes: if gemma { 2 } else { 1 },
+            layers: (0..self.layers).map(layer).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_is_a_valid_spec_of_the_size_in_its_name() {
+        for shape in SHAPES {
+            let spec = shape.spec();
+            spec.validate().unwrap();
+            let weights: u64 = spec.tensors().iter().map(|t| t.rows * t.cols).sum();
+            let (_, size) = shape.name.rsplit_once('-').unwrap();
+            let unit = if size.ends_with('m') { 1e6 } else { 1e9 };
+            let named = unit * size[..size.len() - 1].parse::<f64>().unwrap();
+            // Names round, and Llama's leave a fifth of the embedding out.
+            let ratio = weights as f64 / named;
+            assert!((0.85..=1.26).contains(&ratio), "{}: {weights} weights", shape.name);
+        }
+    }
+}

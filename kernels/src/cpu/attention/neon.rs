@@ -1,0 +1,141 @@
+use std::arch::aarch64::{float32x4_t, vdupq_n_f32, vfmaq_n_f32, vmulq_n_f32, vst1q_f32};
+
+use super::{BLOCK, Scores};
+use crate::cache::TILE_POSITIONS;
+use crate::cpu::neon::Element;
+
+#[target_feature(enable = "neon")]
+pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+    for (scores, q) in scores.chunks_mut(4).zip(q.chunks(4)) {
+        match q.len() {
+            4 => tiles::<E, 4>(scores, q, keys),
+            3 => tiles::<E, 3>(scores, q, keys),
+            2 => tiles::<E, 2>(scores, q, keys),
+            _ => tiles::<E, 1>(scores, q, keys),
+        }
+    }
+}
+
+/// All tiles for `N` queries.
+#[inline]
+#[target_feature(enable = "neon")]
+fn tiles<E: Element, const N: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+    let head_dim = q[0].len();
+    let q: [&[f32]; N] = std::array::from_fn(|n| &q[n][..head_dim]);
+    for (t, tile) in keys.chunks_exact(head_dim * TILE_POSITIONS).enumerate() {
+        let mut sums = [[vdupq_n_f32(0.0); 4]; N];
+        for (i, key) in tile.as_chunks::<TILE_POSITIONS>().0[..head_dim].iter().enumerate() {
+            let key = load_16(key);
+            for (sums, q) in sums.iter_mut().zip(&q) {
+                add_scaled(sums, &key, q[i]);
+            }
+        }
+        for (scores, sums) in scores.iter_mut().zip(&sums) {
+            store(&mut scores[t * TILE_POSITIONS..][..TILE_POSITIONS], sums);
+        }
+    }
+}
+
+#[target_feature(enable = "neon")]
+pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
+    let outs = out.chunks_mut(2).zip(weights.chunks(2)).zip(decay.chunks(2));
+    for ((out, weights), decay) in outs {
+        match decay.len() {
+            2 => elements::<E, 2>(out, weights, decay, values),
+            _ => elements::<E, 1>(out, weights, decay, values),
+        }
+    }
+}
+
+/// All elements of `N` queries.
+#[inline]
+#[target_feature(enable = "neon")]
+fn elements<E: Element, const N: usize>(
+    out: &mut [&mut [f32]],
+    weights: &[Scores],
+    decay: &[f32],
+    values: &[E],
+) {
+    let head_dim = out[0].len();
+    let mut first = 0;
+    while first + 32 <= head_dim {
+        strip::<E, N, 8>(out, weights, decay, values, first);
+        first += 32;
+    }
+    while first + 8 <= head_dim {
+        strip::<E, N, 2>(out, weights, decay, values, first);
+        first += 8;
+    }
+    for ((out, weights), decay) in out.iter_mut().zip(weights).zip(decay) {
+        for (i, out) in out.iter_mut().enumerate().skip(first) {
+            let values = values.iter().skip(i).step_by(head_dim);
+            let terms = weights.iter().zip(values).map(|(w, v)| w * (*v).into());
+            *out = *out * decay + terms.sum::<f32>();
+        }
+    }
+}
+
+/// `V` vectors of elements from `first` of `N` queries.
+#[inline]
+#[target_feature(enable = "neon")]
+fn strip<E: Element, const N: usize, const V: usize>(
+    out: &mut [&mut [f32]],
+    weights: &[Scores],
+    decay: &[f32],
+    values: &[E],
+    first: usize,
+) {
+    let head_dim = out[0].len();
+    let weights: [&Scores; N] = std::array::from_fn(|n| &weights[n]);
+    let mut sums = [[vdupq_n_f32(0.0); V]; N];
+    for ((sums, out), decay) in sums.iter_mut().zip(out.iter()).zip(decay) {
+        load(sums, &out[first..][..4 * V]);
+        for sum in sums {
+            *sum = vmulq_n_f32(*sum, *decay);
+        }
+    }
+    for (p, values) in values.chunks_exact(head_dim).enumerate().take(BLOCK) {
+        let mut columns = [vdupq_n_f32(0.0); V];
+        load(&mut columns, &values[first..][..4 * V]);
+        for (sums, weights) in sums.iter_mut().zip(&weights) {
+            add_scaled(sums, &columns, weights[p]);
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        store(&mut out[first..][..4 * V], sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_16<E: Element>(from: &[E; 16]) -> [float32x4_t; 4] {
+    let mut vectors = [vdupq_n_f32(0.0); 4];
+    load(&mut vectors, from);
+    vectors
+}
+
+/// Fills pairs of vectors from as many elements.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load<E: Element>(vectors: &mut [float32x4_t], from: &[E]) {
+    for (vectors, from) in vectors.as_chunks_mut::<2>().0.iter_mut().zip(from.as_chunks::<8>().0) {
+        *vectors = E::load(from);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_scaled<const V: usize>(sums: &mut [float32x4_t; V], x: &[float32x4_t; V], factor: f32) {
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = vfmaq_n_f32(*sum, *x, factor);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn store(to: &mut [f32], vectors: &[float32x4_t]) {
+    for (to, vector) in to.as_chunks_mut::<4>().0.iter_mut().zip(vectors) {
+        // SAFETY: 4 elements are written to an array of 4.
+        unsafe { vst1q_f32(to.as_mut_ptr(), *vector) };
+    }
+}
