@@ -12,11 +12,12 @@ use super::pool::Pool;
 use super::quantize::{Activations, Quantize, Scratch};
 use crate::{Linear, Tensor};
 
-/// Rows of activations that a kernel call takes at most: its output is held on the stack.
-const TOKENS: usize = 64;
+/// Rows of activations that a kernel call takes at most: as many as every variant takes in one go, so that their
+/// quants stay in the first cache while tiles pass. The sums are held on the stack.
+const TOKENS: usize = 16;
 /// Tiles whose outputs are written together: one row of outputs is far from the next, so that each is worth a longer
 /// write.
-const STRIP: usize = 4;
+const STRIP: usize = 16;
 /// Chunks for each thread: enough that a thread which is late leaves little to wait for.
 const CHUNKS_A_THREAD: usize = 8;
 /// Bytes of weights times rows of activations that make a chunk worth claiming.

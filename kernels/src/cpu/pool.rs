@@ -223,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_is_held_up_holds_up_only_its_chunk() {
+        let mut pool = Pool::new(2);
+        let (taken, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+        // The first chunk ends only after the other thread has done all others.
+        pool.run(100, &|_| {
+            if !taken.swap(true, Ordering::SeqCst) {
+                while done.load(Ordering::SeqCst) < 99 {
+                    thread::yield_now();
+                }
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+        });
+        assert_eq!(done.into_inner(), 100);
+    }
+
+    #[test]
     fn a_panic_reaches_the_caller_after_the_other_chunks_and_the_pool_lives_on() {
         let mut pool = Pool::new(3);
         let done = AtomicUsize::new(0);
