@@ -122,7 +122,7 @@ impl Text for NoText {
         Err(TextError::NoTemplate)
     }
 
-    fn decoder(&self) -> Box<dyn TextDecoder> {
+    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
         Box::new(NoText)
     }
 }
