@@ -271,7 +271,6 @@ impl Attend {
     ) {
         let count = queries.len();
         let mut scores = [[0.0; BLOCK]; QUERIES];
-        let mut weights = [[0.0; BLOCK]; QUERIES];
         let mut decay = [1.0; QUERIES];
         let mut q: [&[f32]; QUERIES] = [&[]; QUERIES];
         q.iter_mut().zip(queries.iter()).for_each(|(q, query)| *q = query.q);
@@ -279,11 +278,17 @@ impl Attend {
         unsafe { E::scores(self.kernel.get())(&mut scores[..count], &q[..count], keys) };
         for (n, query) in queries.iter_mut().enumerate() {
             let seen = query.first.max(used.start)..(query.last + 1).min(used.end);
+            // From here on an element is a position of `used`, and what the query does not see weighs nothing.
+            let scores = &mut scores[n];
             if seen.is_empty() {
+                scores[..used.len()].fill(0.0);
                 continue;
             }
-            let weights = &mut weights[n][seen.start - used.start..][..seen.len()];
-            weights.copy_from_slice(&scores[n][seen.start - begin..][..seen.len()]);
+            let at = seen.start - used.start..seen.end - used.start;
+            scores.copy_within(seen.start - begin..seen.end - begin, at.start);
+            scores[..at.start].fill(0.0);
+            scores[at.end..used.len()].fill(0.0);
+            let weights = &mut scores[at];
             self.elementwise.scale_and_cap(weights, shape.scale, shape.softcap);
             let max = self.elementwise.max(weights).max(query.max);
             decay[n] = if query.max == f32::NEG_INFINITY { 0.0 } else { (query.max - max).exp() };
@@ -293,6 +298,6 @@ impl Attend {
         let mut outs = queries.iter_mut().map(|query| &mut *query.out);
         let mut out: [&mut [f32]; QUERIES] = std::array::from_fn(|_| outs.next().unwrap_or_default());
         // SAFETY: as above.
-        unsafe { E::mix(self.kernel.get())(&mut out[..count], &weights[..count], &decay[..count], values) };
+        unsafe { E::mix(self.kernel.get())(&mut out[..count], &scores[..count], &decay[..count], values) };
     }
 }
