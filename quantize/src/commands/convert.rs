@@ -42,11 +42,21 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     bar.set_length(jobs.iter().map(Job::byte_len).sum());
     let (done, bytes) = write(args, &checkpoint, &jobs, &meta, &watch)?;
     bar.finish_and_clear();
+    warn_over_budget(args, bytes);
     let report = Report::new(args.output.display().to_string(), bytes, &done);
     if let Some(path) = &args.report {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?).map_err(|e| at(path, &e))?;
     }
     if args.json { print_json(&report) } else { print(&report.to_string()) }
+}
+
+/// A file too big for its board's memory is still a file; the person should know before copying it there.
+fn warn_over_budget(args: &Convert, bytes: u64) {
+    let board = args.board.as_ref().and_then(|name| muse_boards::by_name(name).ok());
+    let over = board.and_then(|b| b.check_budget(bytes, b.memory.bytes?).err());
+    if let Some(over) = over {
+        eprintln!("warning: {over}");
+    }
 }
 
 fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
