@@ -131,6 +131,7 @@ pub fn load_mapped(
             rule,
         });
     }
+    mapped.read_ahead();
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();

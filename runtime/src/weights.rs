@@ -56,13 +56,12 @@ pub struct Mapped {
     pub hash: [u8; 32],
     /// True where the kernel took the wish for huge pages; it grants them for few file systems.
     pub huge_pages: bool,
-    bytes: Bytes,
+    owner: Arc<Owner>,
     tensors: HashMap<String, Extent>,
 }
 
 impl Mapped {
-    /// Maps `path` and parses it. Reads the first page and the metadata; the tensors come in as they are touched,
-    /// the kernel being told to read ahead.
+    /// Maps `path` and parses it. Reads the first page and the metadata; the tensors come in as they are touched.
     ///
     /// # Errors
     /// [`LoadError::Open`], [`LoadError::Writing`] where somebody holds the file locked for writing, or
@@ -87,14 +86,12 @@ impl Mapped {
         // they are plain integers and floats, of which every bit pattern is valid, and no length or extent is
         // read from the mapping after the parse below. Truncation is the module's first paragraph.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        // Not MADV_SEQUENTIAL: it lets the kernel drop pages once read, and every token reads all of them again.
-        let _ = map.advise(Advice::WillNeed);
         let huge_pages = map.advise(Advice::HugePage).is_ok();
         Self::parse(path, Arc::new(Owner { map, _file: file }), huge_pages)
     }
 
-    fn parse(path: &Path, bytes: Bytes, huge_pages: bool) -> Result<Self, LoadError> {
-        let file = muse_format::File::parse((*bytes).as_ref())
+    fn parse(path: &Path, owner: Arc<Owner>, huge_pages: bool) -> Result<Self, LoadError> {
+        let file = muse_format::File::parse(&owner.map)
             .map_err(|source| LoadError::Format { path: path.into(), source })?;
         let fits = |value: u64| usize::try_from(value).expect("a mapped length fits the address space");
         let extents = file.tensors().iter().map(|t| {
@@ -113,13 +110,20 @@ impl Mapped {
             generation: file.generation,
             provenance: file.provenance,
             huge_pages,
-            bytes: bytes.clone(),
+            owner: owner.clone(),
         })
     }
 
     /// The whole file, for [`muse_format::File::parse`] and its `verify`.
     pub fn bytes(&self) -> &[u8] {
-        (*self.bytes).as_ref()
+        &self.owner.map
+    }
+
+    /// Tells the kernel to read the whole file ahead: for who is about to run the model, not to look at it.
+    pub fn read_ahead(&self) {
+        // Not MADV_SEQUENTIAL: it lets the kernel drop pages once read, and every token reads all of them again.
+        // A kernel that refuses reads the pages as they are touched.
+        let _ = self.owner.map.advise(Advice::WillNeed);
     }
 
     /// Bytes of all tensors.
@@ -142,7 +146,8 @@ impl Mapped {
         if extent.rows != rows as usize || cols != 0 && extent.cols != cols as usize {
             return Err(bad(format!("is {} x {}, not {rows} x {cols}", extent.rows, extent.cols)));
         }
-        Tensor::new(extent.layout, extent.rows, extent.cols, self.bytes.clone(), extent.range.clone())
+        let bytes: Bytes = self.owner.clone();
+        Tensor::new(extent.layout, extent.rows, extent.cols, bytes, extent.range.clone())
     }
 }
 
