@@ -14,6 +14,7 @@ use muse_daemon::service::Service;
 use muse_daemon::{BUS_NAME, bus, clients, idle, log, notify};
 use muse_runtime::{LoadOptions, Scheduler, SchedulerOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use zbus::fdo::RequestNameFlags;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -67,7 +68,7 @@ async fn run(args: &Args) -> Result<(), Failure> {
     let published = bus::publish(&connection, &service).await?;
     let watcher = clients::watcher(&connection).await?;
     let folder = service.config.models_dir.clone();
-    tracing::info!(board = board.name, budget_bytes = budget, models = %folder.display(), "serving {BUS_NAME}");
+    tracing::info!(board = board.name, budget_bytes = budget, models = %folder.display(), "starting");
     let ended = tokio::select! {
         ended = watcher.follow(&connection, &service) => ended.map_err(Failure::from),
         ended = published.follow(&connection, &service) => ended.map_err(Failure::from),
@@ -87,11 +88,14 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
 /// Takes the name once everything else is in place, then keeps systemd informed.
 async fn serve_name(connection: &zbus::Connection, service: &Arc<Service>) -> Result<(), Failure> {
-    connection.request_name(BUS_NAME).await.map_err(|problem| {
+    // Neither waits in line behind another mused nor lets another program take the name away.
+    let flags = RequestNameFlags::DO_NOT_QUEUE;
+    connection.request_name_with_flags(BUS_NAME, flags).await.map_err(|problem| {
         format!(
             "cannot own {BUS_NAME}: {problem}; is another mused running, or the bus policy not installed?"
         )
     })?;
+    tracing::info!("serving {BUS_NAME}");
     notify::watch(service).await;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The daemon with simulated engines, and a client at the other end of a socketpair.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod dbus;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

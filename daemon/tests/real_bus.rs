@@ -1,0 +1,144 @@
+//! The service on a private `dbus-daemon`, and clients as people use them: `busctl`, `musectl`.
+
+mod common;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use common::dbus::{Bus, run, text};
+use common::{Options, Simulated, config, refusal, scheduler, until, user};
+use muse_daemon::service::Service;
+use muse_daemon::{BUS_NAME, bus, clients};
+use muse_runtime::sim::FOREVER;
+
+/// Serves simulated models under the real name.
+async fn serve(bus: &Bus) -> Arc<Service> {
+    let config = config("");
+    let scheduler = scheduler(&config);
+    let service = Service::new(config, Simulated::new(&[("sim", 0)]), scheduler, Some(1 << 30));
+    service.models.refresh().await;
+    let connection = bus.connect().await;
+    let published = bus::publish(&connection, &service).await.unwrap();
+    let watcher = clients::watcher(&connection).await.unwrap();
+    connection.request_name(BUS_NAME).await.unwrap();
+    let served = service.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            ended = published.follow(&connection, &served) => ended,
+            ended = watcher.follow(&connection, &served) => ended,
+        }
+    });
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_belongs_to_the_client_that_made_it() {
+    let bus = Bus::start();
+    let service = serve(&bus).await;
+    let (owner, other) = (bus.caller().await, bus.caller().await);
+    let session = owner.open("sim").await.unwrap();
+    let stranger = common::Client { caller: other, path: session.path.clone() };
+    for method in ["Cancel", "Close"] {
+        let error = stranger.call(method, &()).await.unwrap_err();
+        assert_eq!(refusal(&error).0, "NotYourSession", "{method}");
+    }
+    let error = stranger.try_respond(&user("hi"), Options::new()).await.map(|_| ()).unwrap_err();
+    assert_eq!(refusal(&error).0, "NotYourSession");
+    assert_eq!(session.respond("mine").await.finish().await.0, "echo: mine");
+    assert_eq!(service.status().sessions, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_the_bus_takes_its_sessions_along() {
+    let bus = Bus::start();
+    let service = serve(&bus).await;
+    let (leaver, stayer) = (bus.caller().await, bus.caller().await);
+    let kept = stayer.open("sim").await.unwrap();
+    let session = leaver.open("sim").await.unwrap();
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    drop(session);
+    leaver.connection.close().await.unwrap();
+    assert_eq!(stream.finish().await.1["finish_reason"], "cancelled");
+    until(|| service.status().sessions == 1).await;
+    assert_eq!(kept.respond("still").await.finish().await.0, "echo: still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generate_works_from_plain_busctl() {
+    let bus = Bus::start();
+    let _service = serve(&bus).await;
+    let mut command = Command::new("busctl");
+    command.arg(format!("--address={}", bus.address)).args(["call", BUS_NAME, "/org/museproject/Inference1"]);
+    command.args(["org.museproject.Inference1.Manager", "Generate", "sa{sv}", "What is gravity?"]);
+    command.args(["1", "max_tokens", "u", "40"]);
+    let output = run(command, String::new()).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let answer = text(&output.stdout);
+    assert!(answer.starts_with("sa{sv} \"echo: What is gravity?\""), "{answer}");
+    assert!(answer.contains("\"finish_reason\" s \"stop\""), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn musectl_does_what_its_help_says() {
+    let bus = Bus::start();
+    let _service = serve(&bus).await;
+    // Arguments, standard input, exit code, and what one of the outputs has.
+    let cases: [(&[&str], &str, i32, &[&str]); 15] = [
+        (&["generate", "hi"], "", 0, &["echo: hi\n"]),
+        (&["generate"], "from stdin", 0, &["echo: from stdin"]),
+        (
+            &["generate", "--json", "hi"],
+            "",
+            0,
+            &["\"text\":\"echo: hi\"", "\"finish_reason\":\"stop\"", "total_ms"],
+        ),
+        (&["generate", "--raw", "--max-tokens", "3", "ab"], "", 0, &["cde\n"]),
+        (&["generate", "--max-tokens", "0", "hi"], "", 1, &["max_tokens", "at least 1", "InvalidOption"]),
+        (&["generate", "--model", "nope", "hi"], "", 1, &["\"nope\"", "there are: sim"]),
+        (&["generate", "  "], "", 1, &["the prompt is empty"]),
+        (&["generate", "--max-tokens", "many", "hi"], "", 2, &["invalid value 'many'"]),
+        (&["sing"], "", 2, &["unrecognized subcommand"]),
+        (
+            &["chat"],
+            "one\n/reset\n/sing\ntwo\n/quit\n",
+            0,
+            &["echo: one\n", "no command /sing", "echo: two\n"],
+        ),
+        (&["load", "sim"], "", 0, &[]),
+        (&["models"], "", 0, &["NAME", "sim   loaded"]),
+        (&["models", "--json"], "", 0, &["\"name\":\"sim\"", "\"loaded\":true", "\"size_bytes\":0"]),
+        (&["status"], "", 0, &["service", "1, 1 loaded", "of 1.0 GiB"]),
+        (&["unload", "sim"], "", 0, &[]),
+    ];
+    for (arguments, input, code, words) in cases {
+        let output = bus.musectl(arguments, input).await;
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(words.iter().all(|word| all.contains(word)), "{arguments:?}: {all}");
+    }
+    let status = bus.musectl(&["status", "--json"], "").await;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!((&status["models"], &status["models_loaded"]), (&1.into(), &0.into()));
+    assert_eq!(status["sessions"], 0, "every command left nothing behind: {status}");
+    let doctor = bus.musectl(&["doctor", "--json"], "").await;
+    let checks: Vec<serde_json::Value> = serde_json::from_slice(&doctor.stdout).unwrap();
+    let service = checks.iter().find(|check| check["name"] == "service").unwrap();
+    assert_eq!(service["state"], "ok", "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn musectl_without_a_service_says_so() {
+    let bus = Bus::start();
+    let output = bus.musectl(&["status"], "").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("the service is not running"), "{}", text(&output.stderr));
+    let output = bus.musectl(&["doctor"], "").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("FAIL  service"), "{}", text(&output.stdout));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_musectl"));
+    command.args(["--session", "status"]).env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    let output = run(command, String::new()).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot reach the session bus"), "{}", text(&output.stderr));
+}
