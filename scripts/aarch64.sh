@@ -3,6 +3,7 @@
 #
 #   scripts/aarch64.sh -- -p muse-format
 #   scripts/aarch64.sh --cpu max --cpu cortex-a76 --cpu cortex-a72 -- -p muse-kernels -p muse-runtime
+#   scripts/aarch64.sh --lint -- -p muse-kernels        (clippy instead: it sees what only aarch64 compiles)
 #
 # Arguments after `--` go to `cargo test`. The models that choose different kernels: `max` has the dot product and
 # int8 matrix instructions, `cortex-a76` (RK3588, Raspberry Pi 5) the dot product alone, `cortex-a72` neither.
@@ -20,14 +21,15 @@ cannot_run() {
 }
 
 usage() {
-  echo "usage: scripts/aarch64.sh [--cpu MODEL]... -- CARGO_TEST_ARGUMENT..." >&2
+  echo "usage: scripts/aarch64.sh [--lint | --cpu MODEL...] -- CARGO_ARGUMENT..." >&2
   exit 2
 }
 
-cpus=()
+cpus=() lint=
 while [ $# -gt 0 ]; do
   case $1 in
     --cpu) [ $# -ge 2 ] || usage; cpus+=("$2"); shift 2 ;;
+    --lint) lint=yes; shift ;;
     --) shift; break ;;
     *) usage ;;
   esac
@@ -71,6 +73,10 @@ fi
 
 prefix=CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
 export ${prefix}_LINKER=aarch64-linux-gnu-gcc ${prefix}_RUSTFLAGS="$flags" ${prefix}_RUSTDOCFLAGS="$flags"
+if [ -n "$lint" ]; then
+  cargo clippy --target "$target" --all-targets "$@" -- -D warnings
+  exit
+fi
 for cpu in "${cpus[@]}"; do
   echo "== cargo test --target $target on $cpu: $*"
   export ${prefix}_RUNNER="qemu-aarch64-static -cpu $cpu -L /usr/aarch64-linux-gnu"
