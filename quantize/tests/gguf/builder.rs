@@ -194,3 +194,36 @@ pub fn tiny() -> Gguf {
     });
     gguf
 }
+
+/// The same with a SentencePiece vocabulary: specials, the bytes, pieces with scores, and user-defined runs of spaces.
+pub fn sentencepiece() -> Gguf {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
+    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    let mut scores = vec![0.0; tokens.len()];
+    let mut types = [vec![2, 3, 3], vec![6; 256]].concat();
+    for (piece, score) in [
+        ("▁", -9.0),
+        ("a", -9.0),
+        ("b", -9.0),
+        ("c", -9.0),
+        ("ab", -1.0),
+        ("bc", -2.0),
+        ("▁a", -0.5),
+        ("abc", -3.0),
+    ] {
+        tokens.push(piece.into());
+        scores.push(score);
+        types.push(1);
+    }
+    tokens.push("  ".into());
+    scores.push(-1000.0);
+    types.push(4);
+    let mut gguf = tiny();
+    gguf.tensors[0] = Tensor::f32("token_embd.weight", Some(tokens.len()), &vec![0.5; tokens.len() * 8]);
+    gguf.set("tokenizer.ggml.model", "llama");
+    gguf.set("tokenizer.ggml.tokens", Value::Texts(tokens));
+    gguf.set("tokenizer.ggml.scores", Value::Floats(scores));
+    gguf.set("tokenizer.ggml.token_type", Value::Integers(types));
+    gguf.set("tokenizer.ggml.unknown_token_id", Value::Integer(0));
+    gguf
+}

@@ -1,9 +1,9 @@
 //! Does with a file everything that a conversion does; shared with the fuzz target.
 
 use muse_quantize::checkpoint::{Native, gguf};
-use muse_quantize::families;
+use muse_quantize::{families, text};
 
-/// True where the file opens and every tensor can be read.
+/// True where the file opens, every tensor can be read, and model and tokenizer are understood.
 pub fn exercise(bytes: Vec<u8>) -> bool {
     let Ok(checkpoint) = gguf::from_bytes("fuzzed.gguf", bytes) else { return false };
     let read = checkpoint.tensors.values().all(|tensor| {
@@ -14,5 +14,6 @@ pub fn exercise(bytes: Vec<u8>) -> bool {
             groups && tensor.read(row..row + 1, &mut out).is_ok()
         })
     });
-    read && families::import(&checkpoint).is_ok()
+    let import = families::import(&checkpoint);
+    read && import.is_ok_and(|import| text::import(&checkpoint, import.spec.vocab).is_ok())
 }

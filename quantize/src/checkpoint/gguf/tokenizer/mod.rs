@@ -85,11 +85,6 @@ pub(super) fn text(metadata: &Metadata, config: &Config) -> Result<Text, ImportE
         "model": kind.model,
     });
     let tokenizer = serde_json::to_vec(&tokenizer).expect("maps with text keys always serialise");
-    // What the library makes of it is checked here, so that no file is written whose tokenizer does not load.
-    tokenizers::Tokenizer::from_bytes(&tokenizer).map_err(|e| ImportError::Malformed {
-        file: "tokenizer.ggml".into(),
-        problem: format!("the vocabulary makes no tokenizer: {e}"),
-    })?;
     Ok(Text {
         tokenizer,
         tokenizer_config: tokenizer_config(metadata, &vocabulary, add_bos)?,
@@ -124,7 +119,7 @@ fn generation_config(
     for key in ["eos", "eot", "eom"] {
         ends.extend(vocabulary.id(metadata, &format!("tokenizer.ggml.{key}_token_id"))?);
     }
-    ends.extend(ENDS.iter().filter_map(|text| vocabulary.control(text)));
+    ends.extend(ENDS.iter().filter_map(|text| vocabulary.special(text)));
     let mut seen = std::collections::HashSet::new();
     ends.retain(|id| seen.insert(*id));
     if !ends.is_empty() {

@@ -98,10 +98,11 @@ impl Vocabulary {
         self.tokens.get(id as usize).map_or("", |token| &token.text)
     }
 
-    /// The id of the control token `text`.
-    pub(super) fn control(&self, text: &str) -> Option<u32> {
+    /// The id of `text` where it is no ordinary token. Some files call the end of a turn user-defined.
+    pub(super) fn special(&self, text: &str) -> Option<u32> {
         let id = *self.ids.get(text)?;
-        self.tokens.get(id as usize).filter(|token| token.kind == Type::Control).map(|_| id)
+        let token = self.tokens.get(id as usize)?;
+        matches!(token.kind, Type::Control | Type::UserDefined).then_some(id)
     }
 
     /// Each token in use with its id.
