@@ -59,17 +59,19 @@ text=${reply#*\"}
 begins "busctl" "$text"
 case $text in "${answer%%$'\n'*}"*) ok "both answers are the same" ;; *) fail "musectl and busctl differ: $reply" ;; esac
 
+# refused WHAT PATTERN CALL... the call must fail, and the message say what PATTERN says.
 refused() {
-  local what=$1 name=$2
+  local what=$1 pattern=$2 message
   shift 2
-  if "${bus[@]}" call "${manager[@]}" "$@" >"$folder/out" 2>&1; then
-    fail "$what was taken: $(cat "$folder/out")"
+  if message=$("${bus[@]}" call "${manager[@]}" "$@" 2>&1); then
+    fail "$what was taken: $message"
   fi
-  ok "$what: $(cat "$folder/out")"
+  grep -qiE -- "$pattern" <<<"$message" || fail "$what is refused without saying why: $message"
+  ok "$what: $message"
 }
-refused "a model that is not there" NoModel Generate 'sa{sv}' hello 1 model s nonesuch
-refused "a damaged model" Model Load 'sa{sv}' cut 0
-refused "an unknown option" Option Generate 'sa{sv}' hello 2 model s chat colour s red
+refused "a model that is not there" nonesuch Generate 'sa{sv}' hello 1 model s nonesuch
+refused "a damaged model" 'cut.*bytes' Load 'sa{sv}' cut 0
+refused "an unknown option" 'no option.*colour' Generate 'sa{sv}' hello 2 model s chat colour s red
 
 kill -0 "$service_pid" || fail "mused is gone"
 answer=$(timeout 120 "$bin/musectl" --session generate --model chat --temperature 0 --max-tokens 16 "$question")
