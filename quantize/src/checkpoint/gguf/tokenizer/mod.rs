@@ -30,8 +30,9 @@ struct Kind {
 }
 
 /// Texts of tokens that end an answer. A Hugging Face folder lists the ids in `generation_config.json`; GGUF has a key
-/// for one or two of them, so the rest are known by their texts.
-const ENDS: [&str; 8] = [
+/// for one or two of them, so the rest are known by their texts. `</s>` is not among them: where it ends an answer the
+/// key says so, and in Gemma it is markup.
+const ENDS: [&str; 7] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -39,7 +40,6 @@ const ENDS: [&str; 8] = [
     "<end_of_turn>",
     "<|endoftext|>",
     "<|end_of_text|>",
-    "</s>",
 ];
 
 /// Sampling defaults and their names at Hugging Face.
