@@ -10,7 +10,7 @@ question='What is gravity?'
 beginning='Gravity is a fundamental concept in physics'
 
 need_rust
-need dbus-daemon:dbus busctl:systemd
+need dbus-daemon:dbus busctl:systemd python3:python3
 gguf=$(small_model)
 cargo build --release --locked -p muse-quantize -p mused
 bin=${CARGO_TARGET_DIR:-target}/release
@@ -54,10 +54,12 @@ bus=(busctl --address="$DBUS_SESSION_BUS_ADDRESS" --timeout=120)
 answer=$(timeout 120 "$bin/musectl" --session generate --model chat --temperature 0 --max-tokens 48 "$question")
 begins "musectl streamed" "$answer"
 
-reply=$("${bus[@]}" call "${manager[@]}" Generate 'sa{sv}' "$question" 3 model s chat temperature d 0 max_tokens u 48)
-text=${reply#*\"}
+reply=$("${bus[@]}" --json=short call "${manager[@]}" Generate 'sa{sv}' "$question" \
+  3 model s chat temperature d 0 max_tokens u 48)
+text=$(python3 -c 'import json, sys; print(json.loads(sys.argv[1])["data"][0])' "$reply")
 begins "busctl" "$text"
-case $text in "${answer%%$'\n'*}"*) ok "both answers are the same" ;; *) fail "musectl and busctl differ: $reply" ;; esac
+[ "$text" = "$answer" ] || fail "musectl and busctl differ"
+ok "both answers are the same"
 
 # refused WHAT PATTERN CALL... the call must fail, and the message say what PATTERN says.
 refused() {
