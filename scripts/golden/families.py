@@ -94,7 +94,7 @@ FIXTURES = [
         "float16",
         shard_bytes=40_000,
     ),
-    # The smallest original context for which all three bands of frequencies occur within the sequence.
+    # An original context for which all three bands of frequencies occur: wavelengths 6.3, then 32.4, against 16 and 64.
     Fixture(
         "llama3-rope",
         LlamaForCausalLM,
@@ -108,7 +108,7 @@ FIXTURES = [
                 factor=8.0,
                 low_freq_factor=1.0,
                 high_freq_factor=4.0,
-                original_max_position_embeddings=32,
+                original_max_position_embeddings=64,
             ),
         ),
         "bfloat16",
