@@ -30,3 +30,31 @@ fn crates_depend_on_each_other_along_the_drawn_arrows_only() {
     }
     assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md does not draw: {wrong:?}");
 }
+
+#[test]
+fn unsafe_code_is_in_the_kernels_and_the_mapping_of_weights_alone() {
+    let metadata = cargo_metadata::MetadataCommand::new().no_deps().exec().unwrap();
+    for package in metadata.packages.iter().filter(|p| p.name.as_str() != "muse-kernels") {
+        // The runtime denies it, and `weights.rs` allows it for itself.
+        let rule = if package.name.as_str() == "muse-runtime" { "deny" } else { "forbid" };
+        for target in package.targets.iter().filter(|t| t.is_lib() || t.is_bin()) {
+            let source = std::fs::read_to_string(&target.src_path).unwrap();
+            assert!(source.contains(&format!("#![{rule}(unsafe_code)]")), "{}", target.src_path);
+        }
+    }
+    let runtime = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/src");
+    let allowing: Vec<_> = sources(&runtime)
+        .into_iter()
+        .filter(|path| std::fs::read_to_string(path).unwrap().contains("allow(unsafe_code)"))
+        .collect();
+    assert_eq!(allowing, [runtime.join("weights.rs")]);
+}
+
+/// Every file below `folder` that ends in `.rs`.
+fn sources(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}

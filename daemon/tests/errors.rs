@@ -118,7 +118,8 @@ async fn the_manager_names_its_errors_too() {
     let daemon = daemon_with("[limits]\nsessions_per_client = 2", source, None).await;
     let caller = daemon.caller();
     let none = Options::new;
-    let cases: [(&str, &str, &str, Options, &str, &[&str]); 8] = [
+    type Case<'a> = (&'a str, &'a str, &'a str, Options, &'a str, &'a [&'a str]);
+    let cases: [Case<'_>; 8] = [
         ("unknown model", "CreateSession", "nope", none(), "UnknownModel", &["\"nope\"", "damaged, sim"]),
         ("no default", "CreateSession", "", none(), "UnknownModel", &["default_model", "damaged, sim"]),
         ("a path", "CreateSession", "../../etc/passwd", none(), "UnknownModel", &["passwd"]),
