@@ -131,6 +131,7 @@ pub fn load_mapped(
             rule,
         });
     }
+    tracing::info!("memory of {}:\n{plan}", mapped.path.display());
     mapped.read_ahead();
     match options.backend {
         BackendChoice::Reference => {
