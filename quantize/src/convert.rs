@@ -194,21 +194,20 @@ fn band(
 ) -> Result<(Vec<u8>, Loss), ConvertError> {
     let rows = rows_of(job.tensor, tile);
     let cols = job.tensor.cols;
+    let first = rows.start;
+    let too_large = |TooLarge { row, value }| ConvertError::TooLarge {
+        name: job.tensor.name.clone(),
+        row: first + row,
+        value,
+        layout: job.layout,
+    };
+    let weights = read(job.tensor, source, transform, rows.clone())?;
     if job.kept {
         let groups: Result<Vec<_>, _> = rows.map(|row| source.groups(row)).collect();
-        return Ok((pack::keep_tile(job.layout, &groups?, cols), Loss::default()));
+        return pack::keep_tile(job.layout, &groups?, &weights, cols).map_err(too_large);
     }
-    let first = rows.start;
-    let weights = read(job.tensor, source, transform, rows)?;
     if job.layout.is_quantized() {
-        return pack::quantize_tile(job.layout, &weights, cols).map_err(|TooLarge { row, value }| {
-            ConvertError::TooLarge {
-                name: job.tensor.name.clone(),
-                row: first + row,
-                value,
-                layout: job.layout,
-            }
-        });
+        return pack::quantize_tile(job.layout, &weights, cols).map_err(too_large);
     }
     let mut bytes = Vec::with_capacity(weights.len() * job.layout.block_bytes());
     let loss = pack::floats(job.layout, &weights, &mut bytes);

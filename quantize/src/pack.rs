@@ -91,32 +91,57 @@ pub fn quantize_tile(layout: Layout, weights: &[f32], cols: usize) -> Result<(Ve
         for (block, weights) in blocks.zip(weights.chunks(layout.group())) {
             let quants = &mut quants[..weights.len()];
             let Some(scale) = quant::group(layout, weights, quants) else {
-                let value = weights.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs()));
-                return Err(TooLarge { row, value: value.unwrap_or_default() });
+                return Err(TooLarge { row, value: largest(weights) });
             };
             put(&mut BlockMut::new(layout, block), layout, row, scale, quants);
-            let (s, o) = (f16::from_bits(scale.scale).to_f32(), f16::from_bits(scale.offset).to_f32());
-            for (w, q) in weights.iter().zip(quants) {
-                loss.add(Loss::of(*w, f32::from(*q) * s + o));
-            }
+            loss.add(scale.loss(weights, quants));
         }
     }
     Ok((tile, loss))
 }
 
-/// Stores the groups of up to 16 rows as they are; `layout` has their kind and a group of 32.
-pub fn keep_tile(layout: Layout, rows: &[Vec<Group>], cols: usize) -> Vec<u8> {
-    assert!(rows.len() <= TILE_ROWS && layout.group() == 32);
+/// The weight of the largest magnitude.
+fn largest(weights: &[f32]) -> f32 {
+    weights.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default()
+}
+
+impl Scale {
+    /// What storing `weights` as `quants` loses.
+    fn loss(self, weights: &[f32], quants: &[i8]) -> Loss {
+        let (s, o) = (f16::from_bits(self.scale).to_f32(), f16::from_bits(self.offset).to_f32());
+        let mut loss = Loss::default();
+        for (w, q) in weights.iter().zip(quants) {
+            loss.add(Loss::of(*w, f32::from(*q) * s + o));
+        }
+        loss
+    }
+}
+
+/// Stores the groups of up to 16 rows as they are; `layout` has their kind and a group of 32. `weights` are the same
+/// rows in f32, which tell what is lost: nothing, unless the source's scales are finer than f16.
+pub fn keep_tile(
+    layout: Layout,
+    rows: &[Vec<Group>],
+    weights: &[f32],
+    cols: usize,
+) -> Result<(Vec<u8>, Loss), TooLarge> {
+    assert!(rows.len() <= TILE_ROWS && layout.group() == 32 && weights.len() == rows.len() * cols);
     let mut tile = empty_tile(layout, cols);
-    for (row, groups) in rows.iter().enumerate() {
+    let mut loss = Loss::default();
+    for (row, (groups, weights)) in rows.iter().zip(weights.chunks_exact(cols)).enumerate() {
         let blocks = tile.chunks_exact_mut(layout.block_bytes());
         assert!(groups.len() == blocks.len(), "a row has cols / 32 groups");
-        for (block, group) in blocks.zip(groups) {
+        for ((block, group), weights) in blocks.zip(groups).zip(weights.chunks(32)) {
             let scale = Scale { scale: group.scale, offset: group.offset };
+            let lost = scale.loss(weights, &group.quants);
+            if !lost.error.is_finite() {
+                return Err(TooLarge { row, value: largest(weights) });
+            }
+            loss.add(lost);
             put(&mut BlockMut::new(layout, block), layout, row, scale, &group.quants);
         }
     }
-    tile
+    Ok((tile, loss))
 }
 
 fn put(block: &mut BlockMut<'_>, layout: Layout, row: usize, scale: Scale, quants: &[i8]) {
@@ -212,7 +237,12 @@ mod tests {
                 ),
             };
             let rows: Vec<Vec<Group>> = (0..5).map(|r| (0..3).map(|g| group(r, g)).collect()).collect();
-            let tile = keep_tile(layout, &rows, 96);
+            let float = |bits| f16::from_bits(bits).to_f32();
+            let values = |g: &Group| g.quants.map(|q| f32::from(q) * float(g.scale) + float(g.offset));
+            let weights: Vec<f32> = rows.iter().flatten().flat_map(values).collect();
+            let (tile, loss) = keep_tile(layout, &rows, &weights, 96).expect("the scales are finite");
+            assert_eq!(loss.error, 0.0);
+            assert!(loss.norm > 0.0);
             for (g, bytes) in tile.chunks_exact(layout.block_bytes()).enumerate() {
                 let block = Block::new(layout, bytes);
                 for (row, groups) in rows.iter().enumerate() {
@@ -228,6 +258,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_kept_scale_beyond_f16_is_refused() {
+        let group = Group { scale: f16::INFINITY.to_bits(), offset: 0, quants: [1; 32] };
+        let kept = keep_tile(Layout::Q4Asym { group: 32 }, &[vec![group]], &[7e4; 32], 32);
+        assert_eq!(kept.err(), Some(TooLarge { row: 0, value: 7e4 }));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Policy {
 /// How the bytes of a tensor come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// The source's own groups, bit for bit.
+    /// The source's own groups.
     Kept(Layout),
     /// Rounded to this layout (exact where the layout is f32, or the source's own float).
     Rounded(Layout),
@@ -45,8 +45,9 @@ impl Policy {
     /// |---|---|
     /// | F32, F16, BF16 | the same |
     /// | Q4_0, Q4_1, Q8_0 | q4g32, q4ag32, q8g32, bit for bit |
-    /// | Q4_K | q4ag32, rounded |
-    /// | Q5_0, Q5_1, Q5_K, Q6_K and any other | q8g32, rounded |
+    /// | Q5_0 | q8g32, the same numbers |
+    /// | Q4_K | q4ag32, the same integers, the product of its two scales rounded to f16 |
+    /// | Q5_1, Q5_K, Q6_K and any other | q8g32, rounded |
     pub fn storage(&self, name: &str, role: Role, native: Native) -> Storage {
         if role == Role::Vector {
             return Storage::Rounded(Layout::F32);
@@ -64,7 +65,6 @@ impl Policy {
             (None, Native::F32) | (Some(Bits::ThirtyTwo), _) => Layout::F32,
             (None | Some(Bits::Sixteen), Native::F16) => Layout::F16,
             (None | Some(Bits::Sixteen), Native::Bf16) => Layout::Bf16,
-            (None, Native::Other("Q4_K")) => Layout::Q4Asym { group: 32 },
             (None, Native::Other(_)) => Layout::Q8 { group: 32 },
             (None, Native::Groups(_)) => return Storage::Kept(own.expect("groups have a layout")),
             (Some(Bits::Sixteen), _) => return Storage::F16IfItFits,
@@ -97,8 +97,7 @@ mod tests {
             (Native::Groups(GroupKind::Q8), Storage::Kept(Q8)),
             (Native::Groups(GroupKind::Q4), Storage::Kept(Q4)),
             (Native::Groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
-            (Native::Other("Q4_K"), Storage::Rounded(Q4_ASYM)),
-            (Native::Other("Q5_0"), Storage::Rounded(Q8)),
+            (Native::Other("Q5_1"), Storage::Rounded(Q8)),
             (Native::Other("Q6_K"), Storage::Rounded(Q8)),
         ];
         for (native, expected) in cases {

@@ -18,7 +18,7 @@ pub enum Native {
     F32,
     F16,
     Bf16,
-    /// Groups of 32 along the columns whose integers and f16 scales [`TensorSource::groups`] gives exactly.
+    /// Groups of 32 along the columns whose integers [`TensorSource::groups`] gives exactly, with their f16 scales.
     Groups(GroupKind),
     /// Anything else, readable as f32 only; the name is for messages (`Q6_K`).
     Other(&'static str),
@@ -31,7 +31,7 @@ pub enum GroupKind {
     Q8,
     /// `w = q * scale`, `q` in `-8..=7` (GGUF Q4_0).
     Q4,
-    /// `w = q * scale + offset`, `q` in `0..=15` (GGUF Q4_1).
+    /// `w = q * scale + offset`, `q` in `0..=15` (GGUF Q4_1; Q4_K with its scales rounded to f16).
     Q4Asym,
 }
 

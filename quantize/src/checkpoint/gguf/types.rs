@@ -104,11 +104,11 @@ impl Kind {
             Self::F16 => Native::F16,
             Self::BF16 => Native::Bf16,
             Self::Q4_0 => Native::Groups(GroupKind::Q4),
-            Self::Q4_1 => Native::Groups(GroupKind::Q4Asym),
+            // Q4_K's integers stay too; its two levels of scales become one f16 each.
+            Self::Q4_1 | Self::Q4_K => Native::Groups(GroupKind::Q4Asym),
             // Five-bit integers with one scale are eight-bit integers with that scale.
             Self::Q8_0 | Self::Q5_0 => Native::Groups(GroupKind::Q8),
             Self::Q5_1 => Native::Other("Q5_1"),
-            Self::Q4_K => Native::Other("Q4_K"),
             Self::Q5_K => Native::Other("Q5_K"),
             Self::Q6_K => Native::Other("Q6_K"),
         }
@@ -134,7 +134,8 @@ impl Kind {
         }
     }
 
-    /// The groups of whole blocks, unchanged; only for the types whose [`native`](Self::native) is groups.
+    /// The groups of whole blocks, integers unchanged; only for the types whose [`native`](Self::native) is groups.
+    /// Scales and offsets are unchanged too, but for Q4_K, where the products that they are are rounded to f16.
     ///
     /// # Panics
     /// For any other type: [`Native::Groups`] is what a caller must see first.
@@ -144,6 +145,7 @@ impl Kind {
             Self::Q4_1 => bytes.as_chunks().0.iter().map(q4_1).collect(),
             Self::Q8_0 => bytes.as_chunks().0.iter().map(q8_0).collect(),
             Self::Q5_0 => bytes.as_chunks().0.iter().map(q5_0).collect(),
+            Self::Q4_K => bytes.as_chunks().0.iter().flat_map(q4_k_groups).collect(),
             other => panic!("{other:?} has no groups"),
         }
     }
@@ -228,16 +230,32 @@ fn k_scales(packed: &[u8; 12]) -> [(f32, f32); 8] {
     })
 }
 
-fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
+/// The integers of the eight runs of 32 of a Q4_K block, and what scales and shifts each: `q * scale - min`.
+fn q4_k_runs(block: &[u8; 144]) -> [([u8; 32], f32, f32); 8] {
     let [d0, d1, m0, m1, rest @ ..] = block;
     let (packed, quants) = rest.split_first_chunk().expect("140 bytes are more than 12");
     let (d, min) = (float([*d0, *d1]), float([*m0, *m1]));
-    for (j, (scale, low)) in k_scales(packed).into_iter().enumerate() {
-        for l in 0..32 {
-            let q = quants[j / 2 * 32 + l] >> (j % 2 * 4) & 15;
-            out[j * 32 + l] = d * scale * f32::from(q) - min * low;
+    let scales = k_scales(packed);
+    std::array::from_fn(|j| {
+        let run = std::array::from_fn(|l| quants[j / 2 * 32 + l] >> (j % 2 * 4) & 15);
+        (run, d * scales[j].0, min * scales[j].1)
+    })
+}
+
+fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
+    for (out, (quants, scale, min)) in out.chunks_exact_mut(32).zip(q4_k_runs(block)) {
+        for (out, q) in out.iter_mut().zip(quants) {
+            *out = scale * f32::from(q) - min;
         }
     }
+}
+
+fn q4_k_groups(block: &[u8; 144]) -> [Group; 8] {
+    q4_k_runs(block).map(|(quants, scale, min)| Group {
+        scale: f16::from_f32(scale).to_bits(),
+        offset: f16::from_f32(-min).to_bits(),
+        quants: quants.map(|q| q as i8),
+    })
 }
 
 fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
