@@ -41,7 +41,7 @@ unit_is_hardened() {
 
 xml_is_well_formed() {
   need python3:python3
-  python3 - daemon/interfaces/*.xml systemd/*.conf <<'END'
+  python3 - daemon/interfaces/*.xml systemd/org.*.conf <<'END'
 import sys
 from xml.dom import minidom
 
