@@ -1,8 +1,8 @@
 //! Llama 1 to 3 and what shares their shape (SmolLM2, TinyLlama, ...).
 
-use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+use muse_format::{Activation, Attention, Ffn, Layer};
 
-use super::{Common, Config, Draft, Family, LAYER, Rope};
+use super::{Common, Config, Draft, Family, LAYER};
 use crate::checkpoint::ImportError;
 
 pub(super) const FAMILY: Family = Family {
@@ -36,18 +36,5 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         ffn: Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: config.bool("mlp_bias", false)? },
         post_norms: false,
     };
-    let spec = Spec {
-        family: "llama".into(),
-        dim: common.dim,
-        vocab: common.vocab,
-        context: common.context,
-        embed_scale: 1.0,
-        norm_eps: common.norm_eps,
-        logit_scale: 1.0,
-        logit_softcap: None,
-        tied_head: config.bool("tie_word_embeddings", false)?,
-        ropes: 1,
-        layers: vec![layer; common.layers as usize],
-    };
-    Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?] })
+    common.draft(config, "llama", vec![layer; common.layers as usize])
 }

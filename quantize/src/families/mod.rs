@@ -12,7 +12,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
-use muse_format::{Attention, Expected, Role, Spec};
+use muse_format::{Attention, Expected, Layer, Role, Spec};
 use serde_json::Value;
 
 use self::config::Config;
@@ -210,6 +210,24 @@ impl Common {
     /// `head_dim`, or what is left of the width for each head.
     fn head_dim(&self, config: &Config<'_>) -> Result<u32, ImportError> {
         if config.has("head_dim") { config.size("head_dim", 4096) } else { Ok(self.dim / self.heads) }
+    }
+
+    /// A model around `layers` as Llama has it: plain embedding and logits, one rotation table.
+    fn draft(&self, config: &Config<'_>, family: &str, layers: Vec<Layer>) -> Result<Draft, ImportError> {
+        let spec = Spec {
+            family: family.into(),
+            dim: self.dim,
+            vocab: self.vocab,
+            context: self.context,
+            embed_scale: 1.0,
+            norm_eps: self.norm_eps,
+            logit_scale: 1.0,
+            logit_softcap: None,
+            tied_head: config.bool("tie_word_embeddings", false)?,
+            ropes: 1,
+            layers,
+        };
+        Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?] })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Qwen2 and Qwen2.5: Llama with biases on q, k and v, and an optional window on the upper layers.
 
-use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+use muse_format::{Activation, Attention, Ffn, Layer};
 
-use super::{Common, Config, Draft, Family, LAYER, Rope, windows};
+use super::{Common, Config, Draft, Family, LAYER, windows};
 use crate::checkpoint::ImportError;
 
 pub(super) const FAMILY: Family = Family {
@@ -41,8 +41,8 @@ pub(super) fn draft(
     config.only("hidden_act", &["silu".into()], "only silu is supported")?;
     // Without use_sliding_window the number in sliding_window means nothing, and layer_types are all full.
     let window = config.u32("sliding_window")?;
-    let window = window.filter(|_| config.bool("use_sliding_window", false).unwrap_or(false));
-    config.bool("use_sliding_window", false)?;
+    let slides = config.bool("use_sliding_window", false)?;
+    let window = window.filter(|_| slides);
     let first = config.u32("max_window_layers")?.unwrap_or(28);
     let windows = windows(config, common.layers, window, |i| window.is_some() && i >= first)?;
     let scale = f64::from(attention.head_dim).powf(-0.5) as f32;
@@ -52,18 +52,5 @@ pub(super) fn draft(
         ffn: ffn.clone(),
         post_norms: false,
     };
-    let spec = Spec {
-        family: family.into(),
-        dim: common.dim,
-        vocab: common.vocab,
-        context: common.context,
-        embed_scale: 1.0,
-        norm_eps: common.norm_eps,
-        logit_scale: 1.0,
-        logit_softcap: None,
-        tied_head: config.bool("tie_word_embeddings", false)?,
-        ropes: 1,
-        layers: windows.into_iter().map(layer).collect(),
-    };
-    Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?] })
+    common.draft(config, family, windows.into_iter().map(layer).collect())
 }
