@@ -1,7 +1,6 @@
 //! Random weights in a real file, for measuring a shape without its checkpoint.
 
 use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -79,7 +78,7 @@ pub fn matrix(layout: Layout, rows: usize, cols: usize) -> Result<Tensor, Backen
 /// [`WriteError`], most likely a full disk.
 pub fn write(path: &Path, spec: &Spec, layout: Layout) -> Result<(), WriteError> {
     let mut rng = Rng(1);
-    let mut writer = Writer::new(BufWriter::with_capacity(1 << 20, File::create(path)?))?;
+    let mut writer = Writer::new(File::create(path)?)?;
     let narrowest = spec.layers.iter().map(|layer| layer.attention.head_dim / 2).min().unwrap_or(1);
     for tensor in spec.tensors() {
         let cols = if tensor.cols == 0 { u64::from(narrowest) } else { tensor.cols };

@@ -1,7 +1,7 @@
 //! A file that appears whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -67,9 +67,8 @@ impl Output {
         Ok(Self { path: path.into(), folder, force, temp })
     }
 
-    pub fn writer(&self) -> Result<BufWriter<File>, OutputError> {
-        let file = self.temp.reopen().map_err(io_at(self.temp.path()))?;
-        Ok(BufWriter::with_capacity(1 << 20, file))
+    pub fn writer(&self) -> Result<File, OutputError> {
+        self.temp.reopen().map_err(io_at(self.temp.path()))
     }
 
     /// The temporary file, for a last look.
@@ -78,9 +77,8 @@ impl Output {
     }
 
     /// Brings the bytes to the disk and gives them their name.
-    pub fn finish(self, writer: BufWriter<File>) -> Result<(), OutputError> {
+    pub fn finish(self, file: File) -> Result<(), OutputError> {
         let failed = io_at(&self.path);
-        let file = writer.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_all().map_err(&failed)?;
         if self.force {
             self.temp.persist(&self.path).map_err(|e| failed(e.error))?;

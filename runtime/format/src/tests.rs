@@ -1,6 +1,6 @@
 //! What is written is read; every kind of damage is refused by name.
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use proptest::prelude::{any, prop_assert, proptest};
 
@@ -120,10 +120,53 @@ fn equal_input_gives_equal_bytes() {
 fn an_unfinished_file_does_not_parse() {
     let mut bytes = Vec::new();
     let mut writer = Writer::new(Cursor::new(&mut bytes)).unwrap();
-    writer.begin("norm", Layout::F32, 1, 2).unwrap();
-    writer.write(&[0; 8]).unwrap();
+    writer.begin("norm", Layout::F32, 1, 2 << 20).unwrap();
+    writer.write(&vec![0; 8 << 20]).unwrap();
     drop(writer);
+    assert_eq!(bytes.len(), 8 << 20, "whole chunks went out");
     assert_eq!(File::parse(&bytes).err(), Some(FormatError::Magic));
+}
+
+/// Keeps where each write began.
+#[derive(Default)]
+struct Sink {
+    file: Cursor<Vec<u8>>,
+    writes: Vec<(u64, usize)>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.push((self.file.position(), bytes.len()));
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Sink {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+#[test]
+fn bytes_reach_the_sink_in_aligned_chunks() {
+    let mut writer = Writer::new(Sink::default()).unwrap();
+    let bytes: Vec<u8> = (0..9 << 20).map(|i: u32| (i % 251) as u8).collect();
+    for name in ["a", "b"] {
+        writer.begin(name, Layout::F32, 1, 9 << 18).unwrap();
+        bytes.chunks(1_000_003).for_each(|chunk| writer.write(chunk).unwrap());
+        writer.end().unwrap();
+    }
+    let sink = writer.finish(&meta()).unwrap();
+    let (header, data) = sink.writes.split_last().unwrap();
+    let (last, whole) = data.split_last().unwrap();
+    assert_eq!(whole, (0..4).map(|i| (i << 22, 1 << 22)).collect::<Vec<_>>());
+    assert!(last.0 == 4 << 22 && last.1 < 4 << 20 && header.0 == 0);
+    let file = sink.file.into_inner();
+    assert_eq!(file[4096..][..bytes.len()], bytes);
+    assert_eq!(file[4096 + bytes.len()..][..bytes.len()], bytes);
 }
 
 #[test]

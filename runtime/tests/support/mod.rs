@@ -4,7 +4,6 @@
 pub mod naive;
 
 use std::fs::File;
-use std::io::BufWriter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -157,7 +156,7 @@ pub fn write(spec: &Spec, layout: Layout, seed: u64) -> TinyFile {
 pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFile {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("tiny.muse");
-    let mut writer = Writer::new(BufWriter::new(File::create(&path).unwrap())).unwrap();
+    let mut writer = Writer::new(File::create(&path).unwrap()).unwrap();
     let mut rng = Rng(seed);
     for e in spec.tensors() {
         let half = spec.layers.iter().map(|l| l.attention.head_dim / 2).min().unwrap();
