@@ -20,6 +20,7 @@ mod request;
 mod sampler;
 mod scheduler;
 pub mod sim;
+mod smaps;
 mod stop;
 mod template;
 mod tokenizer;

@@ -131,6 +131,12 @@ impl Mapped {
         self.tensors.values().map(|t| t.range.len() as u64).sum()
     }
 
+    /// Bytes of the mapping that are in huge pages now; `None` where the kernel does not say.
+    pub fn huge_bytes(&self) -> Option<u64> {
+        let addresses = self.bytes().as_ptr_range();
+        crate::smaps::huge_bytes(addresses.start.addr()..addresses.end.addr()).ok()
+    }
+
     /// Layout and bytes of a tensor.
     pub fn stored(&self, name: &str) -> Option<(Layout, u64)> {
         self.tensors.get(name).map(|t| (t.layout, t.range.len() as u64))
