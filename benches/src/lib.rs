@@ -1,6 +1,7 @@
 //! How fast kernels and whole models are, as a share of what the memory can give.
 //!
-//! * `muse-bench` measures a model: prompt and answer tokens a second, with a bandwidth probe beside each row.
+//! * `muse-bench` measures a model: prompt and answer tokens a second, with a bandwidth probe beside each row; also
+//!   at a depth, of several sessions in one step, beside a busy neighbour, and from a cold page cache.
 //! * `cargo bench -p muse-benches` measures single operations over every layout.
 //!
 //! Decoding reads nearly every weight once a token, so tokens a second times the bytes of a token is a bandwidth, and
@@ -9,7 +10,10 @@
 //! To add a shape to `--synthetic`, add a line to [`shapes::SHAPES`].
 #![forbid(unsafe_code)]
 
+pub mod cold;
 pub mod measure;
+pub mod neighbour;
 pub mod probe;
+pub mod report;
 pub mod shapes;
 pub mod synthetic;

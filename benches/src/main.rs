@@ -1,17 +1,17 @@
 //! `muse-bench`: tokens a second of a model on this machine, beside what its memory can give.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use muse_benches::measure::{self, Lengths, Row};
-use muse_benches::{probe::Probe, shapes, synthetic};
-use muse_format::{Layout, Spec, WriteError};
-use muse_kernels::BackendError;
-use muse_runtime::{BackendChoice, LoadError, LoadOptions, Mapped, Plan, load_mapped};
-use serde::Serialize;
+use muse_benches::measure::{self, Lengths, Rates};
+use muse_benches::neighbour::Neighbour;
+use muse_benches::report::{BenchError, Report, Row};
+use muse_benches::{cold, probe::Probe, shapes, synthetic};
+use muse_format::{Layout, Spec};
+use muse_runtime::{BackendChoice, LoadOptions, Mapped, Plan, load_mapped};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +19,12 @@ Examples:
   muse-bench SmolLM2-135M.muse -p 512 -n 128 -t 1,2,4 --json
   muse-bench --synthetic qwen3-4b --bits 4 --group 32 -t 4
   muse-bench --synthetic llama3.1-8b --bits 4 --plan
+  muse-bench SmolLM2-135M.muse -p 512 -n 32 -d 4096      # with 4096 tokens in the cache before
+  muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
+  muse-bench SmolLM2-135M.muse -t 2 --neighbour --cold-start
 
-Prompt and answer are measured apart, each from an empty cache. Figures are medians over the rounds;
-\"of probe\" is the share of the memory bandwidth that decoding reaches.";
+Prompt and answer are measured apart, each after the same --depth. Figures are medians over the rounds; decoding
+of several sessions is their sum. \"of probe\" is the share of the memory bandwidth that decoding reaches.";
 
 /// Measures how fast a model reads a prompt and writes an answer.
 #[derive(Parser)]
@@ -48,6 +51,19 @@ struct Arguments {
     /// Tokens of the answer; 0 measures none
     #[arg(short = 'n', long, default_value_t = 128, value_name = "TOKENS")]
     answer: u32,
+    /// Tokens in the cache before prompt and answer
+    #[arg(short, long, default_value_t = 0, value_name = "TOKENS")]
+    depth: u32,
+    /// Sessions that decode in one step, one row each; a prompt is read by one
+    #[arg(long, value_delimiter = ',', value_name = "N,N", default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: Vec<u32>,
+    /// Repeat every row beside a thread that keeps one core busy: any core, then the last one
+    #[arg(long)]
+    neighbour: bool,
+    /// Also measure the time from opening the file to the first token, with and without its pages in memory
+    #[arg(long)]
+    cold_start: bool,
     /// Thread counts, one row each [default: one thread, then all cores]
     #[arg(short, long, value_delimiter = ',', value_name = "N,N")]
     threads: Vec<usize>,
@@ -68,44 +84,52 @@ struct Arguments {
     json: bool,
 }
 
+impl Arguments {
+    fn lengths(&self) -> Lengths {
+        Lengths { depth: self.depth, prompt: self.prompt, answer: self.answer, rounds: self.rounds }
+    }
+
+    /// What is wrong with arguments that are each right.
+    fn problem(&self) -> Option<&'static str> {
+        if self.prompt == 0 && self.answer == 0 {
+            return Some("-p 0 -n 0 leaves nothing to measure");
+        }
+        let several = self.parallel.iter().any(|sessions| *sessions > 1);
+        (several && self.answer == 0).then_some("--parallel measures answers; -n 0 leaves none")
+    }
+
+    /// One thread, then all cores, where none are given.
+    fn threads(&self) -> Vec<usize> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.threads.as_slice() {
+            [] if cores > 1 => vec![1, cores],
+            [] => vec![1],
+            given => given.to_vec(),
+        }
+    }
+
+    fn load_options(&self, threads: Option<usize>) -> LoadOptions {
+        LoadOptions {
+            context: Some(self.depth.saturating_add(self.prompt.max(self.answer)).max(1)),
+            slots: self.parallel.iter().copied().max().unwrap_or(1),
+            batch_tokens: self.batch.min(self.prompt.max(self.depth).max(1)),
+            threads,
+            backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
+            ..LoadOptions::default()
+        }
+    }
+}
+
 /// Takes one of `values`.
 fn listed<const N: usize>(values: [&'static str; N]) -> impl TypedValueParser<Value = u16> {
     PossibleValuesParser::new(values).map(|value| value.parse().expect("listed values are numbers"))
 }
 
-/// Everything that a run prints.
-#[derive(Serialize)]
-struct Report {
-    model: String,
-    /// Layouts of the matrices.
-    layouts: Vec<String>,
-    weight_bytes: u64,
-    working_bytes: u64,
-    backend: String,
-    prompt_tokens: u32,
-    answer_tokens: u32,
-    rounds: u32,
-    rows: Vec<Row>,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum BenchError {
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Step(#[from] BackendError),
-    #[error("the random model could not be written: {0}")]
-    Write(#[from] WriteError),
-    #[error("no memory for the bandwidth probe: {0}")]
-    Probe(std::io::Error),
-    #[error("no temporary folder: {0}")]
-    Folder(std::io::Error),
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.prompt == 0 && arguments.answer == 0 && !arguments.plan {
-        let problem = "-p 0 -n 0 leaves nothing to measure";
+    if !arguments.plan
+        && let Some(problem) = arguments.problem()
+    {
         Arguments::command().error(ErrorKind::ValueValidation, problem).exit();
     }
     match run(&arguments) {
@@ -118,21 +142,18 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), BenchError> {
-    let shape = arguments.synthetic.as_deref().and_then(shapes::find);
-    let Some(shape) = shape else {
+    let options = arguments.load_options(None);
+    let Some(shape) = arguments.synthetic.as_deref().and_then(shapes::find) else {
         let file = arguments.file.as_deref().expect("clap asks for one of the two");
-        let mapped = Mapped::open(file)?;
-        return if arguments.plan {
-            print_plan(arguments, &muse_runtime::plan(&mapped, &options(arguments, None))?);
-            Ok(())
-        } else {
-            bench(arguments, &mapped)
-        };
+        if !arguments.plan {
+            return bench(arguments, file);
+        }
+        print(arguments, &muse_runtime::plan(&Mapped::open(file)?, &options)?);
+        return Ok(());
     };
     let (spec, layout) = (shape.spec(), layout(arguments.bits, arguments.group));
     if arguments.plan {
-        let plan = Plan::new(&spec, weight_bytes(&spec, layout), [layout], &options(arguments, None))?;
-        print_plan(arguments, &plan);
+        print(arguments, &Plan::new(&spec, weight_bytes(&spec, layout), [layout], &options)?);
         return Ok(());
     }
     let folder = match &arguments.dir {
@@ -142,7 +163,7 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let folder = folder.map_err(BenchError::Folder)?;
     let path = folder.path().join("random.muse");
     synthetic::write(&path, &spec, layout)?;
-    bench(arguments, &Mapped::open(&path)?)
+    bench(arguments, &path)
 }
 
 fn layout(bits: u16, group: u16) -> Layout {
@@ -163,63 +184,59 @@ fn weight_bytes(spec: &Spec, layout: Layout) -> u64 {
     spec.tensors().iter().map(bytes).sum()
 }
 
-fn options(arguments: &Arguments, threads: Option<usize>) -> LoadOptions {
-    LoadOptions {
-        context: Some(arguments.prompt.max(arguments.answer).max(1)),
-        batch_tokens: arguments.batch.min(arguments.prompt.max(1)),
-        threads,
-        backend: if arguments.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
-        ..LoadOptions::default()
-    }
-}
-
-fn print_plan(arguments: &Arguments, plan: &Plan) {
+fn print<T: serde::Serialize + std::fmt::Display>(arguments: &Arguments, what: &T) {
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(plan).expect("a plan is plain numbers and text"));
+        println!("{}", serde_json::to_string_pretty(what).expect("plain numbers and text"));
     } else {
-        println!("{plan}");
+        println!("{what}");
     }
 }
 
-fn bench(arguments: &Arguments, mapped: &Mapped) -> Result<(), BenchError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match arguments.threads.as_slice() {
-        [] if cores > 1 => vec![1, cores],
-        [] => vec![1],
-        given => given.to_vec(),
-    };
-    let lengths = Lengths { prompt: arguments.prompt, answer: arguments.answer, rounds: arguments.rounds };
-    let plan = muse_runtime::plan(mapped, &options(arguments, None))?;
-    let bytes_per_token = measure::bytes_per_token(mapped, &plan, arguments.answer);
+fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
+    let threads = arguments.threads();
+    // First, as it needs a file that nobody maps.
+    let most = threads.iter().copied().max();
+    let cold_start = arguments
+        .cold_start
+        .then(|| cold::measure(file, &arguments.load_options(most), arguments.rounds))
+        .transpose()?;
+    let mapped = Mapped::open(file)?;
+    let plan = muse_runtime::plan(&mapped, &arguments.load_options(None))?;
     let probe = Probe::new().map_err(BenchError::Probe)?;
     let (mut rows, mut backend) = (Vec::new(), String::new());
     for threads in threads {
-        let options = options(arguments, Some(threads));
-        let mut engine = load_mapped(mapped, &options, measure::no_text())?;
-        let probe_gb_per_s = probe.read(threads, 3) / 1e9;
-        let (prefill, decode) = measure::tokens_per_second(&mut *engine, lengths)?;
+        let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), measure::no_text())?;
         backend.clone_from(&engine.info().backend);
-        rows.push(Row {
-            threads,
-            prefill_tok_per_s: prefill,
-            decode_tok_per_s: decode,
-            bytes_per_token,
-            decode_gb_per_s: decode.map(|rate| rate * bytes_per_token as f64 / 1e9),
-            probe_gb_per_s,
-        });
+        measure::fill(&mut *engine, plan.slots, arguments.depth)?;
+        for parallel in arguments.parallel.iter().copied() {
+            let bytes_per_token = measure::bytes_per_token(&mapped, &plan, arguments.lengths(), parallel);
+            let mut rates = || measure::rates(&mut *engine, &probe, threads, arguments.lengths(), parallel);
+            let row = |rates: &Rates| Row::new(threads, parallel, rates, bytes_per_token);
+            let quiet = rates()?;
+            rows.push(row(&quiet));
+            for neighbour in Neighbour::ALL.into_iter().filter(|_| arguments.neighbour) {
+                let busy = neighbour.start().map_err(BenchError::Neighbour)?;
+                let beside = rates()?;
+                busy.stop().map_err(BenchError::Neighbour)?;
+                rows.push(row(&beside).beside(neighbour, &quiet));
+            }
+        }
     }
     let report = Report {
         model: mapped.spec.family.clone(),
-        layouts: layouts(mapped),
+        layouts: layouts(&mapped),
         weight_bytes: mapped.weight_bytes(),
+        huge_page_bytes: mapped.huge_bytes(),
         working_bytes: plan.working_bytes,
         backend,
+        depth: arguments.depth,
         prompt_tokens: arguments.prompt,
         answer_tokens: arguments.answer,
         rounds: arguments.rounds,
         rows,
+        cold_start,
     };
-    print_report(arguments, &report);
+    print(arguments, &report);
     Ok(())
 }
 
@@ -231,31 +248,4 @@ fn layouts(mapped: &Mapped) -> Vec<String> {
     layouts.sort_unstable();
     layouts.dedup();
     layouts.iter().map(Layout::to_string).collect()
-}
-
-fn print_report(arguments: &Arguments, report: &Report) {
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain numbers and text"));
-        return;
-    }
-    let mib = report.weight_bytes as f64 / f64::from(1 << 20);
-    println!("{} {}, {mib:.1} MiB of weights, {}", report.model, report.layouts.join("+"), report.backend);
-    println!(
-        "{:>7} {:>14} {:>13} {:>9} {:>11} {:>10} {:>9}",
-        "threads", "prefill tok/s", "decode tok/s", "MB/token", "decode GB/s", "probe GB/s", "of probe"
-    );
-    for row in &report.rows {
-        let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
-        let share = row.decode_gb_per_s.map(|rate| 100.0 * rate / row.probe_gb_per_s);
-        println!(
-            "{:>7} {:>14} {:>13} {:>9.1} {:>11} {:>10.1} {:>8}%",
-            row.threads,
-            number(row.prefill_tok_per_s),
-            number(row.decode_tok_per_s),
-            row.bytes_per_token as f64 / 1e6,
-            number(row.decode_gb_per_s),
-            row.probe_gb_per_s,
-            share.map_or("-".into(), |share| format!("{share:.0}")),
-        );
-    }
 }

@@ -3,68 +3,83 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use muse_format::Spec;
-use muse_kernels::{BackendError, CacheDtype, Span};
+use muse_format::{Layer, Spec};
+use muse_kernels::{BackendError, CacheDtype, CacheShape, Span};
 use muse_runtime::{ChatOptions, Engine, Mapped, Message, Plan, Text, TextDecoder, TextError};
-use serde::Serialize;
 
-/// One line of the table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    pub threads: usize,
-    /// Prompt tokens a second; none where no prompt was asked for.
-    pub prefill_tok_per_s: Option<f64>,
-    /// Generated tokens a second; none where none were asked for.
-    pub decode_tok_per_s: Option<f64>,
-    /// Bytes that must be read for a token: every weight but an embedding that is only looked up, and the cache up to
-    /// the middle of the answer.
-    pub bytes_per_token: u64,
-    /// `bytes_per_token` times `decode_tok_per_s`, in 1e9 bytes.
-    pub decode_gb_per_s: Option<f64>,
-    /// What as many threads read from memory at best, beside this row.
-    pub probe_gb_per_s: f64,
-}
+use crate::probe::Probe;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Lengths {
+    /// Tokens of every session that are in the cache before prompt and answer begin.
+    pub depth: u32,
     pub prompt: u32,
     pub answer: u32,
     pub rounds: u32,
 }
 
-/// Bytes that must be read to decode one token, on average over an answer of `answer` tokens.
-pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, answer: u32) -> u64 {
+/// Medians over the rounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Prompt tokens a second of one session.
+    pub prefill: Option<f64>,
+    /// Generated tokens a second of all sessions together.
+    pub decode: Option<f64>,
+    /// Bytes a second that as many threads read from memory in between, at best: a ceiling is a best.
+    pub probe: f64,
+}
+
+/// Bytes that must be read to decode one token, on average over an answer of `answer` tokens after `depth` others,
+/// where `sessions` share a step: their part of every weight but an embedding that is only looked up, and the cache.
+pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions: u32) -> u64 {
     let spec: &Spec = &mapped.spec;
     let looked_up = if spec.tied_head { 0 } else { mapped.stored("embed").map_or(0, |(_, bytes)| bytes) };
-    let layer = |(layer, shape): (&muse_format::Layer, &muse_kernels::CacheShape)| {
-        let seen = (answer / 2).min(layer.attention.window.unwrap_or(u32::MAX));
+    let layer = |(layer, shape): (&Layer, &CacheShape)| {
+        let seen = (lengths.depth + lengths.answer / 2).min(layer.attention.window.unwrap_or(u32::MAX));
         let element = if shape.dtype == CacheDtype::F16 { 2 } else { 4 };
         2 * element * u64::from(seen) * u64::from(shape.kv_heads) * u64::from(shape.head_dim)
     };
     let cache: u64 = spec.layers.iter().zip(&plan.caches).map(layer).sum();
-    mapped.weight_bytes() - looked_up + cache
+    (mapped.weight_bytes() - looked_up) / u64::from(sessions) + cache
 }
 
-/// Medians over the rounds, each of a prompt read from nothing, then an answer from nothing.
+/// Fills the first `depth` positions of `sessions` slots.
 ///
 /// # Errors
 /// What the engine's steps give.
-pub fn tokens_per_second(
+pub fn fill(engine: &mut dyn Engine, sessions: u32, depth: u32) -> Result<(), BackendError> {
+    (0..sessions).try_for_each(|slot| read(engine, slot, 0, depth, &mut []))
+}
+
+/// Measures prompt and answer, both at `lengths.depth`. Every round starts there again: what it writes to the cache,
+/// the next replaces. Prompts are read one at a time, so only one session measures them. `probe` is read by `threads`
+/// in every round, so that the ceiling belongs to the same seconds.
+///
+/// # Errors
+/// What the engine's steps give.
+pub fn rates(
     engine: &mut dyn Engine,
+    probe: &Probe,
+    threads: usize,
     lengths: Lengths,
-) -> Result<(Option<f64>, Option<f64>), BackendError> {
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    sessions: u32,
+) -> Result<Rates, BackendError> {
+    let (mut prefill, mut decode, mut ceiling) = (Vec::new(), Vec::new(), 0.0_f64);
+    let prompt = if sessions == 1 { lengths.prompt } else { 0 };
     // The round before the first brings pages and clocks up and is not counted.
     for round in 0..=lengths.rounds {
-        let prompt = (lengths.prompt > 0).then(|| read_prompt(engine, lengths.prompt)).transpose()?;
-        let answer = (lengths.answer > 0).then(|| write_answer(engine, lengths.answer)).transpose()?;
+        ceiling = ceiling.max(probe.read(threads));
+        let prompt = (prompt > 0).then(|| read_prompt(engine, lengths.depth, prompt)).transpose()?;
+        let answer = (lengths.answer > 0)
+            .then(|| write_answers(engine, lengths.depth, lengths.answer, sessions))
+            .transpose()?;
         if round > 0 {
             prefill.extend(prompt);
             decode.extend(answer);
         }
     }
-    Ok((median(prefill), median(decode)))
+    Ok(Rates { prefill: median(prefill), decode: median(decode), probe: ceiling })
 }
 
 /// Ids that look up other rows of the embedding each time.
@@ -72,39 +87,57 @@ fn token(i: u32, vocab: u32) -> u32 {
     i.wrapping_mul(2_654_435_761) % vocab
 }
 
-fn read_prompt(engine: &mut dyn Engine, len: u32) -> Result<f64, BackendError> {
+/// Reads `len` tokens from `start` on, in steps of the engine's batch, and the last token's logits where `logits` has
+/// room for them.
+fn read(
+    engine: &mut dyn Engine,
+    slot: u32,
+    start: u32,
+    len: u32,
+    logits: &mut [f32],
+) -> Result<(), BackendError> {
     let (batch, vocab) = (engine.info().batch_tokens, engine.info().vocab);
-    let tokens: Vec<u32> = (0..len).map(|i| token(i, vocab)).collect();
-    let mut logits = vec![0.0; vocab as usize];
-    let began = Instant::now();
-    let mut start = 0;
+    let tokens: Vec<u32> = (start..start + len).map(|i| token(i, vocab)).collect();
+    let mut at = start;
     for chunk in tokens.chunks(batch as usize) {
-        let span = Span { slot: 0, start, len: chunk.len() as u32 };
-        start += span.len;
-        let wanted: &[u32] = if start == len { &[span.len - 1] } else { &[] };
-        let logits = if start == len { logits.as_mut_slice() } else { &mut [] };
-        engine.step(&[span], chunk, wanted, logits)?;
+        let span = Span { slot, start: at, len: chunk.len() as u32 };
+        at += span.len;
+        if at == start + len && !logits.is_empty() {
+            engine.step(&[span], chunk, &[span.len - 1], logits)?;
+        } else {
+            engine.step(&[span], chunk, &[], &mut [])?;
+        }
     }
-    Ok(f64::from(len) / began.elapsed().as_secs_f64())
+    Ok(())
 }
 
-fn write_answer(engine: &mut dyn Engine, len: u32) -> Result<f64, BackendError> {
-    let vocab = engine.info().vocab;
-    let mut logits = vec![0.0; vocab as usize];
+fn read_prompt(engine: &mut dyn Engine, depth: u32, len: u32) -> Result<f64, BackendError> {
+    let mut logits = vec![0.0; engine.info().vocab as usize];
     let began = Instant::now();
-    for start in 0..len {
-        engine.step(&[Span { slot: 0, start, len: 1 }], &[token(start, vocab)], &[0], &mut logits)?;
-    }
+    read(engine, 0, depth, len, &mut logits)?;
     Ok(f64::from(len) / began.elapsed().as_secs_f64())
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+fn write_answers(engine: &mut dyn Engine, depth: u32, len: u32, sessions: u32) -> Result<f64, BackendError> {
+    let vocab = engine.info().vocab;
+    let mut logits = vec![0.0; sessions as usize * vocab as usize];
+    let rows: Vec<u32> = (0..sessions).collect();
+    let began = Instant::now();
+    for start in depth..depth + len {
+        let spans: Vec<_> = rows.iter().map(|slot| Span { slot: *slot, start, len: 1 }).collect();
+        let tokens: Vec<_> = rows.iter().map(|slot| token(start + slot, vocab)).collect();
+        engine.step(&spans, &tokens, &rows, &mut logits)?;
+    }
+    Ok(f64::from(sessions * len) / began.elapsed().as_secs_f64())
+}
+
+/// The middle of `values`; none where there are none.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
-
 /// Stands where a model's tokenizer would: a measurement reads and writes no text.
 struct NoText;
 

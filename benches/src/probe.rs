@@ -33,21 +33,18 @@ impl Probe {
         Ok(Self { bytes })
     }
 
-    /// Bytes a second that `threads` threads read together, the best of `rounds`: a ceiling is a best.
-    pub fn read(&self, threads: usize, rounds: usize) -> f64 {
+    /// Bytes a second that `threads` threads read together. A ceiling is the best of many.
+    pub fn read(&self, threads: usize) -> f64 {
         let part = self.bytes.len() / threads / LANES * LANES;
-        let parts = || self.bytes.chunks_exact(part).take(threads);
-        let round = || {
-            let began = Instant::now();
-            thread::scope(|scope| {
-                let readers: Vec<_> = parts().map(|part| scope.spawn(move || sum(part))).collect();
-                readers.into_iter().for_each(|reader| {
-                    std::hint::black_box(reader.join().expect("a sum does not panic"));
-                });
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let parts = self.bytes.chunks_exact(part).take(threads);
+            let readers: Vec<_> = parts.map(|part| scope.spawn(move || sum(part))).collect();
+            readers.into_iter().for_each(|reader| {
+                std::hint::black_box(reader.join().expect("a sum does not panic"));
             });
-            (part * threads) as f64 / began.elapsed().as_secs_f64()
-        };
-        (0..rounds.max(1)).map(|_| round()).fold(0.0, f64::max)
+        });
+        (part * threads) as f64 / began.elapsed().as_secs_f64()
     }
 }
 
