@@ -176,8 +176,8 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     fn pad(&mut self) -> Result<(), WriteError> {
-        let gap = self.at.next_multiple_of(ALIGN) - self.at;
-        self.append(&[0; PAGE][..gap as usize])?;
+        let gap = self.pending.len().next_multiple_of(PAGE) - self.pending.len();
+        self.append(&vec![0; gap])?;
         Ok(())
     }
 
