@@ -3,17 +3,23 @@
 //! Q4 keeps nibbles unsigned and starts at `-8 * sum of activations`. Its 8 sums of a group stay within
 //! `8 * 2 * 15 * 127 = 30480` and need no widening in between. Q8 takes the weight's sign to the activation:
 //! `2 * 128 * 127 = 32512` fits, but is widened each time.
+//!
+//! 16 registers hold the integer sums of 16 rows x 4 tokens and little else, so with many tokens a group of weights
+//! is unpacked to the stack and the f32 sums stay in memory: the loop takes 6 loads for 8 products.
 
 #[allow(clippy::wildcard_imports)] // intrinsics
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use muse_format::TILE_ROWS;
 
 use super::Activations;
 use crate::cpu::quantize::GROUP;
 
-/// Vectors of one half (8 rows) of a group of activations: 4 columns each.
+/// Vectors of one half (8 rows) of a group: 4 columns each.
 const VECTORS: usize = GROUP / 4;
+
+/// Both halves of 4 columns.
+type Columns = [__m256i; 2];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q8(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
@@ -30,7 +36,6 @@ pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x
     run::<4, true>(out, tile, group, x);
 }
 
-/// Takes the rows of activations in steps for which all sums fit the registers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run<const BITS: usize, const ASYM: bool>(
@@ -39,116 +44,175 @@ fn run<const BITS: usize, const ASYM: bool>(
     group: usize,
     x: Activations<'_>,
 ) {
-    let mut done = 0;
-    while done < out.len() {
-        let step = (out.len() - done).min(4);
-        let (out, x) = (&mut out[done..done + step], x.rows(done, step));
-        match step {
-            4 => tokens::<BITS, ASYM, 4>(out, tile, group, x),
-            3 => tokens::<BITS, ASYM, 3>(out, tile, group, x),
-            2 => tokens::<BITS, ASYM, 2>(out, tile, group, x),
-            _ => tokens::<BITS, ASYM, 1>(out, tile, group, x),
-        }
-        done += step;
+    x.assert_rows(out.len());
+    if let [out] = out {
+        // A copy, so that the sums stay in registers.
+        let mut sums = [0.0; TILE_ROWS];
+        groups::<BITS, ASYM>(tile, group, x.groups, |g, quants, scales| {
+            tokens::<BITS, ASYM, 1>([&mut sums], |i| unpack::<BITS>(quants, i), scales, x, 0, g);
+        });
+        *out = sums;
+    } else {
+        out.fill([0.0; TILE_ROWS]);
+        groups::<BITS, ASYM>(tile, group, x.groups, |g, quants, scales| {
+            let mut weights = [[_mm256_setzero_si256(); 2]; VECTORS];
+            for (i, weights) in weights.iter_mut().enumerate() {
+                *weights = unpack::<BITS>(quants, i);
+            }
+            many::<BITS, ASYM>(out, &weights, scales, x, g);
+        });
     }
 }
 
-/// `N` rows of activations: each group of weights is unpacked once for all.
+/// Calls `each` with the number, the quants and the scales of every group of a tile.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
-    out: &mut [[f32; TILE_ROWS]],
+fn groups<const BITS: usize, const ASYM: bool>(
     tile: &[u8],
     group: usize,
-    x: Activations<'_>,
+    count: usize,
+    mut each: impl FnMut(usize, &[u8], &Scales<ASYM>),
 ) {
-    x.assert_rows(N);
     let head = 2 * TILE_ROWS * (1 + usize::from(ASYM));
     let group_bytes = TILE_ROWS * GROUP * BITS / 8;
-    let per_block = group / GROUP;
-    let mut sums = [[_mm256_setzero_ps(); 2]; N];
     let mut g = 0;
-    for block in tile.chunks_exact(head + per_block * group_bytes) {
+    for block in tile.chunks_exact(head + group / GROUP * group_bytes) {
         let (head, quants) = block.split_at(head);
-        for quants in quants.chunks_exact(group_bytes).take(x.groups - g) {
-            for half in 0..2 {
-                let scales = halves(&head[16 * half..][..16]);
-                let weights = unpack::<BITS>(quants, half);
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    let at = t * x.groups + g;
-                    // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
-                    let (scale, correction, quants) = unsafe {
-                        let quants = x.quants.as_ptr().add(at * GROUP).cast::<[i32; VECTORS]>();
-                        (
-                            *x.scales.get_unchecked(at),
-                            *x.corrections.get_unchecked(at),
-                            quants.read_unaligned(),
-                        )
-                    };
-                    let correction = _mm256_set1_epi32(correction);
-                    let mut dot = dot::<BITS>(&weights, quants);
-                    if BITS == 4 && !ASYM {
-                        dot = _mm256_add_epi32(dot, correction);
-                    }
-                    let mut scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scales);
-                    if ASYM {
-                        // A correction is -8 times the sum that an offset multiplies.
-                        let offsets =
-                            _mm256_mul_ps(halves(&head[32 + 16 * half..][..16]), _mm256_set1_ps(-0.125));
-                        scaled = _mm256_fmadd_ps(_mm256_cvtepi32_ps(correction), offsets, scaled);
-                    }
-                    sums[half] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), sums[half]);
-                }
-            }
+        let scales = Scales::new(head);
+        for quants in quants.chunks_exact(group_bytes).take(count - g) {
+            each(g, quants, &scales);
             g += 1;
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        // SAFETY: `out` is 16 f32: two vectors; no alignment is needed.
-        unsafe {
-            _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[1]);
-        }
+}
+
+/// One group of weights by all tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn many<const BITS: usize, const ASYM: bool>(
+    out: &mut [[f32; TILE_ROWS]],
+    weights: &[Columns; VECTORS],
+    scales: &Scales<ASYM>,
+    x: Activations<'_>,
+    g: usize,
+) {
+    let (quads, rest) = out.as_chunks_mut::<4>();
+    for (i, out) in quads.iter_mut().enumerate() {
+        tokens::<BITS, ASYM, 4>(out.each_mut(), |i| weights[i], scales, x, 4 * i, g);
+    }
+    let first = 4 * quads.len();
+    match rest {
+        [a, b, c] => tokens::<BITS, ASYM, 3>([a, b, c], |i| weights[i], scales, x, first, g),
+        [a, b] => tokens::<BITS, ASYM, 2>([a, b], |i| weights[i], scales, x, first, g),
+        [a] => tokens::<BITS, ASYM, 1>([a], |i| weights[i], scales, x, first, g),
+        _ => {}
     }
 }
 
-/// The weights of 8 rows x 32 columns, 4 columns a vector: unsigned for Q4, signed for Q8.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn unpack<const BITS: usize>(quants: &[u8], half: usize) -> [__m256i; VECTORS] {
-    assert!(quants.len() == VECTORS * 8 * BITS && half < 2);
-    // SAFETY: half `half` of vector `i` is inside `quants` by the assertion; no alignment is needed.
-    let load = |i: usize| unsafe { _mm256_loadu_si256(quants.as_ptr().add(64 * i + 32 * half).cast()) };
-    let mut weights = [_mm256_setzero_si256(); VECTORS];
-    if BITS == 8 {
-        weights.iter_mut().enumerate().for_each(|(i, weights)| *weights = load(i));
-    } else {
-        let low = _mm256_set1_epi8(15);
-        for (i, weights) in weights.chunks_exact_mut(2).enumerate() {
-            let packed = load(i);
-            weights[0] = _mm256_and_si256(packed, low);
-            weights[1] = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), low);
-        }
-    }
-    weights
+/// The f16 scales of a block as f32, and its offsets by -1/8: a correction is -8 times the sum that an offset
+/// multiplies.
+struct Scales<const ASYM: bool> {
+    scales: [__m256; 2],
+    offsets: [__m256; 2],
 }
 
-/// The integer products of 8 rows.
+impl<const ASYM: bool> Scales<ASYM> {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    fn new(head: &[u8]) -> Self {
+        let scales = [halves(&head[..16]), halves(&head[16..32])];
+        let eighth = _mm256_set1_ps(-0.125);
+        let offset = |at: usize| _mm256_mul_ps(halves(&head[at..at + 16]), eighth);
+        let offsets = if ASYM { [offset(32), offset(48)] } else { scales };
+        Self { scales, offsets }
+    }
+}
+
+/// Adds the products of one group of weights and `N` rows of activations from `first` to `out`.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn dot<const BITS: usize>(weights: &[__m256i; VECTORS], quants: [i32; VECTORS]) -> __m256i {
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
+    out: [&mut [f32; TILE_ROWS]; N],
+    weights: impl Fn(usize) -> Columns,
+    scales: &Scales<ASYM>,
+    x: Activations<'_>,
+    first: usize,
+    g: usize,
+) {
+    assert!(g < x.groups && (first + N) * x.groups <= x.scales.len());
+    let at = |t: usize| (first + t) * x.groups + g;
     let ones = _mm256_set1_epi16(1);
-    let mut sum = _mm256_setzero_si256();
-    for (weights, quants) in weights.iter().zip(quants) {
-        let quants = _mm256_set1_epi32(quants);
-        if BITS == 8 {
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(*weights), _mm256_sign_epi8(quants, *weights));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-        } else {
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(*weights, quants));
+    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+    for i in 0..VECTORS {
+        let weights = weights(i);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: four quants of a group inside `x` by the assertion and by `assert_rows`.
+            let quants =
+                unsafe { x.quants.as_ptr().add(at(t) * GROUP + 4 * i).cast::<i32>().read_unaligned() };
+            let quants = _mm256_set1_epi32(quants);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = if BITS == 8 {
+                    let pairs =
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(quants, weights));
+                    _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones))
+                } else {
+                    add_16(*sum, _mm256_maddubs_epi16(weights, quants))
+                };
+            }
         }
     }
-    if BITS == 8 { sum } else { _mm256_madd_epi16(sum, ones) }
+    for (t, (out, sums)) in out.into_iter().zip(sums).enumerate() {
+        // SAFETY: inside `x` by the assertion and by `assert_rows`.
+        let (scale, correction) =
+            unsafe { (*x.scales.get_unchecked(at(t)), *x.corrections.get_unchecked(at(t))) };
+        let (scale, correction) = (_mm256_set1_ps(scale), _mm256_set1_epi32(correction));
+        for (half, sum) in sums.into_iter().enumerate() {
+            let mut dot = if BITS == 8 { sum } else { _mm256_madd_epi16(sum, ones) };
+            if BITS == 4 && !ASYM {
+                dot = _mm256_add_epi32(dot, correction);
+            }
+            let mut scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scales.scales[half]);
+            if ASYM {
+                scaled = _mm256_fmadd_ps(_mm256_cvtepi32_ps(correction), scales.offsets[half], scaled);
+            }
+            // SAFETY: `out` is 16 f32: two vectors; no alignment is needed.
+            unsafe {
+                let out = out.as_mut_ptr().add(8 * half);
+                _mm256_storeu_ps(out, _mm256_fmadd_ps(scaled, scale, _mm256_loadu_ps(out)));
+            }
+        }
+    }
+}
+
+/// The weights of 16 rows in columns `4 * i..4 * i + 4` of a group: unsigned for Q4, signed for Q8.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unpack<const BITS: usize>(quants: &[u8], i: usize) -> Columns {
+    assert!(quants.len() == VECTORS * 8 * BITS && i < VECTORS);
+    // SAFETY: both halves of vector `i` are inside `quants` by the assertion; no alignment is needed.
+    let load = |i: usize| unsafe {
+        let from = quants.as_ptr().add(64 * i);
+        [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
+    };
+    if BITS == 8 {
+        return load(i);
+    }
+    let low = _mm256_set1_epi8(15);
+    let packed = load(i / 2);
+    let nibbles = |v: __m256i| _mm256_and_si256(if i % 2 == 0 { v } else { _mm256_srli_epi16::<4>(v) }, low);
+    [nibbles(packed[0]), nibbles(packed[1])]
+}
+
+/// `_mm256_add_epi16`, which a compiler cannot rearrange into a tree with more sums than there are registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_16(mut sum: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: AVX2 by this function's feature; registers only.
+    unsafe {
+        asm!("vpaddw {sum}, {sum}, {x}", sum = inout(ymm_reg) sum, x = in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
 }
 
 /// 8 f16 as f32.
