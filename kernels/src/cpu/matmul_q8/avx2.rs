@@ -199,7 +199,8 @@ fn unpack<const BITS: usize>(quants: &[u8], i: usize) -> Columns {
     }
     let low = _mm256_set1_epi8(15);
     let packed = load(i / 2);
-    let nibbles = |v: __m256i| _mm256_and_si256(if i % 2 == 0 { v } else { _mm256_srli_epi16::<4>(v) }, low);
+    let nibbles =
+        |v: __m256i| _mm256_and_si256(if i.is_multiple_of(2) { v } else { _mm256_srli_epi16::<4>(v) }, low);
     [nibbles(packed[0]), nibbles(packed[1])]
 }
 
