@@ -32,19 +32,18 @@ impl Random {
 pub(crate) fn quantized_bytes(layout: Layout, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let len = layout.byte_len(rows as u64, cols as u64).expect("a test's shape is small");
     let mut bytes = vec![0; len as usize];
-    let (low, high) = match layout {
-        Layout::Q8 { .. } => (-127, 127),
-        Layout::Q4 { .. } => (-8, 7),
-        _ => (0, 15),
-    };
+    let levels = layout.levels();
+    // The same sizes of values, however far the integers reach.
+    let unit = if matches!(layout, Layout::Q4Codebook { .. }) { 16_000.0 } else { 1000.0 };
     for block in bytes.chunks_exact_mut(layout.block_bytes()) {
         let mut block = BlockMut::new(layout, block);
         for r in 0..TILE_ROWS {
-            block.set_scale(r, f16::from_f32(random.int(1, 100) as f32 / 1000.0).to_bits());
+            block.set_scale(r, f16::from_f32(random.int(1, 100) as f32 / unit).to_bits());
             if matches!(layout, Layout::Q4Asym { .. }) {
                 block.set_offset(r, f16::from_f32(random.int(-100, 100) as f32 / 300.0).to_bits());
             }
-            (0..layout.group()).for_each(|c| block.set_quant(r, c, random.int(low, high)));
+            let mut level = || i32::from(levels[random.int(0, levels.len() as i32 - 1) as usize]);
+            (0..layout.group()).for_each(|c| block.set_quant(r, c, level()));
         }
     }
     bytes

@@ -41,7 +41,9 @@ fn vector(values: Vec<f32>) -> Tensor {
 }
 
 fn layouts() -> Vec<Layout> {
-    let of = |group| [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }];
+    let of = |group| {
+        [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }, Layout::Q4Codebook { group }]
+    };
     [Layout::F32, Layout::F16, Layout::Bf16]
         .into_iter()
         .chain([32, 64, 128].into_iter().flat_map(of))

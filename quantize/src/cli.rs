@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use muse_quantize::policy::Bits;
+use muse_quantize::policy::{Bits, Scheme};
 
 /// Turn a Hugging Face checkpoint or a GGUF into one .muse file, and look into such files.
 #[derive(Parser)]
@@ -58,12 +58,10 @@ pub struct Convert {
     /// How weights become integers: rtn is round-to-nearest with a search over scales
     #[arg(long, value_enum, default_value = "rtn")]
     pub method: Method,
-    /// 4 bits without an offset a group: half a bit smaller, the default
-    #[arg(long, conflicts_with = "asymmetric")]
-    pub symmetric: bool,
-    /// 4 bits with an offset a group: closer to the source
-    #[arg(long)]
-    pub asymmetric: bool,
+    /// How 4 bits stand for a weight: symmetric is 16 even steps, asymmetric adds an offset a group (16 bits more),
+    /// codebook is 16 uneven steps
+    #[arg(long, default_value = "symmetric", value_parser = scheme)]
+    pub scheme: Scheme,
     /// The board that the file is for; any board that reads the cpu layouts where absent
     #[arg(long, value_name = "NAME")]
     pub board: Option<String>,
@@ -88,7 +86,7 @@ Q4_K keeps its integers, its scales rounded to f16; every other type becomes 8 b
 Examples:
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse                      4 bits, groups of 32
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --bits 8 --group 64
-  muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --asymmetric --embed-bits 8
+  muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --scheme codebook --embed-bits 8
   muse-quantize convert SmolLM2.Q4_1.gguf -o smol.muse                 its blocks, bit for bit";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -218,6 +216,15 @@ fn bits(text: &str) -> Result<Bits, String> {
         "16" => Ok(Bits::Sixteen),
         "32" => Ok(Bits::ThirtyTwo),
         _ => Err("use 4, 8, 16 or 32".into()),
+    }
+}
+
+fn scheme(text: &str) -> Result<Scheme, String> {
+    match text {
+        "symmetric" => Ok(Scheme::Symmetric),
+        "asymmetric" => Ok(Scheme::Asymmetric),
+        "codebook" => Ok(Scheme::Codebook),
+        _ => Err("use symmetric, asymmetric or codebook".into()),
     }
 }
 

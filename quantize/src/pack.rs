@@ -1,7 +1,7 @@
 //! Rows and groups -> the bytes of a [`Layout`], one tile of 16 rows at a time.
 //!
 //! What pads a tile is fixed, so that equal weights give equal bytes: a missing row has scale and offset 0, a missing
-//! column the integer 0.
+//! column the integer 0, or a codebook's 1, which is the nearest that it has.
 
 use half::{bf16, f16};
 use muse_format::{BlockMut, Layout, TILE_ROWS};
@@ -61,7 +61,7 @@ pub fn floats(layout: Layout, weights: &[f32], out: &mut Vec<u8>) -> Loss {
                 out.extend_from_slice(&stored.to_le_bytes());
                 stored.to_f32()
             }
-            Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. } => panic!("{layout} has groups"),
+            _ => panic!("{layout} has groups"),
         };
         loss.add(Loss::of(*w, stored));
     }
@@ -73,8 +73,8 @@ fn empty_tile(layout: Layout, cols: usize) -> Vec<u8> {
     let blocks = cols.div_ceil(layout.group());
     let (head, block) = (layout.block_head_bytes(), layout.block_bytes());
     let mut tile = vec![0; blocks * block];
-    if matches!(layout, Layout::Q4 { .. }) {
-        // The integer 0 is stored as 8.
+    if matches!(layout, Layout::Q4 { .. } | Layout::Q4Codebook { .. }) {
+        // The integer 0 is stored as 8; level 8 of the codebook is 1.
         tile.chunks_exact_mut(block).for_each(|b| b[head..].fill(0x88));
     }
     tile
@@ -160,13 +160,15 @@ mod tests {
 
     use super::*;
 
-    const LAYOUTS: [Layout; 6] = [
+    const LAYOUTS: [Layout; 8] = [
         Layout::Q8 { group: 32 },
         Layout::Q8 { group: 128 },
         Layout::Q4 { group: 32 },
         Layout::Q4 { group: 64 },
         Layout::Q4Asym { group: 32 },
         Layout::Q4Asym { group: 128 },
+        Layout::Q4Codebook { group: 32 },
+        Layout::Q4Codebook { group: 64 },
     ];
 
     fn weight(row: usize, col: usize) -> f32 {
@@ -176,6 +178,7 @@ mod tests {
     #[test]
     fn a_block_reads_back_what_was_quantized_and_zero_where_there_is_nothing() {
         for layout in LAYOUTS {
+            let missing = if matches!(layout, Layout::Q4Codebook { .. }) { 1 } else { 0 };
             for (rows, cols) in [(16, 128), (16, 172), (3, 33), (1, 1)] {
                 let weights: Vec<f32> = (0..rows * cols).map(|i| weight(i / cols, i % cols)).collect();
                 let (tile, loss) = quantize_tile(layout, &weights, cols).expect("weights fit");
@@ -186,7 +189,7 @@ mod tests {
                     for row in 0..TILE_ROWS {
                         let start = b * layout.group();
                         let held = cols.min(start + layout.group()) - start;
-                        let mut expected = vec![0i8; held];
+                        let mut expected = vec![missing; held];
                         let mut scale = Scale { scale: 0, offset: 0 };
                         if row < rows {
                             let weights = &weights[row * cols + start..][..held];
@@ -194,7 +197,7 @@ mod tests {
                         }
                         assert_eq!((block.scale(row), block.offset(row)), (scale.scale, scale.offset));
                         for col in 0..layout.group() {
-                            let q = expected.get(col).copied().unwrap_or(0);
+                            let q = expected.get(col).copied().unwrap_or(missing);
                             assert_eq!(
                                 block.quant(row, col),
                                 i32::from(q),
@@ -219,22 +222,20 @@ mod tests {
 
     #[test]
     fn kept_groups_are_stored_bit_for_bit() {
-        for layout in [Layout::Q8 { group: 32 }, Layout::Q4 { group: 32 }, Layout::Q4Asym { group: 32 }] {
-            let low = match layout {
-                Layout::Q8 { .. } => -128,
-                Layout::Q4 { .. } => -8,
-                _ => 0,
-            };
-            let span = if low == -128 { 256 } else { 16 };
+        for layout in [
+            Layout::Q8 { group: 32 },
+            Layout::Q4 { group: 32 },
+            Layout::Q4Asym { group: 32 },
+            Layout::Q4Codebook { group: 32 },
+        ] {
+            // -128 too, which an 8-bit source may hold.
+            let mut levels = layout.levels().to_vec();
+            levels.extend(matches!(layout, Layout::Q8 { .. }).then_some(-128));
             let group = |row: usize, g: usize| Group {
                 // Any bits at all, subnormals and negative ones too.
                 scale: (row * 4099 + g * 257) as u16,
-                offset: if low == 0 { (row * 523 + g) as u16 } else { 0 },
-                quants: std::array::from_fn(|i| ((row * 7 + g * 3 + i * 11) % span) as i16 as i8).map(
-                    |q: i8| {
-                        if low == -128 { q } else { q + low as i8 }
-                    },
-                ),
+                offset: if matches!(layout, Layout::Q4Asym { .. }) { (row * 523 + g) as u16 } else { 0 },
+                quants: std::array::from_fn(|i| levels[(row * 7 + g * 3 + i * 11) % levels.len()]),
             };
             let rows: Vec<Vec<Group>> = (0..5).map(|r| (0..3).map(|g| group(r, g)).collect()).collect();
             let float = |bits| f16::from_bits(bits).to_f32();

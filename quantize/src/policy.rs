@@ -13,6 +13,17 @@ pub enum Bits {
     ThirtyTwo,
 }
 
+/// How 4 bits stand for a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// 16 even steps around zero.
+    Symmetric,
+    /// 16 even steps from an offset that each group has.
+    Asymmetric,
+    /// The 16 uneven steps of [`muse_format::CODEBOOK`].
+    Codebook,
+}
+
 /// What the person asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -22,8 +33,8 @@ pub struct Policy {
     pub embed_bits: Option<Bits>,
     /// 32, 64 or 128.
     pub group: u16,
-    /// 4-bit weights with an offset a group.
-    pub asymmetric: bool,
+    /// Of 4-bit weights.
+    pub scheme: Scheme,
 }
 
 /// How the bytes of a tensor come about.
@@ -69,8 +80,11 @@ impl Policy {
             (None, Native::Groups(_)) => return Storage::Kept(own.expect("groups have a layout")),
             (Some(Bits::Sixteen), _) => return Storage::F16IfItFits,
             (Some(Bits::Eight), _) => Layout::Q8 { group },
-            (Some(Bits::Four), _) if self.asymmetric => Layout::Q4Asym { group },
-            (Some(Bits::Four), _) => Layout::Q4 { group },
+            (Some(Bits::Four), _) => match self.scheme {
+                Scheme::Symmetric => Layout::Q4 { group },
+                Scheme::Asymmetric => Layout::Q4Asym { group },
+                Scheme::Codebook => Layout::Q4Codebook { group },
+            },
         };
         if own == Some(layout) { Storage::Kept(layout) } else { Storage::Rounded(layout) }
     }
@@ -83,9 +97,10 @@ mod tests {
     const Q8: Layout = Layout::Q8 { group: 32 };
     const Q4: Layout = Layout::Q4 { group: 32 };
     const Q4_ASYM: Layout = Layout::Q4Asym { group: 32 };
+    const Q4_CODEBOOK: Layout = Layout::Q4Codebook { group: 32 };
 
     fn policy(bits: Option<Bits>) -> Policy {
-        Policy { bits, embed_bits: None, group: 32, asymmetric: false }
+        Policy { bits, embed_bits: None, group: 32, scheme: Scheme::Symmetric }
     }
 
     #[test]
@@ -112,12 +127,14 @@ mod tests {
     fn with_bits_groups_are_kept_only_where_they_are_what_is_asked_for() {
         let groups = |kind| Native::Groups(kind);
         let four = Some(Bits::Four);
-        let asymmetric = Policy { asymmetric: true, ..policy(four) };
+        let asymmetric = Policy { scheme: Scheme::Asymmetric, ..policy(four) };
+        let codebook = Policy { scheme: Scheme::Codebook, ..policy(four) };
         let wide = Policy { group: 64, ..policy(four) };
         let cases = [
             (policy(four), groups(GroupKind::Q4), Storage::Kept(Q4)),
             (policy(four), groups(GroupKind::Q4Asym), Storage::Rounded(Q4)),
             (asymmetric, groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
+            (codebook, groups(GroupKind::Q4), Storage::Rounded(Q4_CODEBOOK)),
             (wide, groups(GroupKind::Q4), Storage::Rounded(Layout::Q4 { group: 64 })),
             (policy(Some(Bits::Eight)), groups(GroupKind::Q8), Storage::Kept(Q8)),
             (policy(Some(Bits::Eight)), Native::Bf16, Storage::Rounded(Q8)),

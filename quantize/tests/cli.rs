@@ -137,14 +137,16 @@ fn a_conversion_is_whole_repeatable_and_described() {
 
 #[test]
 fn options_decide_the_layouts() {
-    let cases: [(&[&str], &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str); 11] = [
         (&[], "q4g32", "q4g32"),
         (&["--bits", "32"], "f32", "f32"),
         (&["--bits", "16"], "f16", "f16"),
         (&["--bits", "8"], "q8g32", "q8g32"),
         (&["--bits", "8", "--group", "128"], "q8g128", "q8g128"),
-        (&["--bits", "4", "--group", "64", "--symmetric"], "q4g64", "q4g64"),
-        (&["--asymmetric"], "q4ag32", "q4ag32"),
+        (&["--bits", "4", "--group", "64", "--scheme", "symmetric"], "q4g64", "q4g64"),
+        (&["--scheme", "asymmetric"], "q4ag32", "q4ag32"),
+        (&["--scheme", "codebook"], "q4cg32", "q4cg32"),
+        (&["--scheme", "codebook", "--group", "128", "--embed-bits", "8"], "q8g128", "q4cg128"),
         (&["--embed-bits", "8"], "q8g32", "q4g32"),
         (&["--bits", "8", "--embed-bits", "16"], "f16", "q8g32"),
     ];
@@ -250,11 +252,12 @@ fn mistakes_are_told_with_their_remedy() {
         let message = fail(args, 1);
         assert!(message.starts_with("error: ") && message.contains(expected), "{args:?}: {message}");
     }
-    let usage: [&[&str]; 5] = [
+    let usage: [&[&str]; 6] = [
         &[],
         &["convert"],
         &["convert", "x", "-o", "y", "--bits", "5"],
         &["convert", "x", "-o", "y", "--group", "48"],
+        &["convert", "x", "-o", "y", "--scheme", "uneven"],
         &["eval", "logits", "x", "--tokens", "one"],
     ];
     for args in usage {

@@ -10,7 +10,7 @@ use muse_kernels::CacheDtype;
 use muse_quantize::checkpoint;
 use muse_quantize::convert::{self, Watch};
 use muse_quantize::families;
-use muse_quantize::policy::{Bits, Policy};
+use muse_quantize::policy::{Bits, Policy, Scheme};
 use muse_quantize::text;
 use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Message, eval, load};
 use safetensors::SafeTensors;
@@ -67,7 +67,7 @@ fn golden(name: &str) -> Golden {
 fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
     let checkpoint = checkpoint::open(&fixtures().join(name).join("checkpoint")).unwrap();
     let import = families::import(&checkpoint).unwrap();
-    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, asymmetric: false };
+    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
     let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
     let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
     let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();

@@ -7,13 +7,14 @@ use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
 use support::{Rng, byte_text, difference, everything, naive, plain, step, steps, write};
 
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 7] = [
     Layout::F32,
     Layout::F16,
     Layout::Bf16,
     Layout::Q8 { group: 64 },
     Layout::Q4 { group: 32 },
     Layout::Q4Asym { group: 128 },
+    Layout::Q4Codebook { group: 32 },
 ];
 
 fn engine(spec: &Spec, layout: Layout, options: &LoadOptions) -> Box<dyn Engine> {

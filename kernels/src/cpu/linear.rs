@@ -171,7 +171,7 @@ impl Inputs<'_> {
                 let x = &self.x[begin * weight.cols()..][..tokens * weight.cols()];
                 self.float.run(weight, tile, sums, x);
             }
-            layout @ (Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. }) => {
+            layout => {
                 let x = self.quantized.expect("activations of a quantized weight are quantized");
                 let len = weight.bytes().len() / product.tiles;
                 self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.rows(begin, tokens));

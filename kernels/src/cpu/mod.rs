@@ -6,9 +6,9 @@
 //! `matmul_q8`:
 //!
 //! 1. Write `matmul_q8/neon_dotprod.rs` with functions of the table's types (`pub(super) fn q8(out: &mut [[f32; 16]],
-//!    tile: &[u8], group: usize, x: Activations<'_>)`, `q4`, `q4_asym`), marked `#[target_feature(enable = "...")]`.
-//!    They are safe functions; only loads and stores through pointers need `unsafe` inside. They must take every
-//!    shape that the type's comment allows (any number of tokens, group 32, 64 or 128).
+//!    tile: &[u8], group: usize, x: Activations<'_>)`, `q4`, `q4_asym`, `q4_codebook`), marked
+//!    `#[target_feature(enable = "...")]`. They are safe functions; only loads and stores through pointers need `unsafe`
+//!    inside. They must take every shape that the type's comment allows (any number of tokens, group 32, 64 or 128).
 //! 2. In `matmul_q8/mod.rs` add `#[cfg(target_arch = "aarch64")] mod neon_dotprod;` and, above the variants it beats,
 //!    `#[cfg(target_arch = "aarch64")] Variant { name: "neon-dotprod", supported: |f| f.has(Level::NeonDotprod), run:
 //!    Kernel { q8: neon_dotprod::q8, .. } }`, and a line in the page's table.

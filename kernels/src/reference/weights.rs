@@ -29,7 +29,7 @@ pub(crate) fn dequantize_row(out: &mut [f32], tensor: &Tensor, row: usize) {
             let values = &tensor.bf16()[row * cols..][..cols];
             out.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_f32());
         }
-        Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. } => {
+        Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. } | Layout::Q4Codebook { .. } => {
             for (g, out) in out.chunks_mut(tensor.layout().group()).enumerate() {
                 let block = block(tensor, row, g);
                 let r = row % TILE_ROWS;

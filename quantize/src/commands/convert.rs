@@ -62,8 +62,8 @@ fn warn_over_budget(args: &Convert, bytes: u64) {
 fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
     // What a GGUF holds was quantized on purpose; a folder holds floats.
     let default = (checkpoint.source_format != "gguf").then_some(Bits::Four);
-    let asymmetric = args.asymmetric && !args.symmetric;
-    Policy { bits: args.bits.or(default), embed_bits: args.embed_bits, group: args.group, asymmetric }
+    let bits = args.bits.or(default);
+    Policy { bits, embed_bits: args.embed_bits, group: args.group, scheme: args.scheme }
 }
 
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {

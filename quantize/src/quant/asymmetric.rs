@@ -1,8 +1,8 @@
 //! `w = q * scale + offset`.
 
-use super::{Line, Scale, search};
+use super::{Line, Scale, Whole, search};
 
-const HIGH: f32 = 15.0;
+const LEVELS: Whole = Whole { low: 0.0, high: 15.0 };
 
 /// `q` in `0..=15`.
 pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
@@ -12,8 +12,8 @@ pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
     // Fractions of the range cut off at each end.
     const CUTS: [f32; 4] = [0.0, 0.03, 0.06, 0.1];
     let ends = CUTS.iter().flat_map(|a| CUTS.iter().map(move |b| (*a, *b)));
-    let lines = ends.map(|(a, b)| Line::new(range * (1.0 - a - b) / HIGH, low + a * range, 0.0, HIGH));
-    let refit = |line: &Line| {
+    let lines = ends.map(|(a, b)| Line::new(range * (1.0 - a - b) / LEVELS.high, low + a * range, LEVELS));
+    let refit = |line: &Line<Whole>| {
         let n = weights.len() as f32;
         let (mut q1, mut q2, mut w1, mut wq) = (0.0, 0.0, 0.0, 0.0);
         for w in weights {
@@ -29,7 +29,7 @@ pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
             return None;
         }
         let scale = (n * wq - q1 * w1) / determinant;
-        Line::new(scale, low + (w1 - scale * q1) / n, 0.0, HIGH)
+        Line::new(scale, low + (w1 - scale * q1) / n, LEVELS)
     };
     search(weights, lines, refit).map(|line| line.store(weights, quants))
 }

@@ -5,6 +5,7 @@
 //! as that lowers the error. The result is a pure function of the group: no state, no randomness, no threads.
 
 mod asymmetric;
+mod codebook;
 mod symmetric;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ pub struct Scale {
 
 /// Quantizes one group of finite `weights`, at most [`GROUP_MAX`] and maybe fewer than the layout's group (a row's
 /// tail), to the integers that [`muse_format::Block::quant`] gives back. `None` where a scale or offset would not
-/// fit f16: weights beyond about 4.5e5 in 4 bits, 6.5e4 with an offset, 8e6 in 8 bits.
+/// fit f16: weights beyond about 4.5e5 in 4 bits, 6.5e4 with an offset, 6e6 with a codebook, 8e6 in 8 bits.
 ///
 /// # Panics
 /// If `layout` is not quantized.
@@ -34,39 +35,58 @@ pub fn group(layout: Layout, weights: &[f32], quants: &mut [i8]) -> Option<Scale
         Layout::Q8 { .. } => symmetric::q8(weights, quants),
         Layout::Q4 { .. } => symmetric::q4(weights, quants),
         Layout::Q4Asym { .. } => asymmetric::q4(weights, quants),
+        Layout::Q4Codebook { .. } => codebook::q4(weights, quants),
         Layout::F32 | Layout::F16 | Layout::Bf16 => panic!("{layout} has no groups"),
     }
 }
 
-/// A line of the grid: `w ~ q * scale + offset`, `q` whole and in `low..=high`.
+/// The integers that a group may hold.
+trait Levels: Copy {
+    /// The one nearest to `x`.
+    fn nearest(self, x: f32) -> f32;
+}
+
+/// Every whole number of `low..=high`.
 #[derive(Debug, Clone, Copy)]
-struct Line {
-    scale: f32,
-    /// `1 / scale`, or 0 where the scale is 0.
-    inverse: f32,
-    offset: f32,
+struct Whole {
     low: f32,
     high: f32,
 }
 
-impl Line {
-    /// With scale and offset as f16 keeps them; `None` where f16 cannot.
-    fn new(scale: f32, offset: f32, low: f32, high: f32) -> Option<Self> {
-        let (scale, offset) = (f16::from_f32(scale).to_f32(), f16::from_f32(offset).to_f32());
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        (scale.is_finite() && offset.is_finite()).then_some(Self { scale, inverse, offset, low, high })
-    }
-
-    /// The nearest `q` of the range.
+impl Levels for Whole {
     #[inline]
-    fn quant(&self, w: f32) -> f32 {
+    fn nearest(self, x: f32) -> f32 {
         // Adding and taking off 1.5 * 2^23 rounds half to even; |x| is at most 128 there. Plain comparisons instead
         // of `clamp` and `round` let the loops below compile to vector code.
         const ROUND: f32 = 12_582_912.0;
-        let x = (w - self.offset) * self.inverse;
         let x = if x < self.low { self.low } else { x };
         let x = if x > self.high { self.high } else { x };
         x + ROUND - ROUND
+    }
+}
+
+/// A line of the grid: `w ~ q * scale + offset`, `q` one of the levels.
+#[derive(Debug, Clone, Copy)]
+struct Line<L> {
+    scale: f32,
+    /// `1 / scale`, or 0 where the scale is 0.
+    inverse: f32,
+    offset: f32,
+    levels: L,
+}
+
+impl<L: Levels> Line<L> {
+    /// With scale and offset as f16 keeps them; `None` where f16 cannot.
+    fn new(scale: f32, offset: f32, levels: L) -> Option<Self> {
+        let (scale, offset) = (f16::from_f32(scale).to_f32(), f16::from_f32(offset).to_f32());
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        (scale.is_finite() && offset.is_finite()).then_some(Self { scale, inverse, offset, levels })
+    }
+
+    /// The nearest `q`.
+    #[inline]
+    fn quant(&self, w: f32) -> f32 {
+        self.levels.nearest((w - self.offset) * self.inverse)
     }
 
     /// Sum of squared errors, in eight partial sums.
@@ -95,12 +115,12 @@ impl Line {
 
 /// The line of least error among `candidates`, refitted by `refit` while that helps; `None` where f16 cannot hold one
 /// of them, since what is left would clamp a weight that is too large.
-fn search(
+fn search<L: Levels>(
     weights: &[f32],
-    candidates: impl Iterator<Item = Option<Line>>,
-    refit: impl Fn(&Line) -> Option<Line>,
-) -> Option<Line> {
-    let mut best: Option<(f32, Line)> = None;
+    candidates: impl Iterator<Item = Option<Line<L>>>,
+    refit: impl Fn(&Line<L>) -> Option<Line<L>>,
+) -> Option<Line<L>> {
+    let mut best: Option<(f32, Line<L>)> = None;
     for line in candidates {
         let line = line?;
         let error = line.error(weights);

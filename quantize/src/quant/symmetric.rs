@@ -1,6 +1,6 @@
 //! `w = q * scale`.
 
-use super::{Line, Scale, search};
+use super::{Levels, Line, Scale, Whole, search};
 
 /// `q` in `-8..=7`. The weight of largest magnitude may sit at either end, so the scale may be negative.
 pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
@@ -8,7 +8,7 @@ pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
     // and the others get finer steps.
     let divisors = (0..21).map(|i| 7.0 + 0.125 * i as f32);
     let extreme = extreme(weights);
-    let lines = divisors.map(|d| Line::new(-extreme / d, 0.0, -8.0, 7.0));
+    let lines = divisors.map(|d| Line::new(-extreme / d, 0.0, Whole { low: -8.0, high: 7.0 }));
     fit(weights, lines, quants)
 }
 
@@ -16,24 +16,29 @@ pub(super) fn q4(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
 pub(super) fn q8(weights: &[f32], quants: &mut [i8]) -> Option<Scale> {
     let divisors = (0..5).map(|i| 126.0 + 0.5 * i as f32);
     let extreme = extreme(weights).abs();
-    let lines = divisors.map(|d| Line::new(extreme / d, 0.0, -127.0, 127.0));
+    let lines = divisors.map(|d| Line::new(extreme / d, 0.0, Whole { low: -127.0, high: 127.0 }));
     fit(weights, lines, quants)
 }
 
 /// The weight of largest magnitude, with its sign.
-fn extreme(weights: &[f32]) -> f32 {
+pub(super) fn extreme(weights: &[f32]) -> f32 {
     weights.iter().fold(0.0, |max: f32, w| if w.abs() > max.abs() { *w } else { max })
 }
 
-fn fit(weights: &[f32], lines: impl Iterator<Item = Option<Line>>, quants: &mut [i8]) -> Option<Scale> {
-    let refit = |line: &Line| {
+/// The best of `lines`, none of which has an offset, refitted.
+pub(super) fn fit<L: Levels>(
+    weights: &[f32],
+    lines: impl Iterator<Item = Option<Line<L>>>,
+    quants: &mut [i8],
+) -> Option<Scale> {
+    let refit = |line: &Line<L>| {
         let (mut wq, mut qq) = (0.0, 0.0);
         for w in weights {
             let q = line.quant(*w);
             wq += w * q;
             qq += q * q;
         }
-        if qq == 0.0 { None } else { Line::new(wq / qq, 0.0, line.low, line.high) }
+        if qq == 0.0 { None } else { Line::new(wq / qq, 0.0, line.levels) }
     };
     search(weights, lines, refit).map(|line| line.store(weights, quants))
 }

@@ -7,10 +7,10 @@
 //! scales   16 x f16 (little-endian), one a row
 //! offsets  16 x f16, Q4Asym only
 //! Q8       byte  (c / 4) * 64 + r * 4 + c % 4            two's complement
-//! Q4       byte  (c / 8) * 64 + r * 4 + c % 4            low nibble when c % 8 < 4, else high
+//! Q4*      byte  (c / 8) * 64 + r * 4 + c % 4            low nibble when c % 8 < 4, else high
 //! ```
 
-use crate::{Layout, TILE_ROWS};
+use crate::{CODEBOOK, Layout, TILE_ROWS};
 
 /// One block, `16 rows x group` weights.
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +63,14 @@ impl<'a> Block<'a> {
         u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]])
     }
 
-    /// The integer that multiplies the scale: `q`, with Q4's 8 already taken off.
+    /// The integer that multiplies the scale: Q4's 8 is taken off, a codebook's index looked up.
     pub fn quant(&self, row: usize, col: usize) -> i32 {
         let (byte, shift) = place(self.layout, row, col);
         let stored = self.bytes[byte];
         match self.layout {
             Layout::Q8 { .. } => i32::from(i8::from_le_bytes([stored])),
             Layout::Q4 { .. } => i32::from(stored >> shift & 15) - 8,
+            Layout::Q4Codebook { .. } => i32::from(CODEBOOK[usize::from(stored >> shift & 15)]),
             _ => i32::from(stored >> shift & 15),
         }
     }
@@ -98,7 +99,7 @@ impl<'a> BlockMut<'a> {
     /// Stores the integer that [`Block::quant`] returns.
     ///
     /// # Panics
-    /// If `q` is outside the layout's range.
+    /// If `q` is not one of the layout's integers.
     pub fn set_quant(&mut self, row: usize, col: usize, q: i32) {
         let (byte, shift) = place(self.layout, row, col);
         match self.layout {
@@ -106,8 +107,13 @@ impl<'a> BlockMut<'a> {
                 self.bytes[byte] = i8::try_from(q).expect("q8 quant is in -128..=127").to_le_bytes()[0];
             }
             _ => {
-                let stored = if matches!(self.layout, Layout::Q4 { .. }) { q + 8 } else { q };
-                let stored = u8::try_from(stored).ok().filter(|s| *s < 16).expect("q4 quant is in range");
+                let stored = match self.layout {
+                    Layout::Q4 { .. } => usize::try_from(q + 8).ok(),
+                    Layout::Q4Codebook { .. } => CODEBOOK.iter().position(|level| i32::from(*level) == q),
+                    _ => usize::try_from(q).ok(),
+                };
+                let stored = stored.and_then(|s| u8::try_from(s).ok()).filter(|s| *s < 16);
+                let stored = stored.expect("a 4-bit quant is one of the layout's integers");
                 self.bytes[byte] = self.bytes[byte] & !(15 << shift) | stored << shift;
             }
         }
@@ -120,13 +126,15 @@ mod tests {
 
     #[test]
     fn what_is_set_is_read_and_every_element_has_its_own_bits() {
-        for layout in [Layout::Q8 { group: 32 }, Layout::Q4 { group: 64 }, Layout::Q4Asym { group: 128 }] {
+        for layout in [
+            Layout::Q8 { group: 32 },
+            Layout::Q4 { group: 64 },
+            Layout::Q4Asym { group: 128 },
+            Layout::Q4Codebook { group: 32 },
+        ] {
             let mut bytes = vec![0xff; layout.block_bytes()];
-            let value = |r: usize, c: usize| match layout {
-                Layout::Q8 { .. } => ((r * 37 + c * 11) % 255) as i32 - 127,
-                Layout::Q4 { .. } => ((r * 7 + c * 3) % 16) as i32 - 8,
-                _ => ((r * 7 + c * 3) % 16) as i32,
-            };
+            let levels = layout.levels();
+            let value = |r: usize, c: usize| i32::from(levels[(r * 37 + c * 11) % levels.len()]);
             let mut block = BlockMut::new(layout, &mut bytes);
             for r in 0..TILE_ROWS {
                 block.set_scale(r, 0x3c00 + r as u16);
@@ -145,5 +153,20 @@ mod tests {
                 }
             }
         }
+    }
+    #[test]
+    fn a_nibble_is_an_index_into_the_codebook() {
+        let layout = Layout::Q4Codebook { group: 32 };
+        let mut bytes = vec![0; layout.block_bytes()];
+        bytes[layout.block_head_bytes()] = 0xf8;
+        let block = Block::new(layout, &bytes);
+        assert_eq!([block.quant(0, 0), block.quant(0, 4), block.quant(0, 1)], [1, 113, -127]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one of the layout's integers")]
+    fn what_is_not_in_the_codebook_cannot_be_set() {
+        let layout = Layout::Q4Codebook { group: 32 };
+        BlockMut::new(layout, &mut vec![0; layout.block_bytes()]).set_quant(0, 0, 0);
     }
 }

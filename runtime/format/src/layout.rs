@@ -3,6 +3,10 @@ use std::fmt;
 /// Rows that a packed tile interleaves. 16 rows x 4 columns of 8-bit values are one 512-bit vector.
 pub const TILE_ROWS: usize = 16;
 
+/// What the nibbles of [`Layout::Q4Codebook`] stand for: the levels of GGUF's IQ4_NL, denser near zero as weights are.
+/// Ascending, and without a zero.
+pub const CODEBOOK: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
 /// Which bytes mean what in a tensor of `rows x cols` (a matrix is `out_features x in_features`).
 ///
 /// `F32`, `F16` and `Bf16` are row-major. The quantized layouts are *tiled*: 16 rows form a tile, and a tile
@@ -26,6 +30,10 @@ pub enum Layout {
     Q4Asym {
         group: u16,
     },
+    /// 4-bit by table: `w = CODEBOOK[q] * scale`, `q` in `0..=15`.
+    Q4Codebook {
+        group: u16,
+    },
 }
 
 impl Layout {
@@ -38,6 +46,7 @@ impl Layout {
             4 => Layout::Q8 { group },
             5 => Layout::Q4 { group },
             6 => Layout::Q4Asym { group },
+            7 => Layout::Q4Codebook { group },
             _ => return None,
         };
         let valid = if layout.is_quantized() { matches!(group, 32 | 64 | 128) } else { group == 0 };
@@ -53,18 +62,22 @@ impl Layout {
             Layout::Q8 { group } => (4, group),
             Layout::Q4 { group } => (5, group),
             Layout::Q4Asym { group } => (6, group),
+            Layout::Q4Codebook { group } => (7, group),
         }
     }
 
     pub fn is_quantized(self) -> bool {
-        matches!(self, Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Asym { .. })
+        !matches!(self, Layout::F32 | Layout::F16 | Layout::Bf16)
     }
 
     /// Weights that share one scale; 1 for the float layouts.
     pub fn group(self) -> usize {
         match self {
             Layout::F32 | Layout::F16 | Layout::Bf16 => 1,
-            Layout::Q8 { group } | Layout::Q4 { group } | Layout::Q4Asym { group } => usize::from(group),
+            Layout::Q8 { group }
+            | Layout::Q4 { group }
+            | Layout::Q4Asym { group }
+            | Layout::Q4Codebook { group } => usize::from(group),
         }
     }
 
@@ -72,7 +85,7 @@ impl Layout {
     pub fn block_head_bytes(self) -> usize {
         match self {
             Layout::F32 | Layout::F16 | Layout::Bf16 => 0,
-            Layout::Q8 { .. } | Layout::Q4 { .. } => 2 * TILE_ROWS,
+            Layout::Q8 { .. } | Layout::Q4 { .. } | Layout::Q4Codebook { .. } => 2 * TILE_ROWS,
             Layout::Q4Asym { .. } => 4 * TILE_ROWS,
         }
     }
@@ -83,9 +96,24 @@ impl Layout {
             Layout::F32 => 4,
             Layout::F16 | Layout::Bf16 => 2,
             Layout::Q8 { .. } => self.block_head_bytes() + TILE_ROWS * self.group(),
-            Layout::Q4 { .. } | Layout::Q4Asym { .. } => {
+            Layout::Q4 { .. } | Layout::Q4Asym { .. } | Layout::Q4Codebook { .. } => {
                 self.block_head_bytes() + TILE_ROWS * self.group() / 2
             }
+        }
+    }
+
+    /// The integers that multiply a scale, ascending; empty for the float layouts. An 8-bit weight of a file may also
+    /// be -128, which kernels take and no quantizer here writes.
+    pub fn levels(self) -> &'static [i8] {
+        const Q8: [i8; 255] = count_from(-127);
+        const Q4: [i8; 16] = count_from(-8);
+        const Q4_ASYM: [i8; 16] = count_from(0);
+        match self {
+            Layout::F32 | Layout::F16 | Layout::Bf16 => &[],
+            Layout::Q8 { .. } => &Q8,
+            Layout::Q4 { .. } => &Q4,
+            Layout::Q4Asym { .. } => &Q4_ASYM,
+            Layout::Q4Codebook { .. } => &CODEBOOK,
         }
     }
 
@@ -106,6 +134,18 @@ impl Layout {
     }
 }
 
+/// `N` whole numbers from `first` on.
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)] // evaluated by the compiler: an error would be one
+const fn count_from<const N: usize>(first: i16) -> [i8; N] {
+    let mut numbers = [0; N];
+    let mut i = 0;
+    while i < N {
+        numbers[i] = (first + i as i16) as i8;
+        i += 1;
+    }
+    numbers
+}
+
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -115,6 +155,7 @@ impl fmt::Display for Layout {
             Layout::Q8 { group } => write!(f, "q8g{group}"),
             Layout::Q4 { group } => write!(f, "q4g{group}"),
             Layout::Q4Asym { group } => write!(f, "q4ag{group}"),
+            Layout::Q4Codebook { group } => write!(f, "q4cg{group}"),
         }
     }
 }
@@ -125,16 +166,20 @@ mod tests {
 
     #[test]
     fn codes_round_trip_and_unknown_ones_are_refused() {
-        let all = [Layout::F32, Layout::F16, Layout::Bf16].into_iter().chain(
-            [32, 64, 128]
-                .into_iter()
-                .flat_map(|group| [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }]),
-        );
-        for layout in all {
+        let of = |group| {
+            [
+                Layout::Q8 { group },
+                Layout::Q4 { group },
+                Layout::Q4Asym { group },
+                Layout::Q4Codebook { group },
+            ]
+        };
+        let floats = [Layout::F32, Layout::F16, Layout::Bf16];
+        for layout in floats.into_iter().chain([32, 64, 128].into_iter().flat_map(of)) {
             let (kind, group) = layout.code();
             assert_eq!(Layout::from_code(kind, group), Some(layout));
         }
-        for code in [(0, 0), (7, 32), (1, 32), (5, 0), (5, 33), (u16::MAX, u16::MAX)] {
+        for code in [(0, 0), (8, 32), (1, 32), (5, 0), (5, 33), (7, 0), (7, 48), (u16::MAX, u16::MAX)] {
             assert_eq!(Layout::from_code(code.0, code.1), None, "{code:?}");
         }
     }
@@ -145,8 +190,22 @@ mod tests {
         assert_eq!(Layout::Q4 { group: 32 }.byte_len(17, 33), Some(4 * 288));
         assert_eq!(Layout::Q8 { group: 64 }.byte_len(1, 1), Some(32 + 1024));
         assert_eq!(Layout::Q4Asym { group: 128 }.byte_len(16, 172), Some(2 * (64 + 1024)));
+        assert_eq!(Layout::Q4Codebook { group: 64 }.byte_len(33, 65), Some(6 * (32 + 512)));
         assert_eq!(Layout::F16.byte_len(3, 5), Some(30));
         assert_eq!(Layout::F32.byte_len(u64::MAX, 2), None);
         assert_eq!(Layout::Q8 { group: 32 }.byte_len(u64::MAX, u64::MAX), None);
+    }
+    #[test]
+    fn levels_ascend_over_the_range_of_the_layout() {
+        let of = |layout: Layout| {
+            let levels = layout.levels();
+            assert!(levels.is_sorted_by(|a, b| a < b), "{layout}");
+            (levels.len(), levels.first().copied(), levels.last().copied())
+        };
+        assert_eq!(of(Layout::Q8 { group: 32 }), (255, Some(-127), Some(127)));
+        assert_eq!(of(Layout::Q4 { group: 32 }), (16, Some(-8), Some(7)));
+        assert_eq!(of(Layout::Q4Asym { group: 32 }), (16, Some(0), Some(15)));
+        assert_eq!(of(Layout::Q4Codebook { group: 32 }), (16, Some(-127), Some(113)));
+        assert_eq!(of(Layout::F16), (0, None, None));
     }
 }

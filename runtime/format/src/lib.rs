@@ -30,7 +30,7 @@ mod writer;
 pub use blocks::{Block, BlockMut};
 pub use error::FormatError;
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
-pub use layout::{Layout, TILE_ROWS};
+pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, Provenance, Text};
 pub use spec::{Activation, Attention, Expected, Ffn, Layer, Role, Spec};
 pub use writer::{Meta, WriteError, Writer};

@@ -123,18 +123,15 @@ fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Ve
         let (first_row, first_col) = (i / per_row * TILE_ROWS, i % per_row * group);
         let mut block = BlockMut::new(layout, block);
         for r in 0..TILE_ROWS.min(rows - first_row) {
-            let (low, levels) = match layout {
-                Layout::Q8 { .. } => (-127, 255),
-                Layout::Q4 { .. } => (-8, 16),
-                _ => (0, 16),
-            };
-            let scale = spread * (1.0 + 0.2 * rng.signed()) * 2.0 / levels as f32;
+            let levels = layout.levels();
+            let span = f32::from(levels[levels.len() - 1]) - f32::from(levels[0]) + 1.0;
+            let scale = spread * (1.0 + 0.2 * rng.signed()) * 2.0 / span;
             block.set_scale(r, f16::from_f32(scale).to_bits());
-            if low == 0 {
+            if matches!(layout, Layout::Q4Asym { .. }) {
                 block.set_offset(r, f16::from_f32(-spread * (1.0 + 0.1 * rng.signed())).to_bits());
             }
             for c in 0..group.min(cols - first_col) {
-                block.set_quant(r, c, low + (rng.next() % levels) as i32);
+                block.set_quant(r, c, i32::from(levels[rng.next() as usize % levels.len()]));
             }
         }
     }

@@ -1,11 +1,11 @@
 //! One 64-byte vector is 16 rows x 4 columns, so `vpdpbusd` by four broadcast activations adds 4 products to each of
 //! 16 rows, and no sum goes across a vector. The instruction wants one unsigned operand: weights have 8 (Q4) or 128
-//! (Q8) added, and the sums start at minus that times the sum of the activations.
+//! (Q8, and what a codebook looks up) added, and the sums start at minus that times the sum of the activations.
 
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::x86_64::*;
 
-use muse_format::TILE_ROWS;
+use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
 use crate::cpu::quantize::GROUP;
@@ -15,23 +15,39 @@ const VECTORS: usize = GROUP / 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
 pub(super) fn q8(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<8, false>(out, tile, group, x);
+    run::<8, false, false>(out, tile, group, x);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
 pub(super) fn q4(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<4, false>(out, tile, group, x);
+    run::<4, false, false>(out, tile, group, x);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
 pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<4, true>(out, tile, group, x);
+    run::<4, true, false>(out, tile, group, x);
 }
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
+pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
+    run::<4, false, true>(out, tile, group, x);
+}
+
+/// The codebook, each level 128 higher.
+const UNSIGNED: [u8; 16] = {
+    let mut levels = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        levels[i] = CODEBOOK[i].cast_unsigned() ^ 128;
+        i += 1;
+    }
+    levels
+};
 
 /// Takes the rows of activations in steps for which all sums fit the registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
-fn run<const BITS: usize, const ASYM: bool>(
+fn run<const BITS: usize, const ASYM: bool, const TABLE: bool>(
     out: &mut [[f32; TILE_ROWS]],
     tile: &[u8],
     group: usize,
@@ -47,12 +63,12 @@ fn run<const BITS: usize, const ASYM: bool>(
         };
         let (out, x) = (&mut out[done..done + step], x.rows(done, step));
         match step {
-            16 => tokens::<BITS, ASYM, 16>(out, tile, group, x),
-            8 => tokens::<BITS, ASYM, 8>(out, tile, group, x),
-            4 => tokens::<BITS, ASYM, 4>(out, tile, group, x),
-            3 => tokens::<BITS, ASYM, 3>(out, tile, group, x),
-            2 => tokens::<BITS, ASYM, 2>(out, tile, group, x),
-            _ => tokens::<BITS, ASYM, 1>(out, tile, group, x),
+            16 => tokens::<BITS, ASYM, TABLE, 16>(out, tile, group, x),
+            8 => tokens::<BITS, ASYM, TABLE, 8>(out, tile, group, x),
+            4 => tokens::<BITS, ASYM, TABLE, 4>(out, tile, group, x),
+            3 => tokens::<BITS, ASYM, TABLE, 3>(out, tile, group, x),
+            2 => tokens::<BITS, ASYM, TABLE, 2>(out, tile, group, x),
+            _ => tokens::<BITS, ASYM, TABLE, 1>(out, tile, group, x),
         }
         done += step;
     }
@@ -61,7 +77,7 @@ fn run<const BITS: usize, const ASYM: bool>(
 /// `N` rows of activations: each group of weights is unpacked once for all.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
-fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
+fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize>(
     out: &mut [[f32; TILE_ROWS]],
     tile: &[u8],
     group: usize,
@@ -79,7 +95,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
         // A correction is -8 times the sum that an offset multiplies.
         let offsets = if ASYM { _mm512_mul_ps(halves(&head[32..]), _mm512_set1_ps(-0.125)) } else { scales };
         for quants in quants.chunks_exact(group_bytes).take(x.groups - g) {
-            let weights = unpack::<BITS>(quants);
+            let weights = unpack::<BITS, TABLE>(quants);
             for (t, sum) in sums.iter_mut().enumerate() {
                 let at = t * x.groups + g;
                 // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
@@ -89,7 +105,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
                 };
                 let correction = _mm512_set1_epi32(correction);
                 let mut dot = match (BITS, ASYM) {
-                    (4, false) => correction,
+                    (4, false) if !TABLE => correction,
                     (4, true) => _mm512_setzero_si512(),
                     _ => _mm512_slli_epi32::<4>(correction),
                 };
@@ -120,7 +136,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
 /// The unsigned weights of 16 rows x 32 columns, 4 columns a vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack<const BITS: usize>(quants: &[u8]) -> [__m512i; VECTORS] {
+fn unpack<const BITS: usize, const TABLE: bool>(quants: &[u8]) -> [__m512i; VECTORS] {
     assert_eq!(quants.len(), VECTORS * 8 * BITS);
     // SAFETY: vector `i` is inside `quants` by the assertion; no alignment is needed.
     let load = |i: usize| unsafe { _mm512_loadu_si512(quants.as_ptr().add(64 * i).cast()) };
@@ -135,6 +151,12 @@ fn unpack<const BITS: usize>(quants: &[u8]) -> [__m512i; VECTORS] {
             let packed = load(i);
             weights[0] = _mm512_and_si512(packed, low);
             weights[1] = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low);
+        }
+        if TABLE {
+            // SAFETY: 16 bytes are read from an array of 16; no alignment is needed.
+            let levels = unsafe { _mm_loadu_si128(UNSIGNED.as_ptr().cast()) };
+            let levels = _mm512_broadcast_i32x4(levels);
+            weights.iter_mut().for_each(|index| *index = _mm512_shuffle_epi8(levels, *index));
         }
     }
     weights

@@ -16,6 +16,10 @@ pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x
     run(Layout::Q4Asym { group: group as u16 }, out, tile, x);
 }
 
+pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
+    run(Layout::Q4Codebook { group: group as u16 }, out, tile, x);
+}
+
 fn run(layout: Layout, out: &mut [[f32; TILE_ROWS]], tile: &[u8], x: Activations<'_>) {
     let per_block = layout.group() / GROUP;
     for (t, out) in out.iter_mut().enumerate() {

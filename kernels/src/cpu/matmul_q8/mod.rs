@@ -51,6 +51,7 @@ pub(super) struct Kernel {
     q8: Run,
     q4: Run,
     q4_asym: Run,
+    q4_codebook: Run,
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
@@ -59,36 +60,56 @@ const VARIANTS: &[Variant<Kernel>] = &[
     Variant {
         name: "avx512-vnni",
         supported: |f| f.has(Level::Avx512Vnni),
-        run: Kernel { q8: avx512_vnni::q8, q4: avx512_vnni::q4, q4_asym: avx512_vnni::q4_asym },
+        run: Kernel {
+            q8: avx512_vnni::q8,
+            q4: avx512_vnni::q4,
+            q4_asym: avx512_vnni::q4_asym,
+            q4_codebook: avx512_vnni::q4_codebook,
+        },
     },
     #[cfg(target_arch = "x86_64")]
     Variant {
         name: "avx2",
         supported: |f| f.has(Level::Avx2),
-        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym },
+        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym, q4_codebook: generic::q4_codebook },
     },
     #[cfg(target_arch = "aarch64")]
     Variant {
         name: "neon-i8mm",
         supported: |f| f.has(Level::NeonI8mm),
-        run: Kernel { q8: neon_i8mm::q8, q4: neon_i8mm::q4, q4_asym: neon_i8mm::q4_asym },
+        run: Kernel {
+            q8: neon_i8mm::q8,
+            q4: neon_i8mm::q4,
+            q4_asym: neon_i8mm::q4_asym,
+            q4_codebook: neon_i8mm::q4_codebook,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     Variant {
         name: "neon-dotprod",
         supported: |f| f.has(Level::NeonDotprod),
-        run: Kernel { q8: neon_dotprod::q8, q4: neon_dotprod::q4, q4_asym: neon_dotprod::q4_asym },
+        run: Kernel {
+            q8: neon_dotprod::q8,
+            q4: neon_dotprod::q4,
+            q4_asym: neon_dotprod::q4_asym,
+            q4_codebook: neon_dotprod::q4_codebook,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     Variant {
         name: "neon",
         supported: |f| f.has(Level::Neon),
-        run: Kernel { q8: neon::q8, q4: neon::q4, q4_asym: neon::q4_asym },
+        run: Kernel { q8: neon::q8, q4: neon::q4, q4_asym: neon::q4_asym, q4_codebook: neon::q4_codebook },
     },
     Variant {
         name: "generic",
         supported: |_| true,
-        run: Kernel { q8: generic::q8, q4: generic::q4, q4_asym: generic::q4_asym },
+        run: Kernel {
+            q8: generic::q8,
+            q4: generic::q4,
+            q4_asym: generic::q4_asym,
+            q4_codebook: generic::q4_codebook,
+        },
     },
 ];
 
@@ -120,6 +141,7 @@ impl MatmulQ8 {
             Layout::Q8 { group } => (kernel.q8, usize::from(group)),
             Layout::Q4 { group } => (kernel.q4, usize::from(group)),
             Layout::Q4Asym { group } => (kernel.q4_asym, usize::from(group)),
+            Layout::Q4Codebook { group } => (kernel.q4_codebook, usize::from(group)),
             Layout::F32 | Layout::F16 | Layout::Bf16 => panic!("{layout} is not quantized"),
         };
         x.assert_rows(out.len());

@@ -7,7 +7,7 @@
 use muse_format::TILE_ROWS;
 
 use super::Activations;
-use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q8, RowValues, Sums, Weights, groups};
+use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q4Codebook, Q8, RowValues, Sums, Weights, groups};
 use crate::cpu::neon::sdot;
 
 /// Rows of activations that share one unpacking of the weights.
@@ -26,6 +26,11 @@ pub(super) fn q4(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Act
 #[target_feature(enable = "dotprod")]
 pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
     run::<Q4Asym>(out, tile, group, x);
+}
+
+#[target_feature(enable = "dotprod")]
+pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
+    run::<Q4Codebook>(out, tile, group, x);
 }
 
 #[target_feature(enable = "dotprod")]

@@ -13,7 +13,7 @@ use muse_format::TILE_ROWS;
 
 use super::Activations;
 use super::neon_dotprod;
-use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q8, RowValues, Sums, Weights, groups};
+use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q4Codebook, Q8, RowValues, Sums, Weights, groups};
 use crate::cpu::neon::smmla;
 
 /// Rows of activations that share one unpacking of the weights.
@@ -32,6 +32,11 @@ pub(super) fn q4(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Act
 #[target_feature(enable = "dotprod,i8mm")]
 pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
     run::<Q4Asym>(out, tile, group, x);
+}
+
+#[target_feature(enable = "dotprod,i8mm")]
+pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
+    run::<Q4Codebook>(out, tile, group, x);
 }
 
 #[target_feature(enable = "dotprod,i8mm")]

@@ -5,11 +5,11 @@
 
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, vandq_u8, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32,
-    vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_s8_u8,
-    vshrq_n_u8, vst1q_f32,
+    vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vqtbl1q_s8,
+    vreinterpretq_s8_u8, vreinterpretq_u8_s8, vshrq_n_u8, vst1q_f32,
 };
 
-use muse_format::TILE_ROWS;
+use muse_format::{CODEBOOK, TILE_ROWS};
 
 use crate::cpu::neon::widen;
 use crate::cpu::quantize::{Activations, GROUP};
@@ -35,6 +35,7 @@ pub(super) trait Weights {
 pub(super) struct Q8;
 pub(super) struct Q4;
 pub(super) struct Q4Asym;
+pub(super) struct Q4Codebook;
 
 impl Weights for Q8 {
     const OFFSETS: bool = false;
@@ -89,6 +90,22 @@ impl Weights for Q4Asym {
     unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
         // SAFETY: the caller's promise is the one asked for.
         unsafe { nibbles(step, quarter) }
+    }
+}
+
+impl Weights for Q4Codebook {
+    const OFFSETS: bool = false;
+    const BIASED: bool = false;
+    const NARROW: bool = false;
+    const STEP: usize = 64;
+
+    #[inline(always)]
+    unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: the caller's promise is the one asked for, and 16 bytes are read from an array of 16.
+        unsafe {
+            let table = vld1q_s8(CODEBOOK.as_ptr());
+            nibbles(step, quarter).map(|index| vqtbl1q_s8(table, vreinterpretq_u8_s8(index)))
+        }
     }
 }
 

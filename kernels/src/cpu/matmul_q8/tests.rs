@@ -44,7 +44,9 @@ fn assert_agrees(matmul: MatmulQ8, layout: Layout, tile: &[u8], x: Activations<'
 }
 
 fn layouts() -> impl Iterator<Item = Layout> {
-    let of = |group| [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }];
+    let of = |group| {
+        [Layout::Q8 { group }, Layout::Q4 { group }, Layout::Q4Asym { group }, Layout::Q4Codebook { group }]
+    };
     [32, 64, 128].into_iter().flat_map(of)
 }
 
@@ -78,11 +80,10 @@ fn corrections(quants: &[i8]) -> Vec<i32> {
 fn extreme_integers_do_not_saturate() {
     for matmul in MatmulQ8::all(Features::detect()) {
         for layout in layouts() {
-            let (low, high) = match layout {
-                Layout::Q8 { .. } => (-128, 127),
-                Layout::Q4 { .. } => (-8, 7),
-                _ => (0, 15),
-            };
+            let levels = layout.levels();
+            let end = |level: Option<&i8>| i32::from(*level.expect("a quantized layout has levels"));
+            let high = end(levels.last());
+            let low = if matches!(layout, Layout::Q8 { .. }) { -128 } else { end(levels.first()) };
             for (w, q) in [(low, 127_i8), (high, 127), (low, -127), (high, -127)] {
                 let mut tile = vec![0; layout.block_bytes()];
                 let mut block = BlockMut::new(layout, &mut tile);
