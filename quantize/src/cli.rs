@@ -80,8 +80,8 @@ pub struct Convert {
 }
 
 const CONVERT_EXAMPLES: &str =
-    "Without --bits a GGUF keeps its own storage: F32, F16, BF16, Q4_0, Q4_1 and Q8_0 exactly; \
-Q4_K keeps its integers, its scales rounded to f16; every other type becomes 8 bits.
+    "Without --bits a GGUF keeps its own storage: F32, F16, BF16, Q4_0, Q4_1, Q8_0 and \
+IQ4_NL exactly; Q4_K and IQ4_XS keep their integers, their scales rounded to f16; every other type becomes 8 bits.
 
 Examples:
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse                      4 bits, groups of 32

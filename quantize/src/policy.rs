@@ -57,6 +57,8 @@ impl Policy {
     /// | F32, F16, BF16 | the same |
     /// | Q4_0, Q4_1, Q8_0 | q4g32, q4ag32, q8g32, bit for bit |
     /// | Q5_0 | q8g32, the same numbers |
+    /// | IQ4_NL | q4cg32, bit for bit |
+    /// | IQ4_XS | q4cg32, the same levels, the product of its two scales rounded to f16 |
     /// | Q4_K | q4ag32, the same integers, the product of its two scales rounded to f16 |
     /// | Q5_1, Q5_K, Q6_K and any other | q8g32, rounded |
     pub fn storage(&self, name: &str, role: Role, native: Native) -> Storage {
@@ -69,6 +71,7 @@ impl Policy {
             Native::Groups(GroupKind::Q8) => Some(Layout::Q8 { group: 32 }),
             Native::Groups(GroupKind::Q4) => Some(Layout::Q4 { group: 32 }),
             Native::Groups(GroupKind::Q4Asym) => Some(Layout::Q4Asym { group: 32 }),
+            Native::Groups(GroupKind::Q4Codebook) => Some(Layout::Q4Codebook { group: 32 }),
             Native::F32 | Native::F16 | Native::Bf16 | Native::Other(_) => None,
         };
         let group = self.group;
@@ -112,6 +115,7 @@ mod tests {
             (Native::Groups(GroupKind::Q8), Storage::Kept(Q8)),
             (Native::Groups(GroupKind::Q4), Storage::Kept(Q4)),
             (Native::Groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
+            (Native::Groups(GroupKind::Q4Codebook), Storage::Kept(Q4_CODEBOOK)),
             (Native::Other("Q5_1"), Storage::Rounded(Q8)),
             (Native::Other("Q6_K"), Storage::Rounded(Q8)),
         ];
@@ -134,7 +138,9 @@ mod tests {
             (policy(four), groups(GroupKind::Q4), Storage::Kept(Q4)),
             (policy(four), groups(GroupKind::Q4Asym), Storage::Rounded(Q4)),
             (asymmetric, groups(GroupKind::Q4Asym), Storage::Kept(Q4_ASYM)),
+            (codebook, groups(GroupKind::Q4Codebook), Storage::Kept(Q4_CODEBOOK)),
             (codebook, groups(GroupKind::Q4), Storage::Rounded(Q4_CODEBOOK)),
+            (policy(four), groups(GroupKind::Q4Codebook), Storage::Rounded(Q4)),
             (wide, groups(GroupKind::Q4), Storage::Rounded(Layout::Q4 { group: 64 })),
             (policy(Some(Bits::Eight)), groups(GroupKind::Q8), Storage::Kept(Q8)),
             (policy(Some(Bits::Eight)), Native::Bf16, Storage::Rounded(Q8)),

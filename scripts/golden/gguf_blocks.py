@@ -16,7 +16,10 @@ from gguf import GGUFWriter, GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 
 FOLDER = Path(__file__).resolve().parents[2] / "quantize" / "tests" / "fixtures" / "gguf"
-TYPES = [Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
+TYPES = [
+    *(Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K),
+    *(Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
+]
 # Byte offsets of the f16 fields in a block, and the block's length; everything else may be any byte.
 HALVES = {
     Type.Q4_0: ([0], 18),
@@ -27,6 +30,8 @@ HALVES = {
     Type.Q4_K: ([0, 2], 144),
     Type.Q5_K: ([0, 2], 176),
     Type.Q6_K: ([208], 210),
+    Type.IQ4_NL: ([0], 18),
+    Type.IQ4_XS: ([0], 136),
 }
 ROWS, COLS, HEADS, HEAD_DIM = 2, 256, 2, 8
 
@@ -36,7 +41,7 @@ def random_rows(kind: Type, random: np.random.Generator) -> np.ndarray:
     if kind in (Type.F32, Type.F16, Type.BF16):
         return quantize(random.standard_normal((ROWS, COLS), dtype=np.float32), kind)
     fields, length = HALVES[kind]
-    weights = 256 if kind in (Type.Q4_K, Type.Q5_K, Type.Q6_K) else 32
+    weights = 256 if kind in (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_XS) else 32
     blocks = random.integers(0, 256, (ROWS * COLS // weights, length), dtype=np.uint8)
     for at in fields:
         halves = random.uniform(-2, 2, len(blocks)).astype(np.float16)

@@ -33,6 +33,8 @@ pub enum GroupKind {
     Q4,
     /// `w = q * scale + offset`, `q` in `0..=15` (GGUF Q4_1; Q4_K with its scales rounded to f16).
     Q4Asym,
+    /// `w = q * scale`, `q` of [`muse_format::CODEBOOK`] (GGUF IQ4_NL; IQ4_XS with its scales rounded to f16).
+    Q4Codebook,
 }
 
 /// 32 weights of one row.

@@ -7,7 +7,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// The tensors of `scripts/golden/gguf_blocks.py` in the order of their values, with the type that each layer has.
-const KINDS: [(&str, Native); 11] = [
+const KINDS: [(&str, Native); 13] = [
     ("F32", Native::F32),
     ("F16", Native::F16),
     ("BF16", Native::Bf16),
@@ -19,18 +19,23 @@ const KINDS: [(&str, Native); 11] = [
     ("Q4_K", Native::Groups(GroupKind::Q4Asym)),
     ("Q5_K", Native::Other("Q5_K")),
     ("Q6_K", Native::Other("Q6_K")),
+    ("IQ4_NL", Native::Groups(GroupKind::Q4Codebook)),
+    ("IQ4_XS", Native::Groups(GroupKind::Q4Codebook)),
 ];
 
 /// The values of a tensor's groups, and by how much each may differ where scale and offset were rounded to f16:
-/// `(15 * |scale| + |offset|) * 2^-11`, and half the smallest f16 for each product where they are subnormal.
+/// `(|q * scale| + |offset|) * 2^-11`, and half the smallest f16 for each product where they are subnormal.
 fn values_of_groups(tensor: &dyn TensorSource) -> Vec<(f32, f32)> {
     let rows = (0..tensor.shape().0).map(|row| tensor.groups(row).expect("the row's groups"));
     let float = |bits| half::f16::from_bits(bits).to_f32();
     let values = |g: checkpoint::Group| {
         let (scale, offset) = (float(g.scale), float(g.offset));
-        // One more part in 2^11, as the bound is taken from the rounded numbers.
-        let slack = (15.0 * scale.abs() + offset.abs()) * (1.0 + 2f32.powi(-11)) * 2f32.powi(-11);
-        g.quants.map(|q| (f32::from(q) * scale + offset, slack + 16.0 * 2f32.powi(-25)))
+        g.quants.map(|q| {
+            let q = f32::from(q);
+            // One more part in 2^11, as the bound is taken from the rounded numbers.
+            let slack = ((q * scale).abs() + offset.abs()) * (1.0 + 2f32.powi(-11)) * 2f32.powi(-11);
+            (q * scale + offset, slack + (q.abs() + 1.0) * 2f32.powi(-25))
+        })
     };
     rows.flatten().flat_map(values).collect()
 }
@@ -59,7 +64,7 @@ fn every_storage_type_has_the_values_that_the_gguf_package_gives() {
             let values = values_of_groups(tensor.as_ref());
             assert_eq!(values.len(), expected.len());
             for ((value, slack), expected) in values.into_iter().zip(expected) {
-                let slack = if kind == "Q4_K" { slack } else { 0.0 };
+                let slack = if matches!(kind, "Q4_K" | "IQ4_XS") { slack } else { 0.0 };
                 assert!((value - expected).abs() <= slack, "{name} {kind}: {value} and {expected}");
             }
         }

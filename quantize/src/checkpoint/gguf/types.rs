@@ -5,6 +5,7 @@
 #![allow(clippy::indexing_slicing)] // blocks are arrays of a fixed size, walked by constant loops
 
 use half::{bf16, f16};
+use muse_format::CODEBOOK;
 
 use crate::checkpoint::{Group, GroupKind, Native};
 
@@ -23,6 +24,8 @@ pub(super) enum Kind {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
 }
 
 /// How many weights share a block, and its size.
@@ -33,7 +36,7 @@ pub(super) struct Block {
 }
 
 /// Names of types that exist but that we do not read.
-const OTHERS: [(u32, &str); 24] = [
+const OTHERS: [(u32, &str); 22] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
@@ -42,10 +45,8 @@ const OTHERS: [(u32, &str); 24] = [
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
-    (23, "IQ4_XS"),
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
@@ -74,6 +75,8 @@ impl Kind {
             12 => Self::Q4_K,
             13 => Self::Q5_K,
             14 => Self::Q6_K,
+            20 => Self::IQ4_NL,
+            23 => Self::IQ4_XS,
             30 => Self::BF16,
             _ => {
                 let known = OTHERS.iter().find(|(other, _)| *other == code);
@@ -94,6 +97,8 @@ impl Kind {
             Self::Q4_K => (256, 144),
             Self::Q5_K => (256, 176),
             Self::Q6_K => (256, 210),
+            Self::IQ4_NL => (32, 18),
+            Self::IQ4_XS => (256, 136),
         };
         Block { weights, bytes }
     }
@@ -108,6 +113,8 @@ impl Kind {
             Self::Q4_1 | Self::Q4_K => Native::Groups(GroupKind::Q4Asym),
             // Five-bit integers with one scale are eight-bit integers with that scale.
             Self::Q8_0 | Self::Q5_0 => Native::Groups(GroupKind::Q8),
+            // The same holds of IQ4_XS and IQ4_NL as of Q4_K and Q4_1.
+            Self::IQ4_NL | Self::IQ4_XS => Native::Groups(GroupKind::Q4Codebook),
             Self::Q5_1 => Native::Other("Q5_1"),
             Self::Q5_K => Native::Other("Q5_K"),
             Self::Q6_K => Native::Other("Q6_K"),
@@ -131,11 +138,13 @@ impl Kind {
             Self::Q4_K => each(bytes, out, q4_k),
             Self::Q5_K => each(bytes, out, q5_k),
             Self::Q6_K => each(bytes, out, q6_k),
+            Self::IQ4_NL => each(bytes, out, |b, o| write_group(iq4_nl(b), o)),
+            Self::IQ4_XS => each(bytes, out, iq4_xs),
         }
     }
 
     /// The groups of whole blocks, integers unchanged; only for the types whose [`native`](Self::native) is groups.
-    /// Scales and offsets are unchanged too, but for Q4_K, where the products that they are are rounded to f16.
+    /// Scales and offsets are unchanged too, but for Q4_K and IQ4_XS, where the products that they are are rounded to f16.
     ///
     /// # Panics
     /// For any other type: [`Native::Groups`] is what a caller must see first.
@@ -146,6 +155,8 @@ impl Kind {
             Self::Q8_0 => bytes.as_chunks().0.iter().map(q8_0).collect(),
             Self::Q5_0 => bytes.as_chunks().0.iter().map(q5_0).collect(),
             Self::Q4_K => bytes.as_chunks().0.iter().flat_map(q4_k_groups).collect(),
+            Self::IQ4_NL => bytes.as_chunks().0.iter().map(iq4_nl).collect(),
+            Self::IQ4_XS => bytes.as_chunks().0.iter().flat_map(iq4_xs_groups).collect(),
             other => panic!("{other:?} has no groups"),
         }
     }
@@ -285,4 +296,43 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
         let q = f32::from(four | two << 4) - 32.0;
         *out = d * f32::from(i8::from_le_bytes([scales[i / 16]])) * q;
     }
+}
+
+/// Indices into the codebook, as [`nibbles`] has them.
+fn levels(bytes: &[u8; 16]) -> [i8; 32] {
+    nibbles(bytes).map(|index| CODEBOOK[usize::from(index)])
+}
+
+fn iq4_nl(block: &[u8; 18]) -> Group {
+    let [d0, d1, indices @ ..] = block;
+    Group { scale: u16::from_le_bytes([*d0, *d1]), offset: 0, quants: levels(indices) }
+}
+
+/// The levels of the eight runs of 32 of an IQ4_XS block and the scale of each: six bits, 32 too high, of which four
+/// bytes hold the low four and a word the high two.
+fn iq4_xs_runs(block: &[u8; 136]) -> [([i8; 32], f32); 8] {
+    let [d0, d1, h0, h1, rest @ ..] = block;
+    let (low, indices) = rest.split_first_chunk::<4>().expect("132 bytes are more than 4");
+    let (high, indices) = (u16::from_le_bytes([*h0, *h1]), indices.as_chunks::<16>().0);
+    let d = float([*d0, *d1]);
+    std::array::from_fn(|j| {
+        let scale = low[j / 2] >> (j % 2 * 4) & 15 | ((high >> (2 * j) & 3) as u8) << 4;
+        (levels(&indices[j]), d * (f32::from(scale) - 32.0))
+    })
+}
+
+fn iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
+    for (out, (levels, scale)) in out.chunks_exact_mut(32).zip(iq4_xs_runs(block)) {
+        for (out, level) in out.iter_mut().zip(levels) {
+            *out = scale * f32::from(level);
+        }
+    }
+}
+
+fn iq4_xs_groups(block: &[u8; 136]) -> [Group; 8] {
+    iq4_xs_runs(block).map(|(quants, scale)| Group {
+        scale: f16::from_f32(scale).to_bits(),
+        offset: 0,
+        quants,
+    })
 }
