@@ -5,7 +5,7 @@ use muse_benches::synthetic::matrix;
 use muse_format::Layout;
 use muse_kernels::{Backend, CpuBackend, Linear};
 
-const LAYOUTS: [Layout; 8] = [
+const LAYOUTS: [Layout; 10] = [
     Layout::F32,
     Layout::F16,
     Layout::Bf16,
@@ -14,6 +14,8 @@ const LAYOUTS: [Layout; 8] = [
     Layout::Q4 { group: 128 },
     Layout::Q4Asym { group: 32 },
     Layout::Q4Asym { group: 128 },
+    Layout::Q4Codebook { group: 32 },
+    Layout::Q4Codebook { group: 128 },
 ];
 
 /// Decoding (1 row of activations) and a prompt's step (64), on one thread and on all.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 use muse_benches::measure::{self, Lengths, Rates};
 use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
@@ -18,6 +18,7 @@ Examples:
   muse-bench SmolLM2-135M.muse
   muse-bench SmolLM2-135M.muse -p 512 -n 128 -t 1,2,4 --json
   muse-bench --synthetic qwen3-4b --bits 4 --group 32 -t 4
+  muse-bench --synthetic qwen3-0.6b --scheme codebook
   muse-bench --synthetic llama3.1-8b --bits 4 --plan
   muse-bench SmolLM2-135M.muse -p 512 -n 32 -d 4096      # with 4096 tokens in the cache before
   muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
@@ -42,6 +43,9 @@ struct Arguments {
     /// Weights that share a scale, with 4 and 8 bits: 32, 64 or 128
     #[arg(long, default_value_t = 32, value_parser = listed(["32", "64", "128"]))]
     group: u16,
+    /// How 4 bits stand for a weight of --synthetic
+    #[arg(long, value_enum, default_value = "symmetric")]
+    scheme: Scheme,
     /// Where the file of --synthetic goes while it is measured [default: the temporary folder]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -120,6 +124,13 @@ impl Arguments {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scheme {
+    Symmetric,
+    Asymmetric,
+    Codebook,
+}
+
 /// Takes one of `values`.
 fn listed<const N: usize>(values: [&'static str; N]) -> impl TypedValueParser<Value = u16> {
     PossibleValuesParser::new(values).map(|value| value.parse().expect("listed values are numbers"))
@@ -151,7 +162,7 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         print(arguments, &muse_runtime::plan(&Mapped::open(file)?, &options)?);
         return Ok(());
     };
-    let (spec, layout) = (shape.spec(), layout(arguments.bits, arguments.group));
+    let (spec, layout) = (shape.spec(), layout(arguments));
     if arguments.plan {
         print(arguments, &Plan::new(&spec, weight_bytes(&spec, layout), [layout], &options)?);
         return Ok(());
@@ -166,9 +177,14 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     bench(arguments, &path)
 }
 
-fn layout(bits: u16, group: u16) -> Layout {
-    match bits {
-        4 => Layout::Q4 { group },
+fn layout(arguments: &Arguments) -> Layout {
+    let group = arguments.group;
+    match arguments.bits {
+        4 => match arguments.scheme {
+            Scheme::Symmetric => Layout::Q4 { group },
+            Scheme::Asymmetric => Layout::Q4Asym { group },
+            Scheme::Codebook => Layout::Q4Codebook { group },
+        },
         8 => Layout::Q8 { group },
         16 => Layout::F16,
         _ => Layout::F32,

@@ -36,22 +36,21 @@ fn pattern(rng: &mut Rng, layout: Layout, spread: f32) -> Vec<u8> {
             (0..BLOCKS).flat_map(|_| bf16::from_f32(spread * rng.signed()).to_le_bytes()).collect()
         }
         _ => {
-            let (low, levels) = match layout {
-                Layout::Q8 { .. } => (-127, 255),
-                Layout::Q4 { .. } => (-8, 16),
-                _ => (0, 16),
-            };
+            let levels = layout.levels();
+            let span = f32::from(levels[levels.len() - 1]) - f32::from(levels[0]) + 1.0;
             let mut bytes = vec![0; BLOCKS * layout.block_bytes()];
             for block in bytes.chunks_exact_mut(layout.block_bytes()) {
                 let mut block = BlockMut::new(layout, block);
                 for row in 0..TILE_ROWS {
-                    let scale = spread * (1.0 + 0.2 * rng.signed()) * 2.0 / levels as f32;
+                    let scale = spread * (1.0 + 0.2 * rng.signed()) * 2.0 / span;
                     block.set_scale(row, f16::from_f32(scale).to_bits());
-                    if low == 0 {
+                    if matches!(layout, Layout::Q4Asym { .. }) {
                         block.set_offset(row, f16::from_f32(-spread).to_bits());
                     }
-                    (0..layout.group())
-                        .for_each(|col| block.set_quant(row, col, low + (rng.next() % levels) as i32));
+                    for col in 0..layout.group() {
+                        let level = levels[rng.next() as usize % levels.len()];
+                        block.set_quant(row, col, i32::from(level));
+                    }
                 }
             }
             bytes
