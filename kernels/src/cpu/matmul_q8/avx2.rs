@@ -1,8 +1,8 @@
 //! One 32-byte vector is 8 rows x 4 columns; `vpmaddubsw` by four broadcast activations makes two 16-bit sums a row.
 //!
 //! Q4 keeps nibbles unsigned and starts at `-8 * sum of activations`. Its 8 sums of a group stay within
-//! `8 * 2 * 15 * 127 = 30480` and need no widening in between. Q8 takes the weight's sign to the activation:
-//! `2 * 128 * 127 = 32512` fits, but is widened each time.
+//! `8 * 2 * 15 * 127 = 30480` and need no widening in between. Q8, and what a codebook looks up, takes the
+//! weight's sign to the activation: `2 * 128 * 127 = 32512` fits, but is widened each time.
 //!
 //! 16 registers hold the integer sums of 16 rows x 4 tokens and little else, so with many tokens a group of weights
 //! is unpacked to the stack and the f32 sums stay in memory: the loop takes 6 loads for 8 products.
@@ -10,7 +10,7 @@
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::{asm, x86_64::*};
 
-use muse_format::TILE_ROWS;
+use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
 use crate::cpu::quantize::GROUP;
@@ -26,22 +26,28 @@ type Columns = [__m256i; 2];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q8(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<8, false>(out, tile, group, x);
+    run::<8, 8, false>(out, tile, group, x);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q4(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<4, false>(out, tile, group, x);
+    run::<4, 4, false>(out, tile, group, x);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
-    run::<4, true>(out, tile, group, x);
+    run::<4, 4, true>(out, tile, group, x);
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
+    run::<4, 8, false>(out, tile, group, x);
+}
+
+/// Weights that take `STORED` bits in the tile and are multiplied as integers of `BITS`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run<const BITS: usize, const ASYM: bool>(
+fn run<const STORED: usize, const BITS: usize, const ASYM: bool>(
     out: &mut [[f32; TILE_ROWS]],
     tile: &[u8],
     group: usize,
@@ -51,16 +57,16 @@ fn run<const BITS: usize, const ASYM: bool>(
     if let [out] = out {
         // A copy, so that the sums stay in registers.
         let mut sums = [0.0; TILE_ROWS];
-        groups::<BITS, ASYM>(tile, group, x.groups, |g, quants, scales| {
-            tokens::<BITS, ASYM, 1>([&mut sums], |i| unpack::<BITS>(quants, i), scales, x, 0, g);
+        groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
+            tokens::<BITS, ASYM, 1>([&mut sums], |i| unpack::<STORED, BITS>(quants, i), scales, x, 0, g);
         });
         *out = sums;
     } else {
         out.fill([0.0; TILE_ROWS]);
-        groups::<BITS, ASYM>(tile, group, x.groups, |g, quants, scales| {
+        groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
             let mut weights = [[_mm256_setzero_si256(); 2]; VECTORS];
             for (i, weights) in weights.iter_mut().enumerate() {
-                *weights = unpack::<BITS>(quants, i);
+                *weights = unpack::<STORED, BITS>(quants, i);
             }
             many::<BITS, ASYM>(out, &weights, scales, x, g);
         });
@@ -70,14 +76,14 @@ fn run<const BITS: usize, const ASYM: bool>(
 /// Calls `each` with the number, the quants and the scales of every group of a tile.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn groups<const BITS: usize, const ASYM: bool>(
+fn groups<const STORED: usize, const ASYM: bool>(
     tile: &[u8],
     group: usize,
     count: usize,
     mut each: impl FnMut(usize, &[u8], &Scales<ASYM>),
 ) {
     let head = 2 * TILE_ROWS * (1 + usize::from(ASYM));
-    let group_bytes = TILE_ROWS * GROUP * BITS / 8;
+    let group_bytes = TILE_ROWS * GROUP * STORED / 8;
     let mut g = 0;
     for block in tile.chunks_exact(head + group / GROUP * group_bytes) {
         let (head, quants) = block.split_at(head);
@@ -198,24 +204,31 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
     }
 }
 
-/// The weights of 16 rows in columns `4 * i..4 * i + 4` of a group: unsigned for Q4, signed for Q8.
+/// The weights of 16 rows in columns `4 * i..4 * i + 4` of a group: unsigned for Q4, signed for Q8 and a
+/// codebook.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn unpack<const BITS: usize>(quants: &[u8], i: usize) -> Columns {
-    assert!(quants.len() == VECTORS * 8 * BITS && i < VECTORS);
+fn unpack<const STORED: usize, const BITS: usize>(quants: &[u8], i: usize) -> Columns {
+    assert!(quants.len() == VECTORS * 8 * STORED && i < VECTORS);
     // SAFETY: both halves of vector `i` are inside `quants` by the assertion; no alignment is needed.
     let load = |i: usize| unsafe {
         let from = quants.as_ptr().add(64 * i);
         [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
     };
-    if BITS == 8 {
+    if STORED == 8 {
         return load(i);
     }
     let low = _mm256_set1_epi8(15);
     let packed = load(i / 2);
     let nibbles =
         |v: __m256i| _mm256_and_si256(if i.is_multiple_of(2) { v } else { _mm256_srli_epi16::<4>(v) }, low);
-    [nibbles(packed[0]), nibbles(packed[1])]
+    let indices = [nibbles(packed[0]), nibbles(packed[1])];
+    if BITS == 4 {
+        return indices;
+    }
+    // SAFETY: 16 bytes are read from an array of 16; no alignment is needed.
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(CODEBOOK.as_ptr().cast()) });
+    [_mm256_shuffle_epi8(levels, indices[0]), _mm256_shuffle_epi8(levels, indices[1])]
 }
 
 /// `_mm256_add_epi16`, which a compiler cannot rearrange into a tree with more sums than there are registers.

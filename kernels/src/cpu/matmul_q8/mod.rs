@@ -71,7 +71,7 @@ const VARIANTS: &[Variant<Kernel>] = &[
     Variant {
         name: "avx2",
         supported: |f| f.has(Level::Avx2),
-        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym, q4_codebook: generic::q4_codebook },
+        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym, q4_codebook: avx2::q4_codebook },
     },
     #[cfg(target_arch = "aarch64")]
     Variant {
