@@ -46,7 +46,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// Threads; where absent, the board's number of fast cores.
+    /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]
     pub threads: Option<u64>,
     /// Tokens of context a session may have; where absent, the model's own, at most 8192.

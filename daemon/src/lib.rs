@@ -14,6 +14,7 @@
 //! It refuses to open a path that a client names, to wait for a slow reader, and to outlive a client's interest.
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod args;
 pub mod bus;
 pub mod clients;

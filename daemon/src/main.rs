@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use muse_boards::Board;
 use muse_daemon::args::{Args, CONFIG};
 use muse_daemon::config::Config;
 use muse_daemon::folder::{self, Folder};
 use muse_daemon::service::Service;
-use muse_daemon::{BUS_NAME, bus, clients, idle, log, notify};
+use muse_daemon::{BUS_NAME, affinity, bus, clients, idle, log, notify};
 use muse_runtime::{LoadOptions, Scheduler, SchedulerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use zbus::fdo::RequestNameFlags;
@@ -24,9 +25,7 @@ const GRACE: Duration = Duration::from_secs(3);
 fn main() -> ExitCode {
     let args = Args::parse();
     log::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let ended = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run(&args)));
-    match ended {
+    match serve(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: &Args) -> Result<(), Failure> {
+fn serve(args: &Args) -> Result<(), Failure> {
     let mut config = match &args.config {
         Some(path) => Config::read(path)?,
         None if Path::new(CONFIG).exists() => Config::read(Path::new(CONFIG))?,
@@ -48,10 +47,17 @@ async fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let board = muse_boards::detect(Path::new("/"));
+    let options = load_options(&config, board.default_threads(Path::new("/")));
+    // Before any other thread starts.
+    affinity::prefer(&board.fast_cores(Path::new("/")), options.threads.unwrap_or(1));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(args, config, board, options))
+}
+
+async fn run(args: &Args, config: Config, board: &Board, options: LoadOptions) -> Result<(), Failure> {
     let available = || muse_boards::available_bytes(Path::new("/")).map(|free| board.budget_bytes(free));
     let budget = config.memory.budget_mib.map(|mib| mib << 20).or_else(available);
-    let threads = board.default_threads(Path::new("/"));
-    let source = Folder { path: config.models_dir.clone(), options: load_options(&config, threads) };
+    let source = Folder { path: config.models_dir.clone(), options };
     let scheduler = Scheduler::start(SchedulerOptions {
         sessions_max: u32::try_from(config.limits.sessions)?,
         queue_max: u32::try_from(config.limits.queue)?,
