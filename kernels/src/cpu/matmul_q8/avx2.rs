@@ -54,22 +54,39 @@ fn run<const STORED: usize, const BITS: usize, const ASYM: bool>(
     x: Activations<'_>,
 ) {
     x.assert_rows(out.len());
-    if let [out] = out {
-        // A copy, so that the sums stay in registers.
-        let mut sums = [0.0; TILE_ROWS];
-        groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
-            tokens::<BITS, ASYM, 1>([&mut sums], |i| unpack::<STORED, BITS>(quants, i), scales, x, 0, g);
-        });
+    match out {
+        [a] => few::<STORED, BITS, ASYM, 1>([a], tile, group, x),
+        [a, b] => few::<STORED, BITS, ASYM, 2>([a, b], tile, group, x),
+        [a, b, c] => few::<STORED, BITS, ASYM, 3>([a, b, c], tile, group, x),
+        _ => {
+            out.fill([0.0; TILE_ROWS]);
+            groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
+                let mut weights = [[_mm256_setzero_si256(); 2]; VECTORS];
+                for (i, weights) in weights.iter_mut().enumerate() {
+                    *weights = unpack::<STORED, BITS>(quants, i);
+                }
+                many::<BITS, ASYM>(out, &weights, scales, x, g);
+            });
+        }
+    }
+}
+
+/// All groups by up to 3 tokens, which unpack as they multiply.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn few<const STORED: usize, const BITS: usize, const ASYM: bool, const N: usize>(
+    out: [&mut [f32; TILE_ROWS]; N],
+    tile: &[u8],
+    group: usize,
+    x: Activations<'_>,
+) {
+    // Not the caller's memory: the sums of one or two tokens stay in registers.
+    let mut sums = [[0.0; TILE_ROWS]; N];
+    groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
+        tokens::<BITS, ASYM, N>(sums.each_mut(), |i| unpack::<STORED, BITS>(quants, i), scales, x, 0, g);
+    });
+    for (out, sums) in out.into_iter().zip(sums) {
         *out = sums;
-    } else {
-        out.fill([0.0; TILE_ROWS]);
-        groups::<STORED, ASYM>(tile, group, x.groups, |g, quants, scales| {
-            let mut weights = [[_mm256_setzero_si256(); 2]; VECTORS];
-            for (i, weights) in weights.iter_mut().enumerate() {
-                *weights = unpack::<STORED, BITS>(quants, i);
-            }
-            many::<BITS, ASYM>(out, &weights, scales, x, g);
-        });
     }
 }
 
