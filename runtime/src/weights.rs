@@ -9,26 +9,34 @@
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use muse_format::{FormatError, Generation, Layout, Provenance, Spec, Text};
 use muse_kernels::{BackendError, Bytes, Tensor};
 
 use crate::LoadError;
 
-/// The mapping and the lock that goes with it.
+/// Size and alignment of a huge page on the systems that this runs on.
+const HUGE_PAGE: usize = 2 << 20;
+/// Bytes that [`Mapped::into_memory`] reads at once.
+const CHUNK: usize = 4 << 20;
+
+/// The bytes of the file, which begin `map`.
 struct Owner {
     map: Mmap,
+    len: usize,
     /// Holds the shared `flock`.
-    _file: File,
+    file: File,
 }
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
-        &self.map
+        &self.map[..self.len]
     }
 }
 
@@ -39,6 +47,27 @@ struct Extent {
     rows: usize,
     cols: usize,
     range: Range<usize>,
+}
+
+/// The bytes of `from` in memory of their own.
+fn read_into_memory(from: &Owner) -> io::Result<Owner> {
+    let room = from.len.next_multiple_of(HUGE_PAGE);
+    let reserved = MmapOptions::new().len(room).huge(Some(HUGE_PAGE.trailing_zeros() as u8)).map_anon();
+    let mut map = match reserved {
+        Ok(map) => map,
+        Err(_) => {
+            let map = MmapMut::map_anon(room)?;
+            // Small pages do as well, more slowly.
+            let _ = map.advise(Advice::HugePage);
+            map
+        }
+    };
+    for (i, chunk) in map[..from.len].chunks_mut(CHUNK).enumerate() {
+        from.file.read_exact_at(chunk, (i * CHUNK) as u64)?;
+    }
+    // The kernel's own copy of the file is not needed any more.
+    let _ = rustix::fs::fadvise(&from.file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(Owner { map: map.make_read_only()?, len: from.len, file: from.file.try_clone()? })
 }
 
 /// A mapped and checked `.muse` file. Holding one tells what holding a [`muse_format::File`] tells.
@@ -54,8 +83,6 @@ pub struct Mapped {
     pub chat_template: String,
     /// BLAKE3 of the file, see [`muse_format::File::hash`].
     pub hash: [u8; 32],
-    /// True where the kernel took the wish for huge pages; it grants them for few file systems.
-    pub huge_pages: bool,
     owner: Arc<Owner>,
     tensors: HashMap<String, Extent>,
 }
@@ -86,12 +113,27 @@ impl Mapped {
         // they are plain integers and floats, of which every bit pattern is valid, and no length or extent is
         // read from the mapping after the parse below. Truncation is the module's first paragraph.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        let huge_pages = map.advise(Advice::HugePage).is_ok();
-        Self::parse(path, Arc::new(Owner { map, _file: file }), huge_pages)
+        // A wish that few file systems grant; see `huge_bytes`.
+        let _ = map.advise(Advice::HugePage);
+        Self::parse(path, Arc::new(Owner { len: map.len(), map, file }))
     }
 
-    fn parse(path: &Path, owner: Arc<Owner>, huge_pages: bool) -> Result<Self, LoadError> {
-        let file = muse_format::File::parse(&owner.map)
+    /// The same model with its bytes read into memory of this process, in huge pages: from the kernel's reserve
+    /// (`vm.nr_hugepages`) where that is large enough, else as far as transparent ones are granted. For kernels that
+    /// hold files in small pages, which cost up to a fifth of the memory's bandwidth; the memory cannot be
+    /// reclaimed as a file's can.
+    ///
+    /// # Errors
+    /// [`LoadError::Open`] where there is no such memory or the file became shorter.
+    pub fn into_memory(mut self) -> Result<Self, LoadError> {
+        let path = self.path.clone();
+        let owner = read_into_memory(&self.owner).map_err(|source| LoadError::Open { path, source })?;
+        self.owner = Arc::new(owner);
+        Ok(self)
+    }
+
+    fn parse(path: &Path, owner: Arc<Owner>) -> Result<Self, LoadError> {
+        let file = muse_format::File::parse((*owner).as_ref())
             .map_err(|source| LoadError::Format { path: path.into(), source })?;
         let fits = |value: u64| usize::try_from(value).expect("a mapped length fits the address space");
         let extents = file.tensors().iter().map(|t| {
@@ -109,14 +151,13 @@ impl Mapped {
             text: file.text,
             generation: file.generation,
             provenance: file.provenance,
-            huge_pages,
             owner: owner.clone(),
         })
     }
 
     /// The whole file, for [`muse_format::File::parse`] and its `verify`.
     pub fn bytes(&self) -> &[u8] {
-        &self.owner.map
+        (*self.owner).as_ref()
     }
 
     /// Tells the kernel to read the whole file ahead: for who is about to run the model, not to look at it.

@@ -88,6 +88,20 @@ fn a_file_that_somebody_writes_is_refused() {
 }
 
 #[test]
+fn a_model_in_memory_has_the_bytes_of_its_file() {
+    let file = write(&plain(), Layout::Q4 { group: 32 }, 3);
+    let copied = Mapped::open(&file.path).unwrap().into_memory().unwrap();
+    assert_eq!(copied.bytes(), fs::read(&file.path).unwrap());
+    let embed = copied.tensor("embed", 70, 40).unwrap();
+    let mapped = Mapped::open(&file.path).unwrap();
+    assert_eq!(embed.bytes(), mapped.tensor("embed", 70, 40).unwrap().bytes());
+    // A file that becomes shorter is an error here, where a mapping would end the process.
+    fs::File::options().write(true).open(&file.path).unwrap().set_len(5000).unwrap();
+    assert!(matches!(mapped.into_memory(), Err(LoadError::Open { .. })));
+    assert_eq!(embed.bytes().len(), 5 * 2 * 288);
+}
+
+#[test]
 fn a_file_for_another_target_names_both_and_the_command() {
     let file = write_for(&plain(), Layout::F16, 3, "rknn-rk3588");
     let mapped = Mapped::open(&file.path).expect("inspect opens any target");
