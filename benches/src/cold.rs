@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use muse_kernels::Span;
-use muse_runtime::{LoadOptions, Mapped, load_mapped};
+use muse_runtime::{LoadOptions, Mapped, load_mapped, place};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 use serde::Serialize;
@@ -88,7 +88,7 @@ fn in_memory(file: &File, len: u64) -> bool {
 
 fn first_token_s(path: &Path, options: &LoadOptions) -> Result<f64, BenchError> {
     let began = Instant::now();
-    let mapped = Mapped::open(path)?;
+    let mapped = place(Mapped::open(path)?, options)?;
     let mut engine = load_mapped(&mapped, options, no_text())?;
     let mut logits = vec![0.0; engine.info().vocab as usize];
     engine.step(&[Span { slot: 0, start: 0, len: 1 }], &[1], &[0], &mut logits)?;

@@ -11,7 +11,7 @@ use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, synthetic};
 use muse_format::{Layout, Spec};
-use muse_runtime::{BackendChoice, LoadOptions, Mapped, Plan, load_mapped};
+use muse_runtime::{BackendChoice, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,6 +77,9 @@ struct Arguments {
     /// Counted rounds, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Read the weights into memory of the process, in huge pages where granted, instead of mapping the file
+    #[arg(long)]
+    copy: bool,
     /// Run the reference backend, which is slow and exact
     #[arg(long)]
     reference: bool,
@@ -119,6 +122,7 @@ impl Arguments {
             batch_tokens: self.batch.min(self.prompt.max(self.depth).max(1)),
             threads,
             backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
+            weights: if self.copy { Placement::Copied } else { Placement::Mapped },
             ..LoadOptions::default()
         }
     }
@@ -216,7 +220,7 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
         .cold_start
         .then(|| cold::measure(file, &arguments.load_options(most), arguments.rounds))
         .transpose()?;
-    let mapped = Mapped::open(file)?;
+    let mapped = place(Mapped::open(file)?, &arguments.load_options(None))?;
     let plan = muse_runtime::plan(&mapped, &arguments.load_options(None))?;
     let probe = Probe::new().map_err(BenchError::Probe)?;
     let (mut rows, mut backend) = (Vec::new(), String::new());

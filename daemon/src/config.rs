@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use muse_runtime::Placement;
 use serde::{Deserialize, Deserializer};
 
 /// Why a configuration is not used.
@@ -49,6 +50,9 @@ pub struct Engine {
     /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]
     pub threads: Option<u64>,
+    /// `mapped`, or `copied` into huge pages of the service's own memory, which is faster where the kernel holds files
+    /// in small pages and cannot be reclaimed.
+    pub weights: Placement,
     /// Tokens of context a session may have; where absent, the model's own, at most 8192.
     #[serde(deserialize_with = "some_bounded::<16, 16_777_216, _>")]
     pub context: Option<u64>,
@@ -117,7 +121,7 @@ impl Default for Memory {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: None, context: None, slots: 4, batch_tokens: 256 }
+        Self { threads: None, weights: Placement::Mapped, context: None, slots: 4, batch_tokens: 256 }
     }
 }
 

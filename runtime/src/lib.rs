@@ -27,7 +27,7 @@ mod tokenizer;
 mod weights;
 
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
-pub use load::{BackendChoice, LoadError, LoadOptions, TARGET, load, load_mapped, plan};
+pub use load::{BackendChoice, LoadError, LoadOptions, Placement, TARGET, load, load_mapped, place, plan};
 pub use model::Model;
 pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, Plan};
 pub use request::{

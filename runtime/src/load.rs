@@ -28,6 +28,17 @@ pub enum BackendChoice {
     Reference,
 }
 
+/// Where a model's weights lie while it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// In the file's mapping: nothing is copied, and memory can be reclaimed.
+    #[default]
+    Mapped,
+    /// In memory of the process, see [`Mapped::into_memory`].
+    Copied,
+}
+
 /// How to load a model. The default is one sequence at a time on all cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -46,6 +57,7 @@ pub struct LoadOptions {
     /// By default one a core.
     pub threads: Option<usize>,
     pub backend: BackendChoice,
+    pub weights: Placement,
 }
 
 impl Default for LoadOptions {
@@ -59,6 +71,7 @@ impl Default for LoadOptions {
             memory_budget: None,
             threads: None,
             backend: BackendChoice::Cpu,
+            weights: Placement::Mapped,
         }
     }
 }
@@ -108,7 +121,22 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Engine>, LoadE
     // Before the tokenizer, which takes seconds to build where the file is for another board anyway.
     check_target(&mapped)?;
     let text = HfText::new(&mapped.tokenizer, &mapped.text, &mapped.chat_template)?;
+    let mapped = place(mapped, options)?;
     load_mapped(&mapped, options, Arc::new(text))
+}
+
+/// Puts the weights where `options` wants them; [`load_mapped`] takes them from where they are.
+///
+/// # Errors
+/// [`LoadError::Open`] where there is no memory for a copy, or as [`plan`]: what does not fit is not copied.
+pub fn place(mapped: Mapped, options: &LoadOptions) -> Result<Mapped, LoadError> {
+    match options.weights {
+        Placement::Mapped => Ok(mapped),
+        Placement::Copied => {
+            plan(&mapped, options)?;
+            mapped.into_memory()
+        }
+    }
 }
 
 /// Makes a mapped file ready to step, with `text` to read and write its tokens.
