@@ -62,6 +62,8 @@ pub struct Engine {
     /// Most tokens of one step.
     #[serde(deserialize_with = "bounded::<1, 8192, _>")]
     pub batch_tokens: u64,
+    /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
+    pub speculation: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -121,7 +123,14 @@ impl Default for Memory {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: None, weights: Placement::Mapped, context: None, slots: 4, batch_tokens: 256 }
+        Self {
+            threads: None,
+            weights: Placement::Mapped,
+            context: None,
+            slots: 4,
+            batch_tokens: 256,
+            speculation: true,
+        }
     }
 }
 
@@ -231,6 +240,7 @@ mod tests {
         assert_eq!(config.idle, Idle::default());
         assert_eq!(config.engine.slots, Engine::default().slots);
         assert_eq!(config.engine.batch_tokens, Engine::default().batch_tokens);
+        assert_eq!(config.engine.speculation, Engine::default().speculation);
         assert_eq!(config.models_dir, Config::default().models_dir);
     }
 

@@ -130,6 +130,8 @@ fn frame(event: &Event) -> String {
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": usage.completion_tokens,
+                "proposed_tokens": usage.proposed_tokens,
+                "accepted_tokens": usage.accepted_tokens,
             },
             "timing": {
                 "queued_ms": milliseconds(timing.queued),

@@ -21,7 +21,7 @@ pub struct ModelInfo {
     pub slots: u32,
     /// Most tokens of one [`Engine::step`], over all its spans.
     pub batch_tokens: u32,
-    /// Most rows of one [`Engine::step`] whose logits may be wanted; at least `slots`.
+    /// Most rows of one [`Engine::step`] whose logits may be wanted: one a slot, and the rest for speculation.
     pub logit_rows: u32,
     /// Bytes of the mapped weights.
     pub weight_bytes: u64,

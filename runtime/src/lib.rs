@@ -29,10 +29,10 @@ mod weights;
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
 pub use load::{BackendChoice, LoadError, LoadOptions, Placement, TARGET, load, load_mapped, place, plan};
 pub use model::Model;
-pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, Plan};
+pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, PROPOSED_MAX, Plan};
 pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,
-    SinkClosed, Timing, Usage,
+    SinkClosed, Speculation, Timing, Usage,
 };
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};

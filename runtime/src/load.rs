@@ -48,7 +48,8 @@ pub struct LoadOptions {
     pub slots: u32,
     /// Most tokens of one step.
     pub batch_tokens: u32,
-    /// Most logit rows of one step; `slots` by default.
+    /// Most logit rows of one step; by default one a slot and [`crate::PROPOSED_MAX`] for speculation, for which
+    /// `slots` leaves no room.
     pub logit_rows: Option<u32>,
     /// By default f32 where every matrix is f32, f16 otherwise.
     pub cache: Option<CacheDtype>,

@@ -10,6 +10,8 @@ use crate::{BackendChoice, LoadError, LoadOptions};
 
 /// Positions a slot gets where the caller does not say: what chats need, not what a model could hold.
 pub const CONTEXT_DEFAULT: u32 = 8192;
+/// Most tokens proposed for one answer in one step.
+pub const PROPOSED_MAX: u32 = 12;
 const SLOTS_MAX: u32 = 1024;
 const BATCH_TOKENS_MAX: u32 = 1 << 16;
 
@@ -156,7 +158,7 @@ impl Plan {
             context: checked("context", context, spec.context, "the positions this model was trained for")?,
             slots,
             batch_tokens,
-            logit_rows: options.logit_rows.unwrap_or(slots).clamp(slots, batch_tokens),
+            logit_rows: options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens),
             backend: options.backend,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };

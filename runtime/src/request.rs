@@ -36,6 +36,18 @@ pub enum Priority {
     Interactive,
 }
 
+/// Whether tokens that repeat the prompt or the answer are verified several in one step. The answer is the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Speculation {
+    /// One token a step.
+    Off,
+    /// Where the measured times of steps and what was repeated so far promise more tokens a second.
+    #[default]
+    Auto,
+    /// Wherever a repetition is found, whatever it costs: to measure and to test.
+    Always,
+}
+
 /// What to continue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
@@ -60,6 +72,7 @@ pub struct GenerateOptions {
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
     pub priority: Priority,
+    pub speculation: Speculation,
     pub chat: ChatOptions,
 }
 
@@ -78,6 +91,10 @@ pub struct Usage {
     /// Prompt tokens whose keys and values were still there.
     pub cached_tokens: u32,
     pub completion_tokens: u32,
+    /// Tokens that were computed because a repetition was expected.
+    pub proposed_tokens: u32,
+    /// Those of them that are part of the answer.
+    pub accepted_tokens: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

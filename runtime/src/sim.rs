@@ -29,6 +29,8 @@ pub struct SimOptions {
     pub context: u32,
     pub slots: u32,
     pub batch_tokens: u32,
+    /// As [`ModelInfo::logit_rows`]; by default `slots`, without room for speculation.
+    pub logit_rows: Option<u32>,
     /// How long each step takes.
     pub step_delay: Duration,
     /// What [`ModelInfo::weight_bytes`] says.
@@ -37,7 +39,14 @@ pub struct SimOptions {
 
 impl Default for SimOptions {
     fn default() -> Self {
-        Self { context: 4096, slots: 4, batch_tokens: 64, step_delay: Duration::ZERO, weight_bytes: 0 }
+        Self {
+            context: 4096,
+            slots: 4,
+            batch_tokens: 64,
+            logit_rows: None,
+            step_delay: Duration::ZERO,
+            weight_bytes: 0,
+        }
     }
 }
 
@@ -58,7 +67,7 @@ impl SimEngine {
             context: options.context,
             slots: options.slots,
             batch_tokens: options.batch_tokens,
-            logit_rows: options.slots,
+            logit_rows: options.logit_rows.unwrap_or(options.slots),
             weight_bytes: options.weight_bytes,
             working_bytes: 0,
             backend: "sim".into(),
@@ -86,7 +95,7 @@ impl Engine for SimEngine {
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
         assert!(tokens.len() <= self.info.batch_tokens as usize, "more rows than the batch holds");
-        assert!(wanted.len() <= self.slots.len() && wanted.is_sorted(), "rows wanted");
+        assert!(wanted.len() <= self.info.logit_rows as usize && wanted.is_sorted(), "rows wanted");
         assert_eq!(logits.len(), wanted.len() * VOCAB as usize);
         std::thread::sleep(self.step_delay);
         let mut row = 0;

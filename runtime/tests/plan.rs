@@ -4,7 +4,9 @@ mod support;
 
 use muse_format::{Layout, Spec};
 use muse_kernels::CacheDtype;
-use muse_runtime::{BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, Plan, plan};
+use muse_runtime::{
+    BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
+};
 use support::{everything, plain, write};
 
 fn options(slots: u32, batch_tokens: u32) -> LoadOptions {
@@ -18,8 +20,8 @@ fn planned(spec: &Spec, options: &LoadOptions) -> Result<Plan, LoadError> {
 #[test]
 fn bytes_are_those_of_the_shapes() {
     let plan = planned(&plain(), &options(2, 8)).unwrap();
-    // x, y: 40 each; q and what attention gives: 40 each; k, v: 20 each; gate, up: 52 each; two rows of logits.
-    let buffers = 4 * (8 * (2 * 40 + 2 * 40 + 2 * 20 + 2 * 52) + 2 * 70);
+    // x, y: 40 each; q and what attention gives: 40 each; k, v: 20 each; gate, up: 52 each; a row of logits for each of a batch.
+    let buffers = 4 * (8 * (2 * 40 + 2 * 40 + 2 * 20 + 2 * 52) + 8 * 70);
     // Two layers, 2 slots of 96 positions, keys and values of 2 x 10 f16.
     let cache = 2 * 2 * 96 * 2 * 20 * 2;
     // 8 rows of 52: two groups of 32 quants, an f32 and an i32.
@@ -56,6 +58,10 @@ fn the_default_context_is_the_models_own_up_to_a_bound() {
 fn a_step_has_room_for_a_row_of_every_slot() {
     let plan = planned(&plain(), &options(32, 8)).unwrap();
     assert_eq!((plan.batch_tokens, plan.logit_rows), (32, 32));
+    let plan = planned(&plain(), &options(3, 64)).unwrap();
+    assert_eq!(plan.logit_rows, 3 + PROPOSED_MAX);
+    let plan = planned(&plain(), &LoadOptions { logit_rows: Some(3), ..options(3, 64) }).unwrap();
+    assert_eq!(plan.logit_rows, 3, "no speculation");
     let plan = planned(&plain(), &LoadOptions { logit_rows: Some(9999), ..options(2, 8) }).unwrap();
     assert_eq!((plan.batch_tokens, plan.logit_rows), (8, 8));
 }

@@ -48,8 +48,8 @@ impl Manager {
     ///
     /// options: those of Session.Respond, and model s (default: the default model), system s (a system message),
     /// raw b (continue the text itself, without the chat template).
-    /// info: model s, finish_reason s, prompt_tokens u, cached_tokens u, completion_tokens u, queued_ms d,
-    /// first_token_ms d, total_ms d.
+    /// info: model s, finish_reason s, prompt_tokens u, cached_tokens u, completion_tokens u, proposed_tokens u,
+    /// accepted_tokens u, queued_ms d, first_token_ms d, total_ms d.
     /// A long answer takes longer than a D-Bus call waits by default (25 s): raise the timeout or set max_tokens.
     #[zbus(out_args("text", "info"))]
     async fn generate(
@@ -172,6 +172,8 @@ async fn collect(mut answer: Answer) -> Result<(String, HashMap<String, OwnedVar
                     ("prompt_tokens", Variant::from(usage.prompt_tokens)),
                     ("cached_tokens", Variant::from(usage.cached_tokens)),
                     ("completion_tokens", Variant::from(usage.completion_tokens)),
+                    ("proposed_tokens", Variant::from(usage.proposed_tokens)),
+                    ("accepted_tokens", Variant::from(usage.accepted_tokens)),
                     ("queued_ms", Variant::from(milliseconds(timing.queued))),
                     ("first_token_ms", Variant::from(milliseconds(timing.first_token))),
                     ("total_ms", Variant::from(milliseconds(timing.total))),

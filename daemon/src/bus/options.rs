@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority};
+use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority, Speculation};
 use zbus::OwnedVariant;
 
 use super::error::Error;
@@ -93,6 +93,10 @@ impl Keys {
             seed: self.take("seed")?,
             stop: self.take("stop")?.unwrap_or_default(),
             priority: self.one_of("priority", &PRIORITIES)?.unwrap_or_default(),
+            speculation: match self.take("speculation")? {
+                Some(false) => Speculation::Off,
+                Some(true) | None => Speculation::Auto,
+            },
             chat: ChatOptions { mode: self.one_of("mode", &MODES)?, tools: self.tools(limits)? },
         };
         let stop_bytes: usize = options.stop.iter().map(String::len).sum();

@@ -53,12 +53,15 @@ impl Session {
     /// assistant or tool. What this session has read before is not computed again (cached_tokens).
     ///
     /// options: max_tokens u, temperature d (0 is greedy), top_p d, top_k u, min_p d, repetition_penalty d, seed t,
-    /// stop as, mode s (instant, thinking, contemplating), priority s (interactive, background), tools s (JSON).
-    /// An option that is not known is an error.
+    /// stop as, mode s (instant, thinking, contemplating), priority s (interactive, background), tools s (JSON),
+    /// speculation b (default true: tokens that repeat the conversation may be computed several in one step, which
+    /// changes the speed and not the answer). An option that is not known is an error.
     ///
     /// stream: one end of a socket. Frames are lines of JSON: {"event":"start"}, any number of
     /// {"event":"delta","text":s}, then {"event":"done","finish_reason":"stop|length|cancelled","usage":{},"timing":{}}
     /// or {"event":"error","name":s,"message":s}. End of file without either means failure. Closing it cancels.
+    /// usage: prompt_tokens, cached_tokens, completion_tokens, proposed_tokens (computed because a repetition was
+    /// expected), accepted_tokens (of those, part of the answer). timing: queued_ms, first_token_ms, total_ms.
     /// A reader that falls too far behind gets an error frame; the service never waits for it.
     #[zbus(out_args("stream"))]
     async fn respond(

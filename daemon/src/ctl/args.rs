@@ -138,6 +138,9 @@ pub struct Answer {
     /// How hard to think, where the model can
     #[arg(long)]
     pub mode: Option<Mode>,
+    /// Compute one token a step, also where the answer repeats text
+    #[arg(long)]
+    pub no_speculation: bool,
     /// Yield to answers that people wait for
     #[arg(long)]
     pub background: bool,

@@ -96,6 +96,7 @@ impl Answer {
             ("seed", self.seed.map(Variant::from)),
             ("stop", stop.map(Variant::from)),
             ("mode", mode.map(Variant::from)),
+            ("speculation", self.no_speculation.then(|| Variant::from(false))),
             ("priority", self.background.then(|| Variant::from("background"))),
         ];
         given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()

@@ -41,6 +41,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     pub cached_tokens: u32,
     pub completion_tokens: u32,
+    pub proposed_tokens: u32,
+    pub accepted_tokens: u32,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use muse_format::Generation;
 
+use super::lookup::Lookup;
+use super::speculate::{Acceptance, Gains};
 use crate::stop::StopFilter;
 use crate::{
-    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, TextDecoder, Timing, Usage,
+    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, Speculation, TextDecoder,
+    Timing, Usage,
 };
 
 /// A request whose prompt is encoded and whose options are checked.
@@ -22,6 +25,7 @@ pub(super) struct Request {
     pub(super) sampler: SamplerOptions,
     pub(super) stops: Vec<String>,
     pub(super) priority: Priority,
+    pub(super) speculation: Speculation,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     pub(super) sink: Sink,
@@ -48,6 +52,9 @@ pub(super) struct Answer {
     request: Request,
     prompt_len: u32,
     cached_len: u32,
+    proposed: u32,
+    accepted: u32,
+    acceptance: Acceptance,
     stop_ids: Vec<u32>,
     sampler: Sampler,
     decoder: Box<dyn TextDecoder>,
@@ -67,6 +74,9 @@ impl Answer {
         Self {
             prompt_len: request.tokens.len() as u32,
             cached_len: 0,
+            proposed: 0,
+            accepted: 0,
+            acceptance: Acceptance::new(),
             stop_ids: model.stop_ids.clone(),
             sampler: Sampler::new(&request.sampler),
             decoder,
@@ -118,16 +128,63 @@ impl Answer {
         }
     }
 
-    /// `rows` more of its tokens went through the model, in step `step`.
-    pub(super) fn wrote(&mut self, rows: u32, step: u64) {
+    /// What a proposal promises now that `lookup` has read all tokens. At least one token of the answer is left to
+    /// the row after it.
+    pub(super) fn gains(&self, lookup: &Lookup) -> Gains {
+        let length_max = self.request.tokens_max - self.usage().completion_tokens - 1;
+        match self.request.speculation {
+            Speculation::Off => Gains::default(),
+            Speculation::Auto => self.acceptance.gains(lookup.matched(), length_max),
+            Speculation::Always if lookup.matched() == 0 => Gains::default(),
+            Speculation::Always => Gains::always(length_max),
+        }
+    }
+
+    /// `rows` rows of it went through the model in step `step`: its next tokens and `proposal`.
+    pub(super) fn wrote(&mut self, rows: u32, proposal: &[u32], step: u64) {
         let seat = self.seat.as_mut().expect("only seated answers are stepped");
-        seat.written += rows;
-        seat.most = seat.most.max(seat.written);
+        seat.most = seat.most.max(seat.written + rows);
+        seat.written += rows - proposal.len() as u32;
+        self.proposed += proposal.len() as u32;
         self.served = step;
     }
 
+    /// Takes the tokens after the last one for as long as they are those of `proposal`, and the one that is not.
+    /// `logits` is `(proposal.len() + 1, vocab)`. Says how the answer ends, where one of them ended it.
+    pub(super) fn advance(
+        &mut self,
+        logits: &mut [f32],
+        proposal: &[u32],
+        lookup: &mut Lookup,
+    ) -> Option<End> {
+        let vocab = logits.len() / (proposal.len() + 1);
+        let mut end = None;
+        for (row, logits) in logits.chunks_exact_mut(vocab).enumerate() {
+            // Cancelled, or its reader is gone: the next turn ends it.
+            if self.unwanted() {
+                break;
+            }
+            if row > 0 {
+                // The token before was proposed: it is in the cache.
+                self.seat.as_mut().expect("only seated answers are stepped").written += 1;
+            }
+            end = match self.take(logits) {
+                Ok(reason) => reason.map(End::Finished),
+                Err(error) => Some(End::Failed(error.to_string())),
+            };
+            let accepted = self.request.tokens.last() == proposal.get(row);
+            self.accepted += u32::from(accepted);
+            if end.is_some() || !accepted {
+                break;
+            }
+        }
+        let acceptance = &mut self.acceptance;
+        lookup.read(&self.request.tokens, |matched, came| acceptance.note(matched, came));
+        end
+    }
+
     /// Takes the token after the last one and says whether it was the last of the answer.
-    pub(super) fn advance(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, SampleError> {
+    fn take(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, SampleError> {
         let token = self.sampler.sample(logits, &self.request.tokens)?;
         self.first_token.get_or_insert_with(Instant::now);
         self.request.tokens.push(token);
@@ -165,6 +222,8 @@ impl Answer {
             prompt_tokens: self.prompt_len,
             cached_tokens: self.cached_len,
             completion_tokens: self.request.tokens.len() as u32 - self.prompt_len,
+            proposed_tokens: self.proposed,
+            accepted_tokens: self.accepted,
         }
     }
 

@@ -6,13 +6,17 @@
 //! * A session keeps its slot between answers; the common prefix of its last tokens and the new prompt is not
 //!   computed again. Sessions never share keys and values. Where slots are short, the idle session unused for
 //!   longest loses its slot, then a background answer, which continues later.
+//! * Tokens that repeat the prompt or the answer are verified several in one step where that pays (`speculate.rs`).
 //! * An answer always ends with [`Event::Done`] or [`Event::Error`], unless its sink is closed.
 
 mod answer;
+mod costs;
+mod lookup;
 mod resident;
 mod service;
 mod share;
 mod slots;
+mod speculate;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -180,6 +184,7 @@ impl Scheduler {
             sampler,
             stops: options.stop,
             priority: options.priority,
+            speculation: options.speculation,
             cancelled: Arc::new(AtomicBool::new(false)),
             submitted,
             sink,

@@ -2,12 +2,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use muse_kernels::Span;
 
 use super::answer::{Answer, End, Seat};
+use super::costs::Costs;
+use super::lookup::Lookup;
 use super::share::share;
 use super::slots::{Slots, Taken};
+use super::speculate::{Gains, lengths};
 use super::state::Shared;
 use crate::{Engine, FinishReason, Priority};
 
@@ -22,17 +26,21 @@ pub(super) struct Resident {
     /// In the order of arrival.
     answers: Vec<Answer>,
     steps: u64,
-    /// `(slots, vocab)`, allocated once.
+    /// `(logit_rows, vocab)`, allocated once.
     logits: Vec<f32>,
+    /// One a slot, of the answer that runs in it.
+    lookups: Vec<Lookup>,
+    costs: Costs,
     shared: Arc<Shared>,
 }
 
 impl Resident {
     pub(super) fn new(key: u64, name: String, engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
         let info = engine.info();
-        let logits = vec![0.0; info.slots as usize * info.vocab as usize];
-        let slots = Slots::new(info.slots);
-        Self { key, name, engine, slots, answers: Vec::new(), steps: 0, logits, shared }
+        let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
+        let lookups = (0..info.slots).map(|_| Lookup::new(info.context)).collect();
+        let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
+        Self { key, name, engine, slots, answers: Vec::new(), steps: 0, logits, lookups, costs, shared }
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
@@ -89,6 +97,7 @@ impl Resident {
             let common = held.iter().zip(known).take_while(|(held, known)| held == known).count() as u32;
             let written = self.engine.keep(common, most);
             assert!(written <= common, "an engine keeps no more than it was asked");
+            self.lookups[slot as usize].restart(answer.tokens());
             answer.sit(Seat { slot, written, most: if written == 0 { 0 } else { most } });
             self.shared.locked(|state| state.note_slot(self.key, true));
         }
@@ -119,23 +128,30 @@ impl Resident {
         self.steps += 1;
         let vocab = self.engine.info().vocab as usize;
         let logits = &mut self.logits[..batch.wanted.len() * vocab];
+        let began = Instant::now();
         let failure = self.engine.step(&batch.spans, &batch.tokens, &batch.wanted, logits).err();
+        if batch.wanted.len() == batch.tokens.len() {
+            self.costs.note(batch.wanted.len() as u32, began.elapsed());
+        }
         if let Some(error) = &failure {
             tracing::error!(model = self.name, %error, "a step failed");
         }
         let mut ends = Vec::new();
+        let (mut tokens, mut logits) = (batch.tokens.as_slice(), self.logits.as_mut_slice());
         for (entry, span) in batch.entries.iter().zip(&batch.spans) {
+            let (rows, rest) = tokens.split_at(span.len as usize);
+            let (wanted, others) = logits.split_at_mut(entry.wanted as usize * vocab);
+            (tokens, logits) = (rest, others);
             if let Some(error) = &failure {
                 ends.push((entry.at, End::Failed(format!("the model failed: {error}"))));
                 continue;
             }
             let answer = &mut self.answers[entry.at];
-            answer.wrote(span.len, self.steps);
-            let Some(row) = entry.row.filter(|_| !answer.unwanted()) else { continue };
-            match answer.advance(&mut self.logits[row * vocab..][..vocab]) {
-                Ok(None) => {}
-                Ok(Some(reason)) => ends.push((entry.at, End::Finished(reason))),
-                Err(error) => ends.push((entry.at, End::Failed(error.to_string()))),
+            let proposal = &rows[rows.len() - entry.proposed as usize..];
+            answer.wrote(span.len, proposal, self.steps);
+            if entry.wanted > 0 {
+                let lookup = &mut self.lookups[span.slot as usize];
+                ends.extend(answer.advance(wanted, proposal, lookup).map(|end| (entry.at, end)));
             }
         }
         // From the back, so that the places of the others stay.
@@ -155,20 +171,43 @@ impl Resident {
         seated.sort_by_key(|(_, answer, _)| answer.served);
         let wants: Vec<u32> = seated.iter().map(|(_, answer, _)| answer.rows_wanted()).collect();
         let shares = share(self.engine.info().batch_tokens, &wants);
+        let proposals = self.proposals(&seated, &wants);
         let mut batch = Batch::default();
-        for (((at, answer, seat), want), len) in seated.into_iter().zip(wants).zip(shares) {
+        for ((((at, answer, seat), want), len), proposed) in
+            seated.into_iter().zip(wants).zip(shares).zip(proposals)
+        {
             if len == 0 {
                 continue;
             }
             batch.tokens.extend_from_slice(&answer.tokens()[seat.written as usize..][..len as usize]);
-            batch.spans.push(Span { slot: seat.slot, start: seat.written, len });
-            let row = (len == want).then(|| {
-                batch.wanted.push(batch.tokens.len() as u32 - 1);
-                batch.wanted.len() - 1
-            });
-            batch.entries.push(Entry { at, row });
+            if proposed > 0 {
+                self.lookups[seat.slot as usize].propose(answer.tokens(), proposed, &mut batch.tokens);
+            }
+            batch.spans.push(Span { slot: seat.slot, start: seat.written, len: len + proposed });
+            // The row of the last known token, and those of the proposed ones.
+            let wanted = if len == want { 1 + proposed } else { 0 };
+            let end = batch.tokens.len() as u32;
+            batch.wanted.extend(end - wanted..end);
+            batch.entries.push(Entry { at, proposed, wanted });
         }
         batch
+    }
+
+    /// How many tokens to propose for each answer. None while one of them reads its prompt: that is what rows are
+    /// for then, and the time of such a step says nothing of others.
+    ///
+    /// A ring holds `window + batch_tokens - 1` positions and a step writes at most `batch_tokens`, the first of
+    /// them for good. So the next position still sees its whole window, even where all proposals are rejected,
+    /// and their keys and values are overwritten before a row can see them.
+    fn proposals(&self, seated: &[(usize, &Answer, Seat)], wants: &[u32]) -> Vec<u32> {
+        let (info, plain) = (self.engine.info(), wants.len() as u32);
+        let room = (info.batch_tokens.saturating_sub(plain)).min(info.logit_rows - info.slots);
+        if room == 0 || wants.iter().any(|want| *want > 1) {
+            return vec![0; wants.len()];
+        }
+        let of = |(_, answer, seat): &(usize, &Answer, Seat)| answer.gains(&self.lookups[seat.slot as usize]);
+        let gains: Vec<Gains> = seated.iter().map(of).collect();
+        lengths(&gains, room, &self.costs)
     }
 
     fn end(&mut self, at: usize, end: End) {
@@ -203,6 +242,9 @@ struct Batch {
 struct Entry {
     /// The place in [`Resident::answers`].
     at: usize,
-    /// The row of logits, where the span reaches the end of the answer's tokens.
-    row: Option<usize>,
+    /// Proposed tokens at the end of the span.
+    proposed: u32,
+    /// Rows of logits: none where the span does not reach the end of the answer's tokens, else one and one more
+    /// for each proposed token.
+    wanted: u32,
 }

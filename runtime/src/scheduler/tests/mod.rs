@@ -4,6 +4,7 @@
 mod endings;
 mod refusals;
 mod serving;
+mod speculation;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 

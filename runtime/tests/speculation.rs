@@ -1,0 +1,141 @@
+//! Whole answers of tiny random models through the scheduler: the same with and without proposals.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use muse_format::{Layout, Spec};
+use muse_runtime::{
+    BackendChoice, Event, FinishReason, GenerateOptions, LoadOptions, Mapped, Prompt, Scheduler,
+    SchedulerOptions, SinkClosed, Speculation, Usage, load_mapped,
+};
+use support::{ByteText, everything, plain, write};
+
+/// A prompt of the alphabet that [`ByteText`] has for 70 ids.
+const PROMPT: &str = "the cat and the dog and the cat and the bird";
+
+#[derive(Debug, PartialEq)]
+struct Answer {
+    text: String,
+    reason: FinishReason,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+}
+
+fn serve(spec: &Spec, options: &LoadOptions) -> Scheduler {
+    let file = write(spec, Layout::F32, 11);
+    let text = Arc::new(ByteText { vocab: spec.vocab, bos: None });
+    let engine = load_mapped(&Mapped::open(&file.path).unwrap(), options, text).unwrap();
+    let scheduler = Scheduler::start(SchedulerOptions::default());
+    scheduler.add_model("tiny", engine).unwrap();
+    scheduler
+}
+
+/// Answers in each of `sessions` at once.
+fn ask(scheduler: &Scheduler, sessions: &[u64], options: &GenerateOptions) -> (Vec<Answer>, Usage) {
+    let started: Vec<_> = sessions
+        .iter()
+        .enumerate()
+        .map(|(at, session)| {
+            let (sender, events) = channel();
+            let sink = Box::new(move |event| sender.send(event).map_err(|_| SinkClosed));
+            let options = GenerateOptions { seed: Some(at as u64), ..options.clone() };
+            let prompt = Prompt::Text(PROMPT[at..].to_owned());
+            scheduler.respond(*session, prompt, options, sink).unwrap();
+            events
+        })
+        .collect();
+    let (mut answers, mut sum) = (Vec::new(), Usage::default());
+    for events in started {
+        let mut text = String::new();
+        for event in events {
+            match event {
+                Event::Start { .. } => {}
+                Event::Delta { text: delta } => text.push_str(&delta),
+                Event::Done { finish_reason: reason, usage, .. } => {
+                    sum.proposed_tokens += usage.proposed_tokens;
+                    sum.accepted_tokens += usage.accepted_tokens;
+                    answers.push(Answer {
+                        text: std::mem::take(&mut text),
+                        reason,
+                        prompt_tokens: usage.prompt_tokens,
+                        completion_tokens: usage.completion_tokens,
+                    });
+                }
+                Event::Error { message } => panic!("{message}"),
+            }
+        }
+    }
+    assert_eq!(answers.len(), sessions.len());
+    (answers, sum)
+}
+
+/// Every session answers three times, so that later prompts find a cache whose proposals were rejected.
+fn all(spec: &Spec, load: &LoadOptions, options: &GenerateOptions, how: Speculation) -> (Vec<Answer>, Usage) {
+    let scheduler = serve(spec, load);
+    let options = GenerateOptions { speculation: how, ..options.clone() };
+    let (mut answers, mut sum) = (Vec::new(), Usage::default());
+    let sessions: Vec<u64> = (0..3).map(|_| scheduler.open_session("tiny").unwrap()).collect();
+    for at_once in [1, 3, 3] {
+        let (more, usage) = ask(&scheduler, &sessions[..at_once], &options);
+        answers.extend(more);
+        sum.proposed_tokens += usage.proposed_tokens;
+        sum.accepted_tokens += usage.accepted_tokens;
+    }
+    (answers, sum)
+}
+
+fn load(backend: BackendChoice, batch_tokens: u32) -> LoadOptions {
+    LoadOptions { slots: 3, batch_tokens, threads: Some(2), backend, ..LoadOptions::default() }
+}
+
+fn compare(name: &str, spec: &Spec, load: &LoadOptions, temperatures: &[f32]) {
+    let (mut proposed, mut accepted) = (0, 0);
+    for &temperature in temperatures {
+        for repetition_penalty in [1.0, 1.2] {
+            let options = GenerateOptions {
+                temperature: Some(temperature),
+                repetition_penalty: Some(repetition_penalty),
+                top_p: Some(0.9),
+                ..GenerateOptions::default()
+            };
+            let (plain, none) = all(spec, load, &options, Speculation::Off);
+            assert_eq!(none.proposed_tokens, 0);
+            for how in [Speculation::Always, Speculation::Auto] {
+                let (speculated, usage) = all(spec, load, &options, how);
+                assert_eq!(speculated, plain, "{name}, {temperature}, {repetition_penalty}, {how:?}");
+                proposed += usage.proposed_tokens;
+                accepted += usage.accepted_tokens;
+            }
+        }
+    }
+    let rejected = proposed - accepted;
+    assert!(accepted > 20 && rejected > 20, "{name}: {accepted} accepted, {rejected} rejected");
+}
+
+#[test]
+fn the_reference_answers_the_same() {
+    for (name, spec) in [("plain", plain()), ("everything", everything())] {
+        compare(name, &spec, &load(BackendChoice::Reference, 32), &[0.0, 0.7, 1.2]);
+    }
+}
+
+/// Windows of 5 and 13: the smallest batches make the smallest rings, which proposals fill to the last position.
+#[test]
+fn rings_lose_nothing_that_is_needed() {
+    let mut spec = plain();
+    spec.layers[0].attention.window = Some(5);
+    spec.layers[1].attention.window = Some(13);
+    for batch_tokens in [4, 6, 8, 16] {
+        compare("rings", &spec, &load(BackendChoice::Reference, batch_tokens), &[0.7, 1.2, 2.0]);
+    }
+}
+
+/// Where rows beside a row may change the last bits of its logits, the token that is taken is the same.
+#[test]
+fn the_cpu_backend_answers_the_same() {
+    for (name, spec) in [("plain", plain()), ("everything", everything())] {
+        compare(name, &spec, &load(BackendChoice::Cpu, 32), &[0.0, 0.7]);
+    }
+}
