@@ -16,4 +16,5 @@ pub mod neighbour;
 pub mod probe;
 pub mod report;
 pub mod shapes;
+pub mod speculation;
 pub mod synthetic;

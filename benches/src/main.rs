@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 use muse_benches::measure::{self, Lengths, Rates};
 use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
-use muse_benches::{cold, probe::Probe, shapes, synthetic};
+use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
 use muse_format::{Layout, Spec};
 use muse_runtime::{BackendChoice, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
 
@@ -23,6 +23,7 @@ Examples:
   muse-bench SmolLM2-135M.muse -p 512 -n 32 -d 4096      # with 4096 tokens in the cache before
   muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
   muse-bench SmolLM2-135M.muse -t 2 --neighbour --cold-start
+  muse-bench SmolLM2-135M.muse --speculation --rounds 3
 
 Prompt and answer are measured apart, each after the same --depth. Figures are medians over the rounds; decoding
 of several sessions is their sum. \"of probe\" is the share of the memory bandwidth that decoding reaches.";
@@ -83,6 +84,9 @@ struct Arguments {
     /// Run the reference backend, which is slow and exact
     #[arg(long)]
     reference: bool,
+    /// Measure instead, on all threads, steps of several rows and, with a file, answers with and without speculation
+    #[arg(long)]
+    speculation: bool,
     /// Print the memory that it would take and measure nothing
     #[arg(long)]
     plan: bool,
@@ -213,6 +217,12 @@ fn print<T: serde::Serialize + std::fmt::Display>(arguments: &Arguments, what: &
 }
 
 fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
+    if arguments.speculation {
+        let threads = arguments.threads.iter().copied().max();
+        let answers = arguments.synthetic.is_none();
+        print(arguments, &speculation::measure(file, answers, threads, arguments.rounds)?);
+        return Ok(());
+    }
     let threads = arguments.threads();
     // First, as it needs a file that nobody maps.
     let most = threads.iter().copied().max();

@@ -83,7 +83,7 @@ pub fn rates(
 }
 
 /// Ids that look up other rows of the embedding each time.
-fn token(i: u32, vocab: u32) -> u32 {
+pub fn token(i: u32, vocab: u32) -> u32 {
     i.wrapping_mul(2_654_435_761) % vocab
 }
 

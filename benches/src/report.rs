@@ -89,6 +89,8 @@ impl Row {
 /// Why nothing is printed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
+    #[error("an answer failed: {0}")]
+    Answer(String),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
