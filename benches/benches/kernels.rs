@@ -1,9 +1,21 @@
-//! Matrix products over every layout, in bytes of weights a second. `cargo bench -p muse-benches`
+//! Every operation with every set of instructions that this CPU has, the weakest last. `cargo bench -p muse-benches`
+//!
+//! What reads more than it computes is in bytes a second, to be held against the
+//! bandwidth probe that is printed first; products of many tokens are in operations, a multiplication and an addition
+//! counted as two. A filter picks an operation, a layout or a variant: `cargo bench -p muse-benches -- 'gemv/.*avx2'`;
+//! `-- --quick` takes the fewest samples.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use muse_benches::synthetic::matrix;
-use muse_format::Layout;
-use muse_kernels::{Backend, CpuBackend, Linear};
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use muse_benches::{probe::Probe, synthetic::matrix};
+use muse_format::{Activation, Layout};
+use muse_kernels::{
+    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, Linear, Span, Tensor,
+};
 
 const LAYOUTS: [Layout; 10] = [
     Layout::F32,
@@ -18,27 +30,120 @@ const LAYOUTS: [Layout; 10] = [
     Layout::Q4Codebook { group: 128 },
 ];
 
-/// Decoding (1 row of activations) and a prompt's step (64), on one thread and on all.
-fn linear(criterion: &mut Criterion) {
-    let (rows, cols) = (8192, 4096);
+/// Columns of every matrix, and the width of every row of activations.
+const COLS: usize = 4096;
+/// Bytes that no cache holds.
+const UNCACHED: usize = 192 << 20;
+
+/// One thread and all of them.
+fn threads() -> Vec<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
-        for tokens in [1, 64] {
-            let name = format!("linear, {rows} x {cols}, {tokens} tokens, {threads} threads");
-            let mut group = criterion.benchmark_group(name);
-            group.sample_size(20);
-            for layout in LAYOUTS {
-                let mut backend = CpuBackend::new(threads);
-                let weight = matrix(layout, rows, cols).expect("it fits in memory");
-                group.throughput(Throughput::Bytes(weight.bytes().len() as u64));
-                let weight = backend.load(weight).expect("the layout has a kernel");
-                let mut out = backend.buffer(tokens * rows).expect("it fits in memory");
-                let mut x = backend.buffer(tokens * cols).expect("it fits in memory");
-                x.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32).sin());
-                group.bench_function(BenchmarkId::from_parameter(layout), |bencher| {
+    if cores > 1 { vec![1, cores] } else { vec![1] }
+}
+
+/// A backend of `threads` for each set of features, best first, and its name.
+fn variants(threads: usize) -> impl Iterator<Item = (CpuBackend, String)> {
+    Features::detect().and_weaker().map(move |features| {
+        let plural = if threads == 1 { "" } else { "s" };
+        (CpuBackend::with_features(threads, features), format!("{features}, {threads} thread{plural}"))
+    })
+}
+
+fn group<'a>(criterion: &'a mut Criterion, operation: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(operation);
+    group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    group
+}
+
+fn noise(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i as f32).sin()).collect()
+}
+
+/// What the memory gives, before the operations that it bounds.
+fn ceiling(_: &mut Criterion) {
+    let probe = Probe::new().expect("512 MiB for the bandwidth probe");
+    for threads in threads() {
+        let best = (0..5).map(|_| probe.read(threads)).fold(0.0, f64::max);
+        println!("bandwidth probe, {threads} thread(s): {:.2} GiB/s", best / f64::from(1 << 30));
+    }
+}
+
+/// Runs the product of `tokens` rows with each of `weights` in turn.
+fn bench_linear(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    backend: &mut CpuBackend,
+    weights: &[Tensor],
+    tokens: usize,
+) {
+    backend.reserve(tokens, COLS).expect("it fits in memory");
+    let (x, mut out) = (noise(tokens * COLS), vec![0.0; tokens * weights[0].rows()]);
+    let mut next = weights.iter().cycle();
+    group.bench_function(id, |bencher| {
+        bencher.iter(|| {
+            let weight = next.next().expect("a cycle does not end");
+            let product = Linear { out: &mut out, weight, bias: None };
+            backend.linear(&x, tokens, &mut [product]).expect("a host backend does not fail");
+        });
+    });
+}
+
+/// Decoding: one token, weights from memory.
+fn gemv(criterion: &mut Criterion) {
+    let mut group = group(criterion, "gemv");
+    for layout in LAYOUTS {
+        let weight = || matrix(layout, 2048, COLS).expect("it fits in memory");
+        let bytes = weight().bytes().len();
+        let weights: Vec<_> = (0..UNCACHED.div_ceil(bytes)).map(|_| weight()).collect();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        for threads in threads() {
+            for (mut backend, name) in variants(threads) {
+                let id = BenchmarkId::new(layout.to_string(), name);
+                bench_linear(&mut group, id, &mut backend, &weights, 1);
+            }
+        }
+    }
+}
+
+/// A prompt's step: many tokens, weights from the cache.
+fn gemm(criterion: &mut Criterion) {
+    let (rows, tokens) = (256, 64);
+    let mut group = group(criterion, "gemm");
+    for layout in LAYOUTS {
+        let weights = [matrix(layout, rows, COLS).expect("it fits in memory")];
+        group.throughput(Throughput::Elements((2 * rows * COLS * tokens) as u64));
+        for (mut backend, name) in variants(1) {
+            let id = BenchmarkId::new(layout.to_string(), name);
+            bench_linear(&mut group, id, &mut backend, &weights, tokens);
+        }
+    }
+}
+
+/// A row of 32 query and 8 key heads of 128 over 4096 positions in bytes, and 64 such rows in operations.
+fn attention(criterion: &mut Criterion) {
+    let (positions, heads, kv_heads, head_dim) = (4096, 32, 8, 128);
+    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, softcap: None };
+    for (operation, rows) in [("attention of one token", 1), ("attention of 64 tokens", 64)] {
+        let mut group = group(criterion, operation);
+        for dtype in [CacheDtype::F16, CacheDtype::F32] {
+            let stored = CacheShape { dtype, slots: 1, capacity: positions, kv_heads, head_dim };
+            let seen: u64 = (positions - rows + 1..=positions).map(u64::from).sum();
+            group.throughput(match rows {
+                1 => Throughput::Bytes(stored.byte_len()),
+                _ => Throughput::Elements(4 * seen * u64::from(heads * head_dim)),
+            });
+            for (mut backend, name) in variants(1) {
+                let mut cache = backend.cache(stored).expect("it fits in memory");
+                let k = noise((positions * kv_heads * head_dim) as usize);
+                let all = Span { slot: 0, start: 0, len: positions };
+                backend.store(&mut cache, &k, &k, &[all]).expect("a host backend does not fail");
+                let q = noise((rows * heads * head_dim) as usize);
+                let mut out = vec![0.0; q.len()];
+                let span = Span { slot: 0, start: positions - rows, len: rows };
+                group.bench_function(BenchmarkId::new(format!("{dtype:?}"), name), |bencher| {
                     bencher.iter(|| {
-                        let product = Linear { out: &mut out, weight: &weight, bias: None };
-                        backend.linear(&x, tokens, &mut [product]).expect("a host backend does not fail");
+                        let done = backend.attention(&mut out, &q, &cache, &[span], &shape);
+                        done.expect("a host backend does not fail");
                     });
                 });
             }
@@ -46,5 +151,53 @@ fn linear(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, linear);
+/// An operation on the first argument, which it changes, and the second.
+type Operation = fn(&mut CpuBackend, &mut Vec<f32>, &Vec<f32>, &Tensor);
+
+/// The operations that read and write every activation once or twice, on 64 rows, in elements.
+fn elementwise(criterion: &mut Criterion) {
+    const ROWS: usize = 64;
+    const LEN: usize = ROWS * COLS;
+    let operations: [(&str, Operation); 6] = [
+        ("rms_norm", |b, x, _, w| b.rms_norm_in_place(x, w, ROWS, 1e-6).expect("it does not fail")),
+        ("rope", |b, x, _, w| {
+            let spans = [Span { slot: 0, start: 1000, len: ROWS as u32 }];
+            b.rope(x, w, &spans, 1, COLS as u32).expect("it does not fail");
+        }),
+        ("silu", |b, x, y, _| b.glu(x, y, LEN, Activation::Silu).expect("it does not fail")),
+        ("gelu", |b, x, y, _| b.glu(x, y, LEN, Activation::GeluTanh).expect("it does not fail")),
+        ("add", |b, x, y, _| b.add(x, y, LEN).expect("it does not fail")),
+        ("softcap", |b, x, _, _| b.scale_and_cap(x, LEN, 1.0, Some(30.0)).expect("it does not fail")),
+    ];
+    for (operation, run) in operations {
+        let mut group = group(criterion, operation);
+        group.throughput(Throughput::Elements(LEN as u64));
+        let width = if operation == "rope" { COLS / 2 } else { COLS };
+        let weight = Tensor::from_f32(1, width, vec![1.0; width]);
+        for (mut backend, name) in variants(1) {
+            let y = noise(LEN);
+            group.bench_function(name, |bencher| {
+                // Fresh values: an activation of its own results ends in subnormal numbers, which are slow.
+                let fresh = || y.clone();
+                bencher.iter_batched_ref(fresh, |x| run(&mut backend, x, &y, &weight), BatchSize::LargeInput);
+            });
+        }
+    }
+}
+
+/// Rows of an embedding looked up, in bytes of the stored rows.
+fn embed(criterion: &mut Criterion) {
+    let tokens: Vec<u32> = (0..64).map(|i| i * 31 % 512).collect();
+    let mut group = group(criterion, "embed");
+    for layout in LAYOUTS {
+        let table = matrix(layout, 512, COLS).expect("it fits in memory");
+        group.throughput(Throughput::Bytes((table.bytes().len() / table.rows() * tokens.len()) as u64));
+        let (mut backend, mut out) = (CpuBackend::new(1), vec![0.0; tokens.len() * COLS]);
+        group.bench_function(layout.to_string(), |bencher| {
+            bencher.iter(|| backend.embed(&mut out, &table, &tokens, 1.0).expect("it does not fail"));
+        });
+    }
+}
+
+criterion_group!(benches, ceiling, gemv, gemm, attention, elementwise, embed);
 criterion_main!(benches);

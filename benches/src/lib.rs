@@ -2,7 +2,7 @@
 //!
 //! * `muse-bench` measures a model: prompt and answer tokens a second, with a bandwidth probe beside each row; also
 //!   at a depth, of several sessions in one step, beside a busy neighbour, and from a cold page cache.
-//! * `cargo bench -p muse-benches` measures single operations over every layout.
+//! * `cargo bench -p muse-benches` measures single operations over every layout and set of instructions.
 //!
 //! Decoding reads nearly every weight once a token, so tokens a second times the bytes of a token is a bandwidth, and
 //! the probe of the same threads in the same run is its ceiling. A figure without that ceiling is not printed.
