@@ -11,7 +11,7 @@ use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
 use muse_format::{Layout, Spec};
-use muse_runtime::{BackendChoice, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
+use muse_runtime::{BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -75,6 +75,9 @@ struct Arguments {
     /// Most prompt tokens of one step
     #[arg(short, long, default_value_t = 512, value_name = "TOKENS")]
     batch: u32,
+    /// How keys and values are kept: f32, f16 or int8 [default: f16, or f32 where the weights are f32]
+    #[arg(long)]
+    cache: Option<CacheDtype>,
     /// Counted rounds, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -125,6 +128,7 @@ impl Arguments {
             slots: self.parallel.iter().copied().max().unwrap_or(1),
             batch_tokens: self.batch.min(self.prompt.max(self.depth).max(1)),
             threads,
+            cache: self.cache,
             backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             weights: if self.copy { Placement::Copied } else { Placement::Mapped },
             ..LoadOptions::default()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use muse_format::{Layer, Spec};
-use muse_kernels::{BackendError, CacheDtype, CacheShape, Span};
+use muse_kernels::{BackendError, CacheShape, Span};
 use muse_runtime::{ChatOptions, Engine, Mapped, Message, Plan, Text, TextDecoder, TextError};
 
 use crate::probe::Probe;
@@ -37,8 +37,7 @@ pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions:
     let looked_up = if spec.tied_head { 0 } else { mapped.stored("embed").map_or(0, |(_, bytes)| bytes) };
     let layer = |(layer, shape): (&Layer, &CacheShape)| {
         let seen = (lengths.depth + lengths.answer / 2).min(layer.attention.window.unwrap_or(u32::MAX));
-        let element = if shape.dtype == CacheDtype::F16 { 2 } else { 4 };
-        2 * element * u64::from(seen) * u64::from(shape.kv_heads) * u64::from(shape.head_dim)
+        u64::from(seen) * shape.position_bytes()
     };
     let cache: u64 = spec.layers.iter().zip(&plan.caches).map(layer).sum();
     (mapped.weight_bytes() - looked_up) / u64::from(sessions) + cache

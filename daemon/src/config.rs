@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use muse_runtime::Placement;
+use muse_runtime::{CacheDtype, Placement};
 use serde::{Deserialize, Deserializer};
 
 /// Why a configuration is not used.
@@ -64,6 +64,9 @@ pub struct Engine {
     pub batch_tokens: u64,
     /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
     pub speculation: bool,
+    /// How keys and values are kept: `f32`, `f16` or `int8`; where absent, f16, or f32 for a file of f32.
+    #[serde(deserialize_with = "some_cache")]
+    pub cache: Option<CacheDtype>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -130,6 +133,7 @@ impl Default for Engine {
             slots: 4,
             batch_tokens: 256,
             speculation: true,
+            cache: None,
         }
     }
 }
@@ -213,6 +217,10 @@ fn some_bounded<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
     bounded::<MIN, MAX, D>(from).map(Some)
 }
 
+fn some_cache<'de, D: Deserializer<'de>>(from: D) -> Result<Option<CacheDtype>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +249,7 @@ mod tests {
         assert_eq!(config.engine.slots, Engine::default().slots);
         assert_eq!(config.engine.batch_tokens, Engine::default().batch_tokens);
         assert_eq!(config.engine.speculation, Engine::default().speculation);
+        assert_eq!(config.engine.cache, Some(CacheDtype::F16));
         assert_eq!(config.models_dir, Config::default().models_dir);
     }
 
@@ -252,6 +261,11 @@ mod tests {
             ("too small", "[limits]\nsessions = 0", &["line 2", "0 is out of range: 1 to 4096"]),
             ("negative", "[limits]\n\nqueue = -1", &["line 3", "-1 is out of range"]),
             ("wrong type", "[engine]\nslots = \"4\"", &["line 2", "expected i64"]),
+            (
+                "no such cache",
+                "[engine]\ncache = \"q4\"",
+                &["line 2", "a cache is f32, f16 or int8, not 'q4'"],
+            ),
             ("not toml", "[engine\n", &["line 1"]),
             ("alias of an alias", "[aliases]\na = \"b\"\nb = \"c\"", &["\"a\"", "alias too"]),
             ("alias with a path", "[aliases]\na = \"../b\"", &["\"a\"", "../b", "not a model name"]),

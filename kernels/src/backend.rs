@@ -1,3 +1,6 @@
+use std::fmt;
+use std::str::FromStr;
+
 use muse_format::Activation;
 
 use crate::{TILE_POSITIONS, Tensor};
@@ -27,10 +30,52 @@ pub struct Span {
     pub len: u32,
 }
 
+/// How keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheDtype {
-    F16,
     F32,
+    F16,
+    /// 8 bits a number and one f32 scale for each position's key or value of a head: `scale = max|x| / 127`,
+    /// `q = round_ties_even(x * (127 / max|x|))`.
+    Int8,
+}
+
+impl CacheDtype {
+    /// Every one, the most exact first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+
+    /// Bytes of the key, or the value, of one position and head.
+    fn bytes(self, head_dim: u64) -> u64 {
+        match self {
+            Self::F32 => 4 * head_dim,
+            Self::F16 => 2 * head_dim,
+            Self::Int8 => head_dim + 4,
+        }
+    }
+}
+
+impl fmt::Display for CacheDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+/// A name that is none of [`CacheDtype::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a cache is f32, f16 or int8, not '{0}'")]
+pub struct UnknownCacheDtype(String);
+
+impl FromStr for CacheDtype {
+    type Err = UnknownCacheDtype;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCacheDtype> {
+        let found = Self::ALL.into_iter().find(|dtype| dtype.to_string() == name);
+        found.ok_or_else(|| UnknownCacheDtype(name.to_owned()))
+    }
 }
 
 /// The keys and values of one layer, for every slot.
@@ -49,13 +94,13 @@ pub struct CacheShape {
 impl CacheShape {
     /// Bytes of keys and values together.
     pub fn byte_len(&self) -> u64 {
-        let element = match self.dtype {
-            CacheDtype::F16 => 2,
-            CacheDtype::F32 => 4,
-        };
         let capacity = u64::from(self.capacity).next_multiple_of(TILE_POSITIONS as u64);
-        let positions = u64::from(self.slots) * capacity;
-        2 * element * positions * u64::from(self.kv_heads) * u64::from(self.head_dim)
+        u64::from(self.slots) * capacity * self.position_bytes()
+    }
+
+    /// Bytes of the keys and values of one position of one slot.
+    pub fn position_bytes(&self) -> u64 {
+        2 * u64::from(self.kv_heads) * self.dtype.bytes(u64::from(self.head_dim))
     }
 }
 
@@ -109,7 +154,8 @@ pub trait Backend {
     /// Allocates `len` zeroed f32.
     fn buffer(&mut self, len: usize) -> Result<Self::Buffer, BackendError>;
 
-    /// Makes room for [`linear`](Self::linear) of `tokens` rows of at most `cols`, so that no step has to.
+    /// Makes room for [`linear`](Self::linear) of `tokens` rows of at most `cols`, and for
+    /// [`attention`](Self::attention) of queries no wider, so that no step has to.
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         let _ = (tokens, cols);
         Ok(())

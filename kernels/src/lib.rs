@@ -32,7 +32,9 @@ mod tensor;
 #[cfg(test)]
 mod test_data;
 
-pub use backend::{AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span};
+pub use backend::{
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span, UnknownCacheDtype,
+};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features};
 pub use reference::ReferenceBackend;

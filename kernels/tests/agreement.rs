@@ -177,6 +177,7 @@ impl AttentionCase {
         let mut random = Random::new(12);
         let Self { heads, kv_heads, head_dim, capacity, start, len, .. } = *self;
         let mut cache = backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim }).unwrap();
+        backend.reserve(len as usize + 1, (heads * head_dim) as usize).unwrap();
         let width = (kv_heads * head_dim) as usize;
         for p in 0..start + len {
             let (k, v) = (random.normal(2 * width), random.normal(2 * width));
@@ -195,16 +196,16 @@ impl AttentionCase {
     }
 }
 
-/// Inputs are within 6 of 0 (a sum of 12 uniform ones). A score is a sum of `head_dim` terms, each within 36 and 1 in the
-/// mean, so it errs by less than `(head_dim + 3) * eps * head_dim * scale`; with a soft cap by `4 * eps * cap` more. The
-/// weights then err by twice that, relatively, and by the `positions + 8` roundings of their sum and of the values' sum;
-/// the values are within 6.
+/// Inputs are within 6 of 0 (a sum of 12 uniform ones), also as 8 bits. A score is a sum of `head_dim` terms, each within
+/// 36 and 1 in the mean, times two scales, so it errs by less than `(head_dim + 4) * eps * head_dim * scale`; with a soft
+/// cap by `4 * eps * cap` more. The weights then err by twice that, relatively, and by the `positions + 9` roundings of
+/// their sum and of the values' sum, and by 3 where parts are put together; the values are within 6.
 fn attention_bound(case: &AttentionCase) -> f64 {
     let head_dim = f64::from(case.head_dim);
     let positions = f64::from(case.start + case.len + 1);
-    let score = (head_dim + 3.0) * EPSILON * head_dim.sqrt()
+    let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt()
         + case.softcap.map_or(0.0, |cap| 4.0 * EPSILON * f64::from(cap));
-    (2.0 * score + 2.0 * (positions + 8.0) * EPSILON) * 6.0
+    (2.0 * score + 2.0 * (positions + 12.0) * EPSILON) * 6.0
 }
 
 #[test]
@@ -232,9 +233,13 @@ fn attention_agrees() {
         AttentionCase { start: 90, len: 20, window: Some(17), capacity: 36, ..base },
         AttentionCase { start: 777, len: 5, window: Some(150), capacity: 160, softcap: Some(20.0), ..base },
         AttentionCase { start: 10, len: 1, window: Some(1), ..base },
+        // One row each and long: positions are split into parts.
+        AttentionCase { heads: 2, kv_heads: 1, start: 1023, len: 1, capacity: 1040, ..base },
+        AttentionCase { heads: 30, kv_heads: 1, head_dim: 6, start: 777, len: 1, capacity: 780, ..base },
+        AttentionCase { start: 1999, len: 1, window: Some(800), capacity: 816, softcap: Some(9.0), ..base },
     ];
     for (i, case) in cases.iter().enumerate() {
-        for dtype in [CacheDtype::F16, CacheDtype::F32] {
+        for dtype in CacheDtype::ALL {
             let expected = case.run(&mut ReferenceBackend::new(), dtype);
             each_backend(|cpu| {
                 let actual = case.run(cpu, dtype);

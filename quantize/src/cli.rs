@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use muse_quantize::policy::{Bits, Scheme};
+use muse_runtime::CacheDtype;
 
 /// Turn a Hugging Face checkpoint or a GGUF into one .muse file, and look into such files.
 #[derive(Parser)]
@@ -189,6 +190,10 @@ pub struct EvalCommon {
     /// Threads [default: one a core]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// How keys and values are kept: f32, f16 or int8 [default: f16, or f32 where the weights are f32].
+    /// Not for the reference of kl
+    #[arg(long)]
+    pub cache: Option<CacheDtype>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -29,6 +29,7 @@ mod weights;
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
 pub use load::{BackendChoice, LoadError, LoadOptions, Placement, TARGET, load, load_mapped, place, plan};
 pub use model::Model;
+pub use muse_kernels::CacheDtype;
 pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, PROPOSED_MAX, Plan};
 pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,

@@ -51,7 +51,7 @@ pub struct LoadOptions {
     /// Most logit rows of one step; by default one a slot and [`crate::PROPOSED_MAX`] for speculation, for which
     /// `slots` leaves no room.
     pub logit_rows: Option<u32>,
-    /// By default f32 where every matrix is f32, f16 otherwise.
+    /// How keys and values are kept; by default f32 where every matrix is f32, f16 otherwise.
     pub cache: Option<CacheDtype>,
     /// Bytes that weights and working set may take together; by default the machine's memory.
     pub memory_budget: Option<u64>,

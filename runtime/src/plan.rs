@@ -116,17 +116,21 @@ fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 9] {
     [rows(spec.dim), rows(spec.dim), rows(q), rows(kv), rows(kv), rows(q), rows(ffn), rows(ffn), logits]
 }
 
-/// Bytes of quantized activations, which the reference backend does not keep.
-fn scratch_bytes(spec: &Spec, d: Dims) -> u64 {
+/// Bytes of quantized activations and of attention's partial sums, which the reference backend does not keep.
+fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 2] {
+    let width = widest_input(spec).into();
     match d.backend {
-        BackendChoice::Cpu => CpuBackend::reserved_bytes(d.batch_tokens.into(), widest_input(spec).into()),
-        BackendChoice::Reference => 0,
+        BackendChoice::Cpu => {
+            [CpuBackend::reserved_bytes(d.batch_tokens.into(), width), CpuBackend::attention_bytes(width)]
+        }
+        BackendChoice::Reference => [0; 2],
     }
 }
 
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 fn working_bytes(spec: &Spec, d: Dims) -> u128 {
-    let buffers = 4 * buffer_lens(spec, d).iter().sum::<u64>() + scratch_bytes(spec, d);
+    let scratch: u64 = scratch_bytes(spec, d).iter().sum();
+    let buffers = 4 * buffer_lens(spec, d).iter().sum::<u64>() + scratch;
     u128::from(buffers) + cache_bytes(spec, d)
 }
 
@@ -197,7 +201,10 @@ impl Plan {
         }));
         let input_width = widest_input(spec);
         let shape = format!("quantized activations: {rows} tokens x {input_width} q8");
-        items.push(Item { what: "scratch", shape, bytes: scratch_bytes(spec, d) });
+        let [quantized, partial] = scratch_bytes(spec, d);
+        items.push(Item { what: "scratch", shape, bytes: quantized });
+        let shape = "partial sums of attention, f32".into();
+        items.push(Item { what: "scratch", shape, bytes: partial });
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
         items.push(Item { what: "logits", shape, bytes: 4 * lens[8] });
         items.extend(cache_items(&caches, d.context));
@@ -228,10 +235,9 @@ fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
     }
     let item = |(s, layers): &(CacheShape, u64)| {
         let kind = if s.capacity < context { "ring" } else { "full" };
-        let dtype = if s.dtype == CacheDtype::F16 { "f16" } else { "f32" };
         let shape = format!(
-            "{layers} {kind} layers: {} slots x {} positions x 2 x {} heads x {} {dtype}",
-            s.slots, s.capacity, s.kv_heads, s.head_dim
+            "{layers} {kind} layers: {} slots x {} positions x 2 x {} heads x {} {}",
+            s.slots, s.capacity, s.kv_heads, s.head_dim, s.dtype
         );
         Item { what: "cache", shape, bytes: layers * s.byte_len() }
     };

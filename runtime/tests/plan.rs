@@ -25,7 +25,8 @@ fn bytes_are_those_of_the_shapes() {
     // Two layers, 2 slots of 96 positions, keys and values of 2 x 10 f16.
     let cache = 2 * 2 * 96 * 2 * 20 * 2;
     // 8 rows of 52: two groups of 32 quants, an f32 and an i32.
-    let scratch = 8 * 2 * 40;
+    // And 32 partial sums as wide as the widest input.
+    let scratch = 8 * 2 * 40 + 32 * 52 * 4;
     assert_eq!(plan.working_bytes, buffers + cache + scratch);
     assert_eq!(plan.items.iter().map(|item| item.bytes).sum::<u64>(), 1000 + buffers + cache + scratch);
     let reference = LoadOptions { backend: BackendChoice::Reference, ..options(2, 8) };
@@ -40,8 +41,21 @@ fn a_window_keeps_a_ring_and_the_cache_is_exact_for_exact_files() {
     assert_eq!(kept, [(96, CacheDtype::F32), (16, CacheDtype::F32), (16, CacheDtype::F32)]);
     let mixed = Plan::new(&spec, 0, [Layout::F32, Layout::Q8 { group: 32 }], &options(1, 4)).unwrap();
     assert!(mixed.caches.iter().all(|c| c.dtype == CacheDtype::F16));
-    let asked = LoadOptions { cache: Some(CacheDtype::F32), ..options(1, 4) };
-    assert!(planned(&spec, &asked).unwrap().caches.iter().all(|c| c.dtype == CacheDtype::F32));
+    for dtype in CacheDtype::ALL {
+        let asked = LoadOptions { cache: Some(dtype), ..options(1, 4) };
+        assert!(planned(&spec, &asked).unwrap().caches.iter().all(|c| c.dtype == dtype));
+    }
+}
+
+#[test]
+fn eight_bits_take_a_byte_a_number_and_a_scale_a_row() {
+    let cache = |dtype| {
+        let plan = planned(&plain(), &LoadOptions { cache: Some(dtype), ..options(2, 8) }).unwrap();
+        plan.items.iter().filter(|item| item.what == "cache").map(|item| item.bytes).sum::<u64>()
+    };
+    // Two layers, 2 slots of 96 positions, keys and values of 2 heads of 10.
+    let heads = 2 * 2 * 96 * 2 * 2;
+    assert_eq!(CacheDtype::ALL.map(cache), [heads * 40, heads * 20, heads * 14]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub(super) enum Kind {
     F32,
     F16,
     Bf16,
+    Int8,
 }
 
 impl Element for f32 {
@@ -29,6 +30,10 @@ impl Element for bf16 {
     const KIND: Kind = Kind::Bf16;
 }
 
+impl Element for i8 {
+    const KIND: Kind = Kind::Int8;
+}
+
 /// 16 elements.
 ///
 /// # Safety
@@ -36,7 +41,7 @@ impl Element for bf16 {
 #[inline]
 #[target_feature(enable = "avx512f,avx2,f16c")]
 pub(super) unsafe fn load_16<E: Element>(from: *const E) -> __m512 {
-    // SAFETY: 16 elements are 64 bytes of f32 or 32 of a half type, by the caller's promise; unaligned loads.
+    // SAFETY: 16 elements are 64 bytes of f32, 32 of a half type or 16 of i8, by the caller's promise; unaligned loads.
     unsafe {
         match E::KIND {
             Kind::F32 => _mm512_loadu_ps(from.cast()),
@@ -45,6 +50,7 @@ pub(super) unsafe fn load_16<E: Element>(from: *const E) -> __m512 {
                 let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
             }
+            Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))),
         }
     }
 }
@@ -65,6 +71,7 @@ pub(super) unsafe fn load_some<E: Element>(from: *const E, mask: __mmask16) -> _
                 let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
             }
+            Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from.cast()))),
         }
     }
 }
@@ -76,7 +83,7 @@ pub(super) unsafe fn load_some<E: Element>(from: *const E, mask: __mmask16) -> _
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) unsafe fn load_8<E: Element>(from: *const E) -> __m256 {
-    // SAFETY: 8 elements are 32 bytes of f32 or 16 of a half type, by the caller's promise; unaligned loads.
+    // SAFETY: 8 elements are 32 bytes of f32, 16 of a half type or 8 of i8, by the caller's promise; unaligned loads.
     unsafe {
         match E::KIND {
             Kind::F32 => _mm256_loadu_ps(from.cast()),
@@ -85,6 +92,7 @@ pub(super) unsafe fn load_8<E: Element>(from: *const E) -> __m256 {
                 let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
             }
+            Kind::Int8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
         }
     }
 }

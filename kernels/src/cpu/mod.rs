@@ -41,7 +41,7 @@ mod variant;
 
 use muse_format::Activation;
 
-use self::attention::Attend;
+use self::attention::{Attend, Work};
 use self::elementwise::Elementwise;
 pub use self::features::Features;
 use self::linear::Multiply;
@@ -61,6 +61,8 @@ pub struct CpuBackend {
     pool: Pool,
     multiply: Multiply,
     attend: Attend,
+    /// Sums of attention over parts of the positions.
+    partial: Vec<f32>,
     elementwise: Elementwise,
     rotations: Rotations,
 }
@@ -81,14 +83,20 @@ impl CpuBackend {
             pool: Pool::new(threads),
             multiply: Multiply::best(features),
             attend: Attend::best(features),
+            partial: Vec::new(),
             elementwise: Elementwise::best(features),
             rotations: Rotations::default(),
         }
     }
 
-    /// Bytes that [`Backend::reserve`] takes.
+    /// Bytes that [`Backend::reserve`] takes for matrix products.
     pub fn reserved_bytes(tokens: u64, cols: u64) -> u64 {
         quantize::scratch_bytes(tokens, cols)
+    }
+
+    /// Bytes that [`Backend::reserve`] takes for attention.
+    pub fn attention_bytes(cols: u64) -> u64 {
+        attention::partial_bytes(cols)
     }
 
     /// `avx512-vnni, 2 threads`
@@ -130,6 +138,7 @@ impl Backend for CpuBackend {
 
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         self.multiply.reserve(tokens, cols);
+        self.partial = zeroed(attention::partial_len(cols).max(self.partial.len()))?;
         Ok(())
     }
 
@@ -238,7 +247,8 @@ impl Backend for CpuBackend {
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        self.attend.run(&mut self.pool, &mut out[..len], &q[..len], cache, spans, shape);
+        let work = Work::new(&q[..len], cache, spans, shape);
+        self.attend.run(&mut self.pool, &mut out[..len], &mut self.partial, &work);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! What the NEON kernels share: the instructions that stable Rust has no intrinsic for, and loads of any float type.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, uint16x8_t, vdupq_n_u16, vld1q_f32, vld1q_u16, vreinterpretq_f32_u16,
-    vzip1q_u16, vzip2q_u16,
+    float32x4_t, int8x16_t, int32x4_t, uint16x8_t, vcvtq_f32_s32, vdupq_n_u16, vget_high_s16, vget_low_s16,
+    vld1_s8, vld1q_f32, vld1q_u16, vmovl_s8, vmovl_s16, vreinterpretq_f32_u16, vzip1q_u16, vzip2q_u16,
 };
 use std::arch::asm;
 
@@ -37,6 +37,18 @@ impl Element for bf16 {
         unsafe {
             let (zero, bits) = (vdupq_n_u16(0), vld1q_u16(from.as_ptr().cast()));
             [vreinterpretq_f32_u16(vzip1q_u16(zero, bits)), vreinterpretq_f32_u16(vzip2q_u16(zero, bits))]
+        }
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    fn load(from: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: as for f32.
+        unsafe {
+            let wide = vmovl_s8(vld1_s8(from.as_ptr()));
+            let (low, high) = (vmovl_s16(vget_low_s16(wide)), vmovl_s16(vget_high_s16(wide)));
+            [vcvtq_f32_s32(low), vcvtq_f32_s32(high)]
         }
     }
 }

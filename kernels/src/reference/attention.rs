@@ -15,13 +15,14 @@ pub(super) fn run(out: &mut [f32], q: &[f32], cache: &HostCache, spans: &[Span],
             match cache.head(slot, head / group) {
                 HeadCache::F16(cache) => one_head(out, q, cache, position, shape),
                 HeadCache::F32(cache) => one_head(out, q, cache, position, shape),
+                HeadCache::Int8(cache) => one_head(out, q, cache, position, shape),
             }
         }
     }
 }
 
 /// `softmax(scale * q . k) . v` over the positions that a query at `position` sees.
-fn one_head<E: Copy + Into<f32>>(
+fn one_head<E: Copy + Into<f64>>(
     out: &mut [f32],
     q: &[f32],
     cache: Head<'_, E>,
@@ -32,11 +33,10 @@ fn one_head<E: Copy + Into<f32>>(
     let first = position + 1 - seen;
     let capacity = cache.values.len() / q.len();
     assert!(seen as usize <= capacity, "a query sees {seen} positions of a cache of {capacity}");
-    let key = |p: u32, i: usize| f64::from(cache.key(p, i, q.len()));
-    let value = |p: u32, i: usize| f64::from(cache.value(p, i, q.len()));
     let mut weights: Vec<f64> = (first..=position)
         .map(|p| {
-            let dot: f64 = q.iter().enumerate().map(|(i, q)| f64::from(*q) * key(p, i)).sum();
+            let terms = q.iter().enumerate().map(|(i, x)| f64::from(*x) * cache.key(p, i, q.len()));
+            let dot: f64 = terms.sum();
             soft_cap(dot * f64::from(shape.scale), shape.softcap)
         })
         .collect();
@@ -44,7 +44,8 @@ fn one_head<E: Copy + Into<f32>>(
     weights.iter_mut().for_each(|w| *w = (*w - max).exp());
     let total: f64 = weights.iter().sum();
     for (i, out) in out.iter_mut().enumerate() {
-        let sum: f64 = (first..=position).zip(&weights).map(|(p, w)| w * value(p, i)).sum();
+        let terms = (first..=position).zip(&weights).map(|(p, w)| w * cache.value(p, i, q.len()));
+        let sum: f64 = terms.sum();
         *out = (sum / total) as f32;
     }
 }

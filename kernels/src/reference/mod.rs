@@ -8,11 +8,9 @@ mod weights;
 
 use muse_format::Activation;
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(crate) use quantize::TINY;
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
-pub(crate) use quantize::{GROUP, quantize_group};
+pub(crate) use quantize::{GROUP, TINY, quantize_group};
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};

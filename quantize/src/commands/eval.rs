@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use muse_runtime::{BackendChoice, Engine, LoadOptions, eval};
+use muse_runtime::{BackendChoice, CacheDtype, Engine, LoadOptions, eval};
 use serde_json::json;
 
 use super::{Failure, at, print, print_json};
@@ -13,10 +13,10 @@ const TOP: usize = 10;
 pub fn run(args: &Eval) -> Result<(), Failure> {
     match &args.what {
         What::Logits { file, tokens, position, common } => {
-            logits(&mut *load(file, common, tokens.0.len())?, &tokens.0, *position, common.json)
+            logits(&mut *load(file, common, common.cache, tokens.0.len())?, &tokens.0, *position, common.json)
         }
         What::Generate { file, tokens, count, common } => {
-            let mut engine = load(file, common, tokens.0.len() + *count as usize)?;
+            let mut engine = load(file, common, common.cache, tokens.0.len() + *count as usize)?;
             let generated = eval::generate(&mut *engine, &tokens.0, *count)?;
             if common.json {
                 return print_json(&json!({ "tokens": generated }));
@@ -25,7 +25,7 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             print(&format!("{}\n", ids.join(" ")))
         }
         What::Perplexity { file, text, common } => {
-            let mut engine = load(file, common, text.context as usize)?;
+            let mut engine = load(file, common, common.cache, text.context as usize)?;
             let result = eval::perplexity(&mut *engine, &read(text)?, text.context)?;
             if common.json {
                 return print_json(&result);
@@ -36,8 +36,8 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             ))
         }
         What::Kl { reference, file, text, common } => {
-            let mut first = load(reference, common, text.context as usize)?;
-            let mut second = load(file, common, text.context as usize)?;
+            let mut first = load(reference, common, None, text.context as usize)?;
+            let mut second = load(file, common, common.cache, text.context as usize)?;
             let result = eval::kl(&mut *first, &mut *second, &read(text)?, text.context)?;
             if common.json {
                 return print_json(&result);
@@ -70,7 +70,12 @@ fn read(text: &TextArgs) -> Result<String, Failure> {
 }
 
 /// A model with room for `positions`, or for as many as it was trained for.
-fn load(path: &Path, common: &EvalCommon, positions: usize) -> Result<Box<dyn Engine>, Failure> {
+fn load(
+    path: &Path,
+    common: &EvalCommon,
+    cache: Option<CacheDtype>,
+    positions: usize,
+) -> Result<Box<dyn Engine>, Failure> {
     let trained = muse_runtime::Mapped::open(path)?.spec.context;
     let positions = u32::try_from(positions).unwrap_or(u32::MAX);
     let options = LoadOptions {
@@ -78,6 +83,7 @@ fn load(path: &Path, common: &EvalCommon, positions: usize) -> Result<Box<dyn En
         // As many rows of logits as windows can use at once without taking much memory.
         logit_rows: Some(32),
         threads: common.threads,
+        cache,
         backend: match common.backend {
             Backend::Cpu => BackendChoice::Cpu,
             Backend::Reference => BackendChoice::Reference,

@@ -1,19 +1,24 @@
 //! Causal grouped-query attention over tiles of the cache, with an online softmax (Milakov and Gimelshein 2018,
-//! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for all queries that share a head of
-//! keys, and memory does not grow with the context.
+//! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for up to 24 queries that share a head of
+//! keys, and memory does not grow with the context. Kernels multiply the numbers of an 8-bit cache as they are; their
+//! scales go onto the scores, and onto the weights of the values.
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
 //! | `avx512` | avx512-vnni | vectors of 16, up to 8 queries share a load |
-//! | `avx2` | avx2 | vectors of 8, up to 4 queries share a load of keys |
+//! | `avx2` | avx2 | vectors of 8, up to 6 queries share a load |
 //! | `neon` | neon | 16 positions of 4 queries, or 32 elements of 2 queries, in 16 vectors |
 //! | `generic` | - | loops over 16 positions, or 16 elements, side by side |
 //!
 //! To add a variant, add a file with `scores` and `mix` for each element type and a line to `VARIANTS`. The tests walk
 //! the table.
 
+use std::ops::Range;
+
 use half::f16;
 
+use self::work::{Part, merge};
+pub(super) use self::work::{Work, partial_bytes, partial_len};
 use super::elementwise::Elementwise;
 use super::features::Features;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -21,8 +26,8 @@ use super::features::Level;
 use super::output::Output;
 use super::pool::Pool;
 use super::variant::{Supported, Variant};
-use crate::cache::{Head, HeadCache, HostCache, TILE_POSITIONS};
-use crate::{AttentionShape, Span};
+use crate::AttentionShape;
+use crate::cache::{Head, HeadCache, Scales, TILE_POSITIONS};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -33,13 +38,12 @@ mod generic;
 mod neon;
 #[cfg(test)]
 mod tests;
+mod work;
 
 /// Positions whose scores are held at once.
 const BLOCK: usize = 128;
-/// Most queries of one kernel call.
-const QUERIES: usize = 8;
-/// Rows of a span that one chunk of work covers at most.
-const ROWS: usize = 16;
+/// Most queries of one unit of work, and of one kernel call: what 6, 4, 3 and 2 divide.
+const QUERIES: usize = 24;
 
 /// The scores of one query over a block.
 type Scores = [f32; BLOCK];
@@ -62,8 +66,10 @@ type Mix<E> = unsafe fn(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32
 struct Kernel {
     scores_f32: ScoresOf<f32>,
     scores_f16: ScoresOf<f16>,
+    scores_i8: ScoresOf<i8>,
     mix_f32: Mix<f32>,
     mix_f16: Mix<f16>,
+    mix_i8: Mix<i8>,
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
@@ -75,8 +81,10 @@ const VARIANTS: &[Variant<Kernel>] = &[
         run: Kernel {
             scores_f32: avx512::scores::<f32>,
             scores_f16: avx512::scores::<f16>,
+            scores_i8: avx512::scores::<i8>,
             mix_f32: avx512::mix::<f32>,
             mix_f16: avx512::mix::<f16>,
+            mix_i8: avx512::mix::<i8>,
         },
     },
     #[cfg(target_arch = "x86_64")]
@@ -86,8 +94,10 @@ const VARIANTS: &[Variant<Kernel>] = &[
         run: Kernel {
             scores_f32: avx2::scores::<f32>,
             scores_f16: avx2::scores::<f16>,
+            scores_i8: avx2::scores::<i8>,
             mix_f32: avx2::mix::<f32>,
             mix_f16: avx2::mix::<f16>,
+            mix_i8: avx2::mix::<i8>,
         },
     },
     #[cfg(target_arch = "aarch64")]
@@ -97,8 +107,10 @@ const VARIANTS: &[Variant<Kernel>] = &[
         run: Kernel {
             scores_f32: neon::scores::<f32>,
             scores_f16: neon::scores::<f16>,
+            scores_i8: neon::scores::<i8>,
             mix_f32: neon::mix::<f32>,
             mix_f16: neon::mix::<f16>,
+            mix_i8: neon::mix::<i8>,
         },
     },
     Variant {
@@ -107,8 +119,10 @@ const VARIANTS: &[Variant<Kernel>] = &[
         run: Kernel {
             scores_f32: generic::scores::<f32>,
             scores_f16: generic::scores::<f16>,
+            scores_i8: generic::scores::<i8>,
             mix_f32: generic::mix::<f32>,
             mix_f16: generic::mix::<f16>,
+            mix_i8: generic::mix::<i8>,
         },
     },
 ];
@@ -128,6 +142,15 @@ impl Element for f32 {
     }
 }
 
+impl Element for i8 {
+    fn scores(kernel: &Kernel) -> ScoresOf<Self> {
+        kernel.scores_i8
+    }
+    fn mix(kernel: &Kernel) -> Mix<Self> {
+        kernel.mix_i8
+    }
+}
+
 impl Element for f16 {
     fn scores(kernel: &Kernel) -> ScoresOf<Self> {
         kernel.scores_f16
@@ -144,18 +167,30 @@ pub(super) struct Attend {
     elementwise: Elementwise,
 }
 
-/// One query: a row and a head.
-struct Query<'a> {
-    q: &'a [f32],
-    /// Its sum of weighted values, and in the end its answer.
-    out: &'a mut [f32],
-    /// The positions it sees.
-    first: usize,
-    last: usize,
+/// Queries of one sequence that share a head of keys, in order of position.
+#[derive(Default)]
+struct Queries<'a> {
+    count: usize,
+    /// `(count, head_dim)`
+    q: [&'a [f32]; QUERIES],
+    /// Sums of weighted values, `(count, head_dim)`.
+    out: [&'a mut [f32]; QUERIES],
+    /// The first and the last position that each sees.
+    seen: [(usize, usize); QUERIES],
     /// Largest score so far.
-    max: f32,
+    max: [f32; QUERIES],
     /// Sum of `exp(score - max)` so far.
-    total: f32,
+    total: [f32; QUERIES],
+}
+
+impl<'a> Queries<'a> {
+    fn push(&mut self, q: &'a [f32], out: &'a mut [f32], seen: (usize, usize)) {
+        out.fill(0.0);
+        let n = self.count;
+        (self.q[n], self.out[n], self.seen[n]) = (q, out, seen);
+        (self.max[n], self.total[n]) = (f32::NEG_INFINITY, 0.0);
+        self.count += 1;
+    }
 }
 
 impl Attend {
@@ -173,131 +208,154 @@ impl Attend {
         self.kernel.name()
     }
 
-    /// `q` and `out` are `(tokens, heads * head_dim)`; each chunk of work is up to 16 rows of one span and the heads
-    /// that share one head of keys.
+    /// `q` and `out` are `(tokens, heads * head_dim)`. Where there is less work than threads, positions are split into
+    /// parts as far as `partial` has room for their sums, and the parts are put together at the end.
     ///
     /// # Panics
     /// If the cache does not have the shape's heads, or is too short for what a query sees.
-    pub(super) fn run(
-        self,
-        pool: &mut Pool,
-        out: &mut [f32],
-        q: &[f32],
-        cache: &HostCache,
-        spans: &[Span],
-        shape: &AttentionShape,
-    ) {
-        let stored = cache.shape();
-        assert!(stored.kv_heads == shape.kv_heads && stored.head_dim == shape.head_dim);
-        assert!(shape.heads > 0 && shape.heads.is_multiple_of(shape.kv_heads) && q.len() == out.len());
-        let head_dim = shape.head_dim as usize;
-        let shared = (shape.heads / shape.kv_heads) as usize * head_dim;
-        let width = shared * shape.kv_heads as usize;
-        let out = Output::new(out);
-        let pieces_of = |span: &Span| (span.len as usize).div_ceil(ROWS);
-        let pieces: usize = spans.iter().map(pieces_of).sum();
-        pool.run(pieces * shape.kv_heads as usize, &|chunk| {
-            let kv_head = chunk % shape.kv_heads as usize;
-            let (mut piece, mut row) = (chunk / shape.kv_heads as usize, 0);
-            let mut spans = spans.iter();
-            let mut span = spans.next().expect("a chunk has a span");
-            while piece >= pieces_of(span) {
-                piece -= pieces_of(span);
-                row += span.len as usize;
-                span = spans.next().expect("a chunk has a span");
-            }
-            let rows = piece * ROWS..(span.len as usize).min((piece + 1) * ROWS);
-            let mut queries: Vec<Query<'_>> = Vec::with_capacity(rows.len() * shared / head_dim);
-            for i in rows {
-                let at = (row + i) * width + kv_head * shared;
-                let position = span.start + i as u32;
-                // SAFETY: a row and a head of keys are in one chunk, and each row is visited once.
-                let out = unsafe { out.slice(at, shared) };
-                let heads = out.chunks_exact_mut(head_dim).zip(q[at..at + shared].chunks_exact(head_dim));
-                queries.extend(heads.map(|(out, q)| {
-                    out.fill(0.0);
-                    let last = position as usize;
-                    let first = last + 1 - shape.seen(position) as usize;
-                    Query { q, out, first, last, max: f32::NEG_INFINITY, total: 0.0 }
-                }));
-            }
-            match cache.head(span.slot, kv_head as u32) {
-                HeadCache::F16(head) => self.attend(&mut queries, head, head_dim, shape),
-                HeadCache::F32(head) => self.attend(&mut queries, head, head_dim, shape),
+    pub(super) fn run(self, pool: &mut Pool, out: &mut [f32], partial: &mut [f32], work: &Work<'_>) {
+        let (units, parts) = (work.units(), work.parts(pool.threads(), partial.len()));
+        if parts == 1 {
+            let out = Output::new(out);
+            pool.run(units, &|unit| {
+                let mut queries = Queries::default();
+                // SAFETY: a query is in one unit, and each unit comes once.
+                let out =
+                    |query: usize, _: usize| unsafe { out.slice(query * work.head_dim(), work.head_dim()) };
+                let source = work.unit(unit, &mut queries, out);
+                self.attend(&mut queries, source, Part { index: 0, of: 1 }, work);
+                for n in 0..queries.count {
+                    let inverse = 1.0 / queries.total[n];
+                    queries.out[n].iter_mut().for_each(|x| *x *= inverse);
+                }
+            });
+            return;
+        }
+        let row = work.head_dim() + 2;
+        let rows = out.len() / work.head_dim();
+        let sums = Output::new(&mut partial[..parts * rows * row]);
+        pool.run(units * parts, &|chunk| {
+            let part = Part { index: chunk % parts, of: parts };
+            let mut queries = Queries::default();
+            let mut tails: [&mut [f32]; QUERIES] = Default::default();
+            let out = |query: usize, n: usize| {
+                // SAFETY: a query is in one unit, and each part of a unit comes once.
+                let slice = unsafe { sums.slice((query * parts + part.index) * row, row) };
+                let (out, tail) = slice.split_at_mut(row - 2);
+                tails[n] = tail;
+                out
+            };
+            let source = work.unit(chunk / parts, &mut queries, out);
+            self.attend(&mut queries, source, part, work);
+            for (n, tail) in tails.into_iter().enumerate().take(queries.count) {
+                tail.copy_from_slice(&[queries.max[n], queries.total[n]]);
             }
         });
+        let sums = partial[..parts * rows * row].chunks_exact(parts * row);
+        for (out, sums) in out.chunks_exact_mut(work.head_dim()).zip(sums) {
+            merge(out, sums);
+        }
     }
 
-    /// Answers queries of one sequence that share a head of keys, in order of position.
-    fn attend<E: Element>(
-        self,
-        queries: &mut [Query<'_>],
-        head: Head<'_, E>,
-        head_dim: usize,
-        shape: &AttentionShape,
-    ) {
+    /// Takes one part of the positions that `queries` see into their sums.
+    fn attend(self, queries: &mut Queries<'_>, source: HeadCache<'_>, part: Part, work: &Work<'_>) {
+        match source {
+            HeadCache::F16(head) => self.blocks(queries, head, part, work),
+            HeadCache::F32(head) => self.blocks(queries, head, part, work),
+            HeadCache::Int8(head) => self.blocks(queries, head, part, work),
+        }
+    }
+
+    fn blocks<E: Element>(self, queries: &mut Queries<'_>, head: Head<'_, E>, part: Part, work: &Work<'_>) {
+        let head_dim = work.head_dim();
         let capacity = head.values.len() / head_dim;
-        let (first, last) = (queries[0].first, queries[queries.len() - 1].last);
+        let (first, last) = (queries.seen[0].0, queries.seen[queries.count - 1].1);
         assert!(last - first < capacity, "positions {first} to {last} of a cache of {capacity}");
-        let mut begin = first / TILE_POSITIONS * TILE_POSITIONS;
-        while begin <= last {
+        let mut scores = [[0.0; BLOCK]; QUERIES];
+        let tiles = part.of(first / TILE_POSITIONS..last / TILE_POSITIONS + 1);
+        let (mut begin, stop) = (tiles.start * TILE_POSITIONS, tiles.end * TILE_POSITIONS);
+        while begin < stop {
             let place = begin % capacity;
-            let end =
-                (last + 1).next_multiple_of(TILE_POSITIONS).min(begin + BLOCK).min(begin + capacity - place);
-            let keys = &head.keys[place * head_dim..][..(end - begin) * head_dim];
+            let end = stop.min(begin + BLOCK).min(begin + capacity - place);
             let used = begin.max(first)..end.min(last + 1);
-            let values = &head.values[(place + used.start - begin) * head_dim..][..used.len() * head_dim];
-            for queries in queries.chunks_mut(QUERIES) {
-                self.block(queries, begin, used.clone(), keys, values, shape);
-            }
+            let value = place + used.start - begin;
+            let block = Block {
+                begin,
+                keys: &head.keys[place * head_dim..][..(end - begin) * head_dim],
+                values: &head.values[value * head_dim..][..used.len() * head_dim],
+                scales: head.scales.map(|scales| Scales {
+                    keys: &scales.keys[place..][..end - begin],
+                    values: &scales.values[value..][..used.len()],
+                }),
+                used,
+            };
+            self.block(queries, &mut scores, &block, work.shape);
             begin = end;
         }
-        for query in queries {
-            let inverse = 1.0 / query.total;
-            query.out.iter_mut().for_each(|x| *x *= inverse);
-        }
     }
 
-    /// Takes one block of positions, of which `keys` holds those from `begin` and `values` those of `used`, into the
-    /// answers of up to [`QUERIES`] queries.
+    /// Takes one block of positions into the sums.
     fn block<E: Element>(
         self,
-        queries: &mut [Query<'_>],
-        begin: usize,
-        used: std::ops::Range<usize>,
-        keys: &[E],
-        values: &[E],
+        queries: &mut Queries<'_>,
+        scores: &mut [Scores; QUERIES],
+        block: &Block<'_, E>,
         shape: &AttentionShape,
     ) {
-        let count = queries.len();
-        let mut scores = [[0.0; BLOCK]; QUERIES];
+        let (count, used, begin) = (queries.count, &block.used, block.begin);
         let mut decay = [1.0; QUERIES];
-        let mut q: [&[f32]; QUERIES] = [&[]; QUERIES];
-        q.iter_mut().zip(queries.iter()).for_each(|(q, query)| *q = query.q);
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
-        unsafe { E::scores(self.kernel.get())(&mut scores[..count], &q[..count], keys) };
-        for (n, query) in queries.iter_mut().enumerate() {
-            let seen = query.first.max(used.start)..(query.last + 1).min(used.end);
+        unsafe { E::scores(self.kernel.get())(&mut scores[..count], &queries.q[..count], block.keys) };
+        for (n, scores) in scores.iter_mut().enumerate().take(count) {
+            let (first, last) = queries.seen[n];
+            let seen = first.max(used.start)..(last + 1).min(used.end);
             // From here on an element is a position of `used`, and what the query does not see weighs nothing.
-            let scores = &mut scores[n];
             if seen.is_empty() {
                 scores[..used.len()].fill(0.0);
                 continue;
             }
             let at = seen.start - used.start..seen.end - used.start;
-            scores.copy_within(seen.start - begin..seen.end - begin, at.start);
+            if used.start != begin {
+                scores.copy_within(seen.start - begin..seen.end - begin, at.start);
+            }
             scores[..at.start].fill(0.0);
             scores[at.end..used.len()].fill(0.0);
-            let weights = &mut scores[at];
-            self.elementwise.scale_and_cap(weights, shape.scale, shape.softcap);
-            let max = self.elementwise.max(weights).max(query.max);
-            decay[n] = if query.max == f32::NEG_INFINITY { 0.0 } else { (query.max - max).exp() };
-            query.total = query.total * decay[n] + self.elementwise.exp_and_sum(weights, max);
-            query.max = max;
+            let weights = &mut scores[at.clone()];
+            if let Some(scales) = block.scales {
+                self.elementwise.multiply(weights, &scales.keys[seen.start - begin..seen.end - begin]);
+            }
+            // The largest score is that of the largest product, unless something else comes between.
+            let mut scale = shape.scale;
+            if shape.softcap.is_some() || scale.is_nan() || scale <= 0.0 {
+                self.elementwise.scale_and_cap(weights, scale, shape.softcap);
+                scale = 1.0;
+            }
+            let before = queries.max[n];
+            let max = (scale * self.elementwise.max(weights)).max(before);
+            decay[n] = if before == f32::NEG_INFINITY { 0.0 } else { (before - max).exp() };
+            let sum = self.elementwise.exp_and_sum(weights, scale, max);
+            queries.total[n] = queries.total[n] * decay[n] + sum;
+            queries.max[n] = max;
+            if let Some(scales) = block.scales {
+                self.elementwise.multiply(weights, &scales.values[at]);
+            }
         }
-        let mut outs = queries.iter_mut().map(|query| &mut *query.out);
-        let mut out: [&mut [f32]; QUERIES] = std::array::from_fn(|_| outs.next().unwrap_or_default());
+        let (out, scores) = (&mut queries.out[..count], &scores[..count]);
         // SAFETY: as above.
-        unsafe { E::mix(self.kernel.get())(&mut out[..count], &scores[..count], &decay[..count], values) };
+        unsafe { E::mix(self.kernel.get())(out, scores, &decay[..count], block.values) };
     }
+}
+
+/// Up to [`BLOCK`] positions in a row.
+struct Block<'a, E> {
+    /// The position of the first key.
+    begin: usize,
+    /// Positions that some query may see: those of `values`.
+    used: Range<usize>,
+    /// `(tiles, head_dim, 16)`
+    keys: &'a [E],
+    /// `(used, head_dim)`
+    values: &'a [E],
+    /// Of the keys from `begin` and of the values of `used`.
+    scales: Option<Scales<'a>>,
 }

@@ -1,7 +1,9 @@
 //! Every variant's kernels against f64 sums. The driver around them is compared as a whole in `tests/agreement.rs`.
 
 use super::*;
+use crate::cache::HostCache;
 use crate::test_data::Random;
+use crate::{CacheDtype, CacheShape, Span};
 
 const DIMS: [usize; 7] = [1, 4, 15, 16, 64, 80, 128];
 
@@ -9,7 +11,7 @@ const DIMS: [usize; 7] = [1, 4, 15, 16, 64, 80, 128];
 fn assert_scores<E: Element>(attend: Attend, narrow: fn(f32) -> E) {
     let mut random = Random::new(5);
     for head_dim in DIMS {
-        for (count, tiles) in [(1, 1), (2, 8), (3, 2), (5, 3), (7, 1), (8, 8)] {
+        for (count, tiles) in [(1, 1), (1, 7), (2, 8), (3, 3), (4, 2), (5, 3), (7, 1), (8, 8), (24, 5)] {
             let keys: Vec<E> =
                 random.normal(tiles * head_dim * TILE_POSITIONS).into_iter().map(narrow).collect();
             let q: Vec<Vec<f32>> = (0..count).map(|_| random.normal(head_dim)).collect();
@@ -37,7 +39,7 @@ fn assert_scores<E: Element>(attend: Attend, narrow: fn(f32) -> E) {
 fn assert_mix<E: Element>(attend: Attend, narrow: fn(f32) -> E) {
     let mut random = Random::new(6);
     for head_dim in DIMS {
-        for (count, positions) in [(1, 1), (2, 128), (3, 17), (4, 16), (5, 31), (7, 2), (8, 100)] {
+        for (count, positions) in [(1, 1), (2, 128), (3, 17), (4, 16), (5, 31), (7, 2), (8, 100), (24, 64)] {
             let values: Vec<E> = random.normal(positions * head_dim).into_iter().map(narrow).collect();
             let weights: Vec<Scores> = (0..count).map(|_| random.normal(BLOCK).try_into().unwrap()).collect();
             let decay = random.normal(count);
@@ -69,7 +71,39 @@ fn every_variant_agrees() {
     for attend in Attend::all(Features::detect()) {
         assert_scores::<f32>(attend, |x| x);
         assert_scores::<f16>(attend, f16::from_f32);
+        assert_scores::<i8>(attend, |x| (x * 20.0) as i8);
         assert_mix::<f32>(attend, |x| x);
         assert_mix::<f16>(attend, f16::from_f32);
+        assert_mix::<i8>(attend, |x| (x * 20.0) as i8);
+    }
+}
+
+/// How positions are split for one row each of `slots` sequences at `position`.
+fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
+    let stored = CacheShape { dtype: CacheDtype::F16, slots, capacity: 16, kv_heads: 2, head_dim: 8 };
+    let cache = HostCache::new(stored).unwrap();
+    let shape =
+        AttentionShape { heads: 6, kv_heads: 2, head_dim: 8, scale: 1.0, window: None, softcap: None };
+    let spans: Vec<_> = (0..slots).map(|slot| Span { slot, start: position, len: 1 }).collect();
+    Work::new(&vec![0.0; slots as usize * 48], &cache, &spans, &shape).parts(threads, room)
+}
+
+#[test]
+fn positions_are_split_where_threads_would_have_nothing_to_do() {
+    let room = partial_len(48);
+    assert_eq!(parts(1, 8191, 1, room), 1, "nobody to share with");
+    assert_eq!(parts(1, 8191, 4, room), 4, "two heads make eight pieces for four threads");
+    assert_eq!(parts(3, 8191, 4, room), 2);
+    assert_eq!(parts(4, 8191, 4, room), 1, "eight heads are enough");
+    assert_eq!(parts(1, 600, 4, room), 2, "a part has 256 positions");
+    assert_eq!(parts(1, 8191, 4, 3 * 6 * 10), 3, "no more than there is room for");
+    assert_eq!(parts(1, 8191, 4, 0), 1);
+}
+
+#[test]
+fn parts_cover_a_range_once() {
+    for (whole, of) in [(3..50, 7), (0..1, 4), (5..6, 1), (2..11, 4)] {
+        let all = (0..of).flat_map(|index| Part { index, of }.of(whole.clone()));
+        assert!(all.eq(whole.clone()), "{whole:?} in {of}");
     }
 }

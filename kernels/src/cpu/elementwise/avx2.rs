@@ -4,21 +4,26 @@ use muse_format::Activation;
 
 use super::{Kernel, portable};
 
-pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, max, rms_norm };
+pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, multiply, max, rms_norm };
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
-    portable::glu(gate, up, activation);
+    portable::glu::<true>(gate, up, activation);
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
-    portable::exp_and_sum(x, max)
+fn exp_and_sum(x: &mut [f32], scale: f32, max: f32) -> f32 {
+    portable::exp_and_sum::<true>(x, scale, max)
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
-    portable::scale_and_cap(x, scale, softcap);
+    portable::scale_and_cap::<true>(x, scale, softcap);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn multiply(x: &mut [f32], y: &[f32]) {
+    portable::multiply(x, y);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -28,10 +28,12 @@ mod tests;
 pub(super) struct Kernel {
     /// `gate = activation(gate) * up`
     glu: unsafe fn(gate: &mut [f32], up: &[f32], activation: Activation),
-    /// `x = exp(x - max)`; returns the sum.
-    exp_and_sum: unsafe fn(x: &mut [f32], max: f32) -> f32,
+    /// `x = exp(scale * x - max)`; returns the sum.
+    exp_and_sum: unsafe fn(x: &mut [f32], scale: f32, max: f32) -> f32,
     /// `x = soft_cap(scale * x)`
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
+    /// `x = x * y`
+    multiply: unsafe fn(x: &mut [f32], y: &[f32]),
     /// The largest element; minus infinity for none.
     max: unsafe fn(x: &[f32]) -> f32,
     /// `x = x * weight / sqrt(mean(x^2) + eps)`
@@ -73,10 +75,17 @@ impl Elementwise {
         unsafe { (self.0.get().glu)(gate, up, activation) }
     }
 
-    /// `x[i] = exp(x[i] - max)`, where no `x` is above `max`; returns the sum.
-    pub(super) fn exp_and_sum(self, x: &mut [f32], max: f32) -> f32 {
+    /// `x[i] = exp(scale * x[i] - max)`, where no `scale * x` is above `max`; returns the sum.
+    pub(super) fn exp_and_sum(self, x: &mut [f32], scale: f32, max: f32) -> f32 {
         // SAFETY: as in `glu`.
-        unsafe { (self.0.get().exp_and_sum)(x, max) }
+        unsafe { (self.0.get().exp_and_sum)(x, scale, max) }
+    }
+
+    /// `x[i] *= y[i]`
+    pub(super) fn multiply(self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().multiply)(x, y) }
     }
 
     /// `x[i] = cap * tanh(scale * x[i] / cap)`, or only scaled; within `4 * eps * cap`.

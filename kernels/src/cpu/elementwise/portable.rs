@@ -6,26 +6,42 @@ use muse_format::Activation;
 
 use super::Kernel;
 
-pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, max, rms_norm };
+/// Whether the target multiplies and adds in one instruction whatever the CPU.
+const FUSED: bool = cfg!(target_arch = "aarch64");
+
+pub(super) const KERNEL: Kernel = Kernel {
+    glu: glu::<FUSED>,
+    exp_and_sum: exp_and_sum::<FUSED>,
+    scale_and_cap: scale_and_cap::<FUSED>,
+    multiply,
+    max,
+    rms_norm,
+};
+
+/// `a * b + c`, rounded once where `FUSED`.
+#[inline(always)]
+fn add_product<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
 
 /// `exp(x)` within 2 units in the last place; 0 below -87.33, infinity above 88.72, NaN for NaN.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a Taylor polynomial of degree 7 for `exp(r)` (next term `r^8 / 8!` is below
 /// 6e-9), and `2^n` in two factors so that neither overflows.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts; the first has few bits, so that n * LN_2_HIGH is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = (std::f64::consts::LN_2 - 0.693_359_375) as f32;
     let bounded = x.clamp(-104.0, 89.0);
-    let shifted = bounded * LOG2_E + ROUND;
+    let shifted = add_product::<FUSED>(bounded, LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (bounded - n * LN_2_HIGH) - n * LN_2_LOW;
+    let r = add_product::<FUSED>(-n, LN_2_LOW, add_product::<FUSED>(-n, LN_2_HIGH, bounded));
     let mut p = 1.0 / 5040.0;
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * r + c;
+        p = add_product::<FUSED>(p, r, c);
     }
     let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
     let half = n >> 1;
@@ -34,20 +50,20 @@ fn exp(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
-    // GELU by tanh: 0.5 (1 + tanh u) is 1 / (1 + exp(-2u)).
+pub(super) fn glu<const FUSED: bool>(gate: &mut [f32], up: &[f32], activation: Activation) {
+    // GELU by tanh: 0.5 (1 + tanh u) is 1 / (1 + exp::<FUSED>(-2u)).
     const TWICE_SQRT_2_OVER_PI: f32 = SQRT_2 * FRAC_2_SQRT_PI;
     match activation {
         Activation::Silu => {
             for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate / (1.0 + exp(-*gate)) * up;
+                *gate = *gate / (1.0 + exp::<FUSED>(-*gate)) * up;
             }
         }
         Activation::GeluTanh => {
             for (gate, up) in gate.iter_mut().zip(up) {
                 let x = *gate;
                 let twice_u = TWICE_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x);
-                *gate = x / (1.0 + exp(-twice_u)) * up;
+                *gate = x / (1.0 + exp::<FUSED>(-twice_u)) * up;
             }
         }
     }
@@ -67,25 +83,30 @@ fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
+pub(super) fn exp_and_sum<const FUSED: bool>(x: &mut [f32], scale: f32, max: f32) -> f32 {
     for x in x.iter_mut() {
-        *x = exp(*x - max);
+        *x = exp::<FUSED>(add_product::<FUSED>(scale, *x, -max));
     }
     sum_of(x, |x| x)
 }
 
 #[inline(always)]
-pub(super) fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
+pub(super) fn scale_and_cap<const FUSED: bool>(x: &mut [f32], scale: f32, softcap: Option<f32>) {
     match softcap {
         None => x.iter_mut().for_each(|x| *x *= scale),
         Some(cap) => {
             let twice = 2.0 / cap * scale;
             for x in x {
                 // tanh u is 1 - 2 / (exp(2u) + 1)
-                *x = cap * (1.0 - 2.0 / (exp(twice * *x) + 1.0));
+                *x = cap * (1.0 - 2.0 / (exp::<FUSED>(twice * *x) + 1.0));
             }
         }
     }
+}
+
+#[inline(always)]
+pub(super) fn multiply(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
 }
 
 #[inline(always)]

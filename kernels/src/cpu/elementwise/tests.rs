@@ -22,7 +22,7 @@ fn exp_is_within_two_ulp_and_summed() {
         for max in [0.0, 89.0] {
             let mut x: Vec<f32> = inputs().into_iter().filter(|x| *x <= max).collect();
             let exact: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
-            let sum = elementwise.exp_and_sum(&mut x, max);
+            let sum = elementwise.exp_and_sum(&mut x, 1.0, max);
             for (actual, exact) in x.iter().zip(&exact) {
                 assert!(
                     (f64::from(*actual) - exact).abs() <= 2.0 * ulp(*exact),
@@ -34,8 +34,12 @@ fn exp_is_within_two_ulp_and_summed() {
             let bound = (2 + x.len()) as f64 * f64::from(f32::EPSILON) * total;
             assert!((f64::from(sum) - total).abs() <= bound, "{name}: {sum}, not {total}");
         }
+        let mut halves = [-2.0, 4.0];
+        assert_eq!(elementwise.exp_and_sum(&mut halves, 0.5, 2.0), halves[0] + 1.0, "{name}");
+        elementwise.multiply(&mut halves, &[0.0, -3.0]);
+        assert_eq!(halves, [0.0, -3.0], "{name}");
         let mut nan = [f32::NAN];
-        assert!(elementwise.exp_and_sum(&mut nan, 0.0).is_nan(), "{name}");
+        assert!(elementwise.exp_and_sum(&mut nan, 1.0, 0.0).is_nan(), "{name}");
     });
 }
 
