@@ -1,10 +1,12 @@
-//! What the memory can give: every thread reads its part of a buffer that no cache holds.
+//! Ceilings. What the memory can give: every thread reads its part of a buffer that no cache holds. What the
+//! arithmetic units can give: loops over registers.
 
 use std::io;
 use std::thread;
 use std::time::Instant;
 
 use memmap2::{Advice, MmapMut};
+use muse_kernels::Peak;
 
 /// Large against any last-level cache, small against any board's memory.
 const BYTES: usize = 512 << 20;
@@ -46,6 +48,18 @@ impl Probe {
         });
         (part * threads) as f64 / began.elapsed().as_secs_f64()
     }
+}
+
+/// Names and operations a second of the loops that only multiply and add, on this thread, the best of `rounds`.
+pub fn dot_peaks(rounds: usize) -> Vec<(&'static str, f64)> {
+    const LOOPS: u64 = 20_000_000;
+    let once = |peak: &Peak| {
+        let began = Instant::now();
+        peak.run(LOOPS);
+        (LOOPS * peak.ops_per_round) as f64 / began.elapsed().as_secs_f64()
+    };
+    let best = |peak: &Peak| (0..rounds.max(1)).map(|_| once(peak)).fold(0.0, f64::max);
+    Peak::all().map(|peak| (peak.name, best(peak))).collect()
 }
 
 /// A wrapping sum that needs every byte, lane by lane, which compilers turn into vector additions.

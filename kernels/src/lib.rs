@@ -36,6 +36,6 @@ pub use backend::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span, UnknownCacheDtype,
 };
 pub use cache::{HostCache, TILE_POSITIONS};
-pub use cpu::{CpuBackend, Features};
+pub use cpu::{CpuBackend, Features, Peak};
 pub use reference::ReferenceBackend;
 pub use tensor::{Bytes, Tensor};

@@ -34,6 +34,7 @@ mod matmul_q8;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod output;
+mod peak;
 mod pool;
 mod quantize;
 mod rope;
@@ -46,6 +47,7 @@ use self::elementwise::Elementwise;
 pub use self::features::Features;
 use self::linear::Multiply;
 use self::output::Output;
+pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, row_count, zeroed};
