@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every check of the project: formatting, lints, tests on x86-64 and as aarch64 under qemu, the systemd unit, the XML, and
-# a real model over a real bus. Installs what is missing on Debian (as root or with sudo).
+# Every check of the project: formatting, lints, tests on x86-64, as aarch64 under qemu and on an emulated AVX-512, the
+# systemd unit, the XML, and a real model over a real bus. Installs what is missing on Debian (as root or with sudo).
 #
 # A step that cannot run here (no network, no root, a package that left the mirror) is listed as NOT RUN with its reason;
 # nothing else is skipped. The last line is "N passed, M failed"; the status is 0 where M is 0.
@@ -57,6 +57,12 @@ on_aarch64() {
     -p muse-format -p muse-boards -p muse-kernels -p muse-runtime -p muse-quantize --lib --test '[!c]*'
 }
 
+# The kernels' unit tests alone: they call each variant, and the emulator takes 500 times as long as a CPU.
+on_avx512() {
+  need_rust
+  scripts/avx512.sh -- --locked --release -p muse-kernels --lib
+}
+
 (need_rust) || exit 1
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 step "formatting" cargo fmt --all --check
@@ -64,6 +70,8 @@ step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 step "lints, aarch64" scripts/aarch64.sh --lint -- --locked -p muse-kernels
 step "tests, x86-64" cargo test --workspace --locked --no-fail-fast
 step "tests, aarch64 under qemu" on_aarch64
+# Where the CPU has it, "tests, x86-64" has run these variants.
+grep -qsw avx512_vnni /proc/cpuinfo || step "tests, AVX-512 under bochs" on_avx512
 step "systemd unit" unit_is_hardened
 step "XML" xml_is_well_formed
 step "real model over D-Bus" scripts/e2e.sh

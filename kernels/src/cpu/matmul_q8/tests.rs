@@ -11,18 +11,29 @@ use super::*;
 use crate::cpu::quantize::GROUP;
 use crate::test_data::{Random, quantized_bytes};
 
-fn expected(layout: Layout, tile: &[u8], x: Activations<'_>, r: usize) -> (f64, f64) {
+/// 32 columns of a row: integers, scale, offset.
+type Weights = ([i32; GROUP], f64, f64);
+
+/// Row `r` of a tile.
+fn unpacked(layout: Layout, tile: &[u8], groups: usize, r: usize) -> Vec<Weights> {
     let per_block = layout.group() / GROUP;
-    let (mut sum, mut magnitude) = (0.0, 0.0);
-    for g in 0..x.groups {
+    let group = |g: usize| {
         let block = Block::new(layout, &tile[g / per_block * layout.block_bytes()..][..layout.block_bytes()]);
+        let quants = std::array::from_fn(|i| block.quant(r, g % per_block * GROUP + i));
+        (quants, f16::from_bits(block.scale(r)).to_f64(), f16::from_bits(block.offset(r)).to_f64())
+    };
+    (0..groups).map(group).collect()
+}
+
+fn expected(row: &[Weights], x: Activations<'_>) -> (f64, f64) {
+    let (mut sum, mut magnitude) = (0.0, 0.0);
+    for (g, (weights, scale, offset)) in row.iter().enumerate() {
         let quants = &x.quants[g * GROUP..][..GROUP];
-        let weight = |i| block.quant(r, g % per_block * GROUP + i);
-        let dot: i32 = quants.iter().enumerate().map(|(i, q)| weight(i) * i32::from(*q)).sum();
+        let dot: i32 = quants.iter().zip(weights).map(|(q, w)| w * i32::from(*q)).sum();
         let total: i32 = quants.iter().map(|q| i32::from(*q)).sum();
         let x_scale = f64::from(x.scales[g]);
-        let scaled = x_scale * f16::from_bits(block.scale(r)).to_f64() * f64::from(dot);
-        let offset = x_scale * f16::from_bits(block.offset(r)).to_f64() * f64::from(total);
+        let scaled = x_scale * scale * f64::from(dot);
+        let offset = x_scale * offset * f64::from(total);
         sum += scaled + offset;
         magnitude += scaled.abs() + offset.abs();
     }
@@ -32,12 +43,14 @@ fn expected(layout: Layout, tile: &[u8], x: Activations<'_>, r: usize) -> (f64, 
 fn assert_agrees(matmul: MatmulQ8, layout: Layout, tile: &[u8], x: Activations<'_>, tokens: usize) {
     let mut out = vec![[f32::NAN; TILE_ROWS]; tokens];
     matmul.run(layout, &mut out, tile, x);
-    for (t, out) in out.iter().enumerate() {
-        for (r, actual) in out.iter().enumerate() {
-            let (sum, magnitude) = expected(layout, tile, x.row(t), r);
+    let case = format!("{} {layout} {} groups, {tokens} tokens", matmul.name(), x.groups);
+    for r in 0..TILE_ROWS {
+        let row = unpacked(layout, tile, x.groups, r);
+        for (t, out) in out.iter().enumerate() {
+            let actual = out[r];
+            let (sum, magnitude) = expected(&row, x.row(t));
             let bound = (x.groups + 6) as f64 * f64::from(f32::EPSILON) * magnitude;
-            let error = (f64::from(*actual) - sum).abs();
-            let case = format!("{} {layout} {} groups, {tokens} tokens", matmul.name(), x.groups);
+            let error = (f64::from(actual) - sum).abs();
             assert!(error <= bound, "{case}: ({t}, {r}) is {actual}, not {sum}; bound {bound}");
         }
     }
