@@ -39,7 +39,8 @@ fn run<W: Weights>(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: A
         let mut sums = Sums::<1>::zero();
         for group in groups::<W>(tile, group, x.groups) {
             let rows = group.row_values::<W>();
-            let columns = group.columns(x, 0);
+            // SAFETY: there is one row, and `groups` was given its groups.
+            let columns = unsafe { group.columns::<W>(x, 0) };
             let fours = fours(columns.quants);
             quarter::<W, 0>(&mut sums, group, &rows, &columns, &fours);
             quarter::<W, 1>(&mut sums, group, &rows, &columns, &fours);

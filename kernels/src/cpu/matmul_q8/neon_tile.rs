@@ -8,6 +8,9 @@ use std::arch::aarch64::{
     vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vqtbl1q_s8,
     vreinterpretq_s8_u8, vreinterpretq_u8_s8, vshrq_n_u8, vst1q_f32,
 };
+use std::arch::asm;
+use std::marker::PhantomData;
+use std::slice;
 
 use muse_format::{CODEBOOK, TILE_ROWS};
 
@@ -22,6 +25,8 @@ pub(super) trait Weights {
     const BIASED: bool;
     /// Whether eight products with activations fit an i16: 8 * 15 * 127 < 2^15, but 8 * 127 * 127 do not.
     const NARROW: bool;
+    /// Bytes before the integers of a block: 16 scales, and 16 offsets where the layout has them.
+    const HEAD: usize = if Self::OFFSETS { 4 * TILE_ROWS } else { 2 * TILE_ROWS };
     /// Bytes of 16 rows x 8 columns.
     const STEP: usize;
 
@@ -112,29 +117,74 @@ impl Weights for Q4Codebook {
 /// Columns `32 * index..` of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Group<'a> {
-    pub(super) index: usize,
+    index: usize,
     /// Scales, then offsets where the layout has them.
     head: &'a [u8],
     /// `4 * STEP` bytes.
     quants: &'a [u8],
 }
 
+/// The groups of 32 columns of a tile. Slices would cost a group as many instructions as all of its scaling: their
+/// lengths are checked once, in [`groups`].
+pub(super) struct Groups<'a, W> {
+    head: *const u8,
+    at: *const u8,
+    /// Groups a block.
+    block: usize,
+    left_in_block: usize,
+    index: usize,
+    count: usize,
+    tile: PhantomData<(&'a [u8], W)>,
+}
+
 /// The groups of 32 columns of a tile that has `count` of them, in blocks of `group` columns.
+///
+/// # Panics
+/// If the tile is too short.
 #[inline(always)]
-pub(super) fn groups<W: Weights>(tile: &[u8], group: usize, count: usize) -> impl Iterator<Item = Group<'_>> {
-    let head_bytes = if W::OFFSETS { 4 * TILE_ROWS } else { 2 * TILE_ROWS };
-    let blocks = tile.chunks_exact(head_bytes + group / GROUP * 4 * W::STEP);
-    let groups = blocks.flat_map(move |block| {
-        let (head, quants) = block.split_at(head_bytes);
-        quants.chunks_exact(4 * W::STEP).map(move |quants| (head, quants))
-    });
-    groups.take(count).enumerate().map(|(index, (head, quants))| Group { index, head, quants })
+pub(super) fn groups<W: Weights>(tile: &[u8], group: usize, count: usize) -> Groups<'_, W> {
+    let block = group / GROUP;
+    assert!(block > 0 && tile.len() >= count.div_ceil(block) * (W::HEAD + block * 4 * W::STEP));
+    Groups {
+        head: tile.as_ptr(),
+        at: tile.as_ptr(),
+        block,
+        left_in_block: 0,
+        index: 0,
+        count,
+        tile: PhantomData,
+    }
+}
+
+impl<'a, W: Weights> Iterator for Groups<'a, W> {
+    type Item = Group<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Group<'a>> {
+        if self.index == self.count {
+            return None;
+        }
+        // SAFETY: the tile has blocks of `HEAD` bytes and `block` times `4 * STEP` for `count` groups, as was asserted.
+        let (head, quants) = unsafe {
+            if self.left_in_block == 0 {
+                (self.head, self.left_in_block) = (self.at, self.block);
+                self.at = self.at.add(W::HEAD);
+            }
+            let quants = self.at;
+            self.at = quants.add(4 * W::STEP);
+            (slice::from_raw_parts(self.head, W::HEAD), slice::from_raw_parts(quants, 4 * W::STEP))
+        };
+        let index = self.index;
+        self.left_in_block -= 1;
+        self.index += 1;
+        Some(Group { index, head, quants })
+    }
 }
 
 /// What multiplies the integer products of each of the 16 rows, and what multiplies the sum of the activations.
 pub(super) struct RowValues {
-    scales: [float32x4_t; 4],
-    offsets: Option<[float32x4_t; 4]>,
+    pub(super) scales: [float32x4_t; 4],
+    pub(super) offsets: Option<[float32x4_t; 4]>,
 }
 
 impl Group<'_> {
@@ -155,14 +205,25 @@ impl Group<'_> {
     }
 
     /// The group's columns of row `t` of the activations.
+    ///
+    /// # Safety
+    /// `x` has more than `t` rows, each with this group.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn columns(&self, x: Activations<'_>, t: usize) -> Columns {
+    pub(super) unsafe fn columns<W: Weights>(&self, x: Activations<'_>, t: usize) -> Columns {
         let at = t * x.groups + self.index;
-        let quants = &x.quants[at * GROUP..][..GROUP];
-        // SAFETY: 32 bytes are read from a slice of 32.
-        let quants = unsafe { [vld1q_s8(quants.as_ptr()), vld1q_s8(quants.as_ptr().add(16))] };
-        Columns { quants, scale: x.scales[at], correction: x.corrections[at] }
+        debug_assert!(self.index < x.groups && at < x.scales.len());
+        // SAFETY: the caller promises a row and a group that `x` has: 32 quants, a scale and a correction.
+        unsafe {
+            let quants = x.quants.as_ptr().add(at * GROUP);
+            let (scale, correction) = (*x.scales.get_unchecked(at), *x.corrections.get_unchecked(at));
+            Columns {
+                quants: [vld1q_s8(quants), vld1q_s8(quants.add(16))],
+                start: vdupq_n_s32(if W::BIASED { correction } else { 0 }),
+                scale,
+                total: if W::OFFSETS { scale * (correction as f32 * -0.125) } else { 0.0 },
+            }
+        }
     }
 }
 
@@ -170,24 +231,34 @@ impl Group<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     pub(super) quants: [int8x16_t; 2],
-    scale: f32,
-    /// `-8` times the sum of `quants`.
-    correction: i32,
+    /// What integer products with these columns start from, where that is not 0.
+    pub(super) start: int32x4_t,
+    pub(super) scale: f32,
+    /// What multiplies the offsets: the sum of the columns, scaled.
+    pub(super) total: f32,
 }
 
 impl Columns {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn zero() -> Self {
-        Self { quants: [vdupq_n_s8(0); 2], scale: 0.0, correction: 0 }
+        Self { quants: [vdupq_n_s8(0); 2], start: vdupq_n_s32(0), scale: 0.0, total: 0.0 }
     }
 
     /// What integer products with these columns start from.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn start<W: Weights>(&self) -> int32x4_t {
-        vdupq_n_s32(if W::BIASED { self.correction } else { 0 })
+        if W::BIASED { self.start } else { vdupq_n_s32(0) }
     }
+}
+
+/// Keeps `x` in memory and forgets what registers hold of it. Left alone the compiler keeps many tokens' columns and sums
+/// in registers that it does not have, and spends a move to and from the stack on every one that it lacks.
+#[inline(always)]
+pub(super) fn keep_in_memory<T>(x: &mut T) {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {} */", in(reg) std::ptr::from_mut(x), options(nostack, preserves_flags)) };
 }
 
 /// The 16 f16 at the start of `head` as f32.
@@ -218,8 +289,7 @@ impl<const N: usize> Sums<N> {
         let sum = &mut self.0[t][quarter];
         *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dots), vmulq_n_f32(rows.scales[quarter], x.scale));
         if let Some(offsets) = rows.offsets {
-            let total = x.scale * (x.correction as f32 * -0.125);
-            *sum = vfmaq_n_f32(*sum, offsets[quarter], total);
+            *sum = vfmaq_n_f32(*sum, offsets[quarter], x.total);
         }
     }
 
