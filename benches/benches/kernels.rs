@@ -158,13 +158,14 @@ type Operation = fn(&mut CpuBackend, &mut Vec<f32>, &Vec<f32>, &Tensor);
 fn elementwise(criterion: &mut Criterion) {
     const ROWS: usize = 64;
     const LEN: usize = ROWS * COLS;
-    let operations: [(&str, Operation); 6] = [
+    let operations: [(&str, Operation); 7] = [
         ("rms_norm", |b, x, _, w| b.rms_norm_in_place(x, w, ROWS, 1e-6).expect("it does not fail")),
         ("rope", |b, x, _, w| {
             let spans = [Span { slot: 0, start: 1000, len: ROWS as u32 }];
             b.rope(x, w, &spans, 1, COLS as u32).expect("it does not fail");
         }),
         ("silu", |b, x, y, _| b.glu(x, y, LEN, Activation::Silu).expect("it does not fail")),
+        ("sigmoid", |b, x, y, _| b.glu(x, y, LEN, Activation::Sigmoid).expect("it does not fail")),
         ("gelu", |b, x, y, _| b.glu(x, y, LEN, Activation::GeluTanh).expect("it does not fail")),
         ("add", |b, x, y, _| b.add(x, y, LEN).expect("it does not fail")),
         ("softcap", |b, x, _, _| b.scale_and_cap(x, LEN, 1.0, Some(30.0)).expect("it does not fail")),

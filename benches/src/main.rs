@@ -20,6 +20,7 @@ Examples:
   muse-bench --synthetic qwen3-4b --bits 4 --group 32 -t 4
   muse-bench --synthetic qwen3-0.6b --scheme codebook
   muse-bench --synthetic llama3.1-8b --bits 4 --plan
+  muse-bench --synthetic muse-glimmer-30b --layers 8
   muse-bench SmolLM2-135M.muse -p 512 -n 32 -d 4096      # with 4096 tokens in the cache before
   muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
   muse-bench SmolLM2-135M.muse -t 2 --neighbour --cold-start
@@ -38,6 +39,9 @@ struct Arguments {
     /// Measure random weights in the shape of a published model
     #[arg(long, value_name = "SHAPE", value_parser = shapes::SHAPES.iter().map(|s| s.name).collect::<Vec<_>>())]
     synthetic: Option<String>,
+    /// Only the last layers of --synthetic, where the whole does not fit this machine
+    #[arg(long, value_name = "COUNT", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..))]
+    layers: Option<u32>,
     /// Bits a weight of --synthetic: 4, 8, 16 or 32
     #[arg(long, default_value_t = 4, value_parser = listed(["4", "8", "16", "32"]))]
     bits: u16,
@@ -174,7 +178,9 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         print(arguments, &muse_runtime::plan(&Mapped::open(file)?, &options)?);
         return Ok(());
     };
-    let (spec, layout) = (shape.spec(), layout(arguments));
+    let (mut spec, layout) = (shape.spec(), layout(arguments));
+    let kept = arguments.layers.map_or(spec.layers.len(), |count| count as usize);
+    spec.layers.drain(..spec.layers.len().saturating_sub(kept));
     if arguments.plan {
         print(arguments, &Plan::new(&spec, weight_bytes(&spec, layout), [layout], &options)?);
         return Ok(());

@@ -26,6 +26,28 @@ enum Kind {
     Qwen3,
     /// A window of 512 on five of six layers.
     Gemma3,
+    /// A window of 2048 on three of four layers, counted from the last; the fourth sees all and does not rotate.
+    MuseGlimmer,
+}
+
+impl Kind {
+    /// The window of layer `i` of `layers`; `None` where it sees all.
+    fn window(self, i: u32, layers: u32) -> Option<u32> {
+        match self {
+            Self::Llama | Self::Qwen2 | Self::Qwen3 => None,
+            Self::Gemma3 => (!(i + 1).is_multiple_of(6)).then_some(512),
+            Self::MuseGlimmer => (!(layers - 1 - i).is_multiple_of(4)).then_some(2048),
+        }
+    }
+
+    /// The rotation table of a layer with this window.
+    fn rope(self, window: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Llama | Self::Qwen2 | Self::Qwen3 => Some(0),
+            Self::Gemma3 => Some(u32::from(window.is_some())),
+            Self::MuseGlimmer => window.map(|_| 0),
+        }
+    }
 }
 
 #[rustfmt::skip]
@@ -40,6 +62,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "qwen3-8b",     dim: 4096, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 12288, vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3 },
     Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
+    Shape { name: "muse-glimmer-30b", dim: 6656, layers: 52, heads: 32, kv_heads: 2, head_dim: 128, ffn: 19968, vocab: 202048, context: 131072, tied: false, kind: Kind::MuseGlimmer },
 ];
 
 /// The shape of that name.
@@ -50,19 +73,20 @@ pub fn find(name: &str) -> Option<Shape> {
 impl Shape {
     /// The spec that an importer would make of it.
     pub fn spec(&self) -> Spec {
-        let gemma = self.kind == Kind::Gemma3;
+        let (gemma, muse) = (self.kind == Kind::Gemma3, self.kind == Kind::MuseGlimmer);
         let layer = |i: u32| {
-            let local = gemma && !(i + 1).is_multiple_of(6);
+            let window = self.kind.window(i, self.layers);
             Layer {
                 attention: Attention {
                     heads: self.heads,
                     kv_heads: self.kv_heads,
                     head_dim: self.head_dim,
                     scale: 1.0 / (self.head_dim as f32).sqrt(),
-                    window: local.then_some(512),
-                    rope: Some(u32::from(local)),
-                    qk_norm: matches!(self.kind, Kind::Qwen3 | Kind::Gemma3),
+                    window,
+                    rope: self.kind.rope(window),
+                    qk_norm: gemma || muse || self.kind == Kind::Qwen3,
                     qkv_bias: self.kind == Kind::Qwen2,
+                    out_gate: muse,
                     out_bias: false,
                     softcap: None,
                 },
@@ -71,7 +95,8 @@ impl Shape {
                     activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
                     bias: false,
                 },
-                post_norms: gemma,
+                post_norms: gemma || muse,
+                post_norm_eps: muse.then_some(1e-8),
             }
         };
         Spec {
@@ -80,9 +105,10 @@ impl Shape {
             vocab: self.vocab,
             context: self.context,
             embed_scale: if gemma { (self.dim as f32).sqrt() } else { 1.0 },
-            norm_eps: 1e-6,
-            logit_scale: 1.0,
-            logit_softcap: None,
+            embed_norm: muse,
+            norm_eps: if muse { 1e-5 } else { 1e-6 },
+            logit_scale: if muse { 0.196_116_13 } else { 1.0 },
+            logit_softcap: muse.then_some(20.0),
             tied_head: self.tied,
             ropes: if gemma { 2 } else { 1 },
             layers: (0..self.layers).map(layer).collect(),

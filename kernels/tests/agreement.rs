@@ -304,7 +304,7 @@ fn row_operations_agree() {
             cpu.rms_norm_in_place(&mut in_place, &weight, rows, 1e-5).unwrap();
             assert_eq!(in_place, a);
 
-            for activation in [Activation::Silu, Activation::GeluTanh] {
+            for activation in [Activation::Silu, Activation::Sigmoid, Activation::GeluTanh] {
                 let (mut a, mut e) = (x.clone(), x.clone());
                 cpu.glu(&mut a, &y, len, activation).unwrap();
                 reference.glu(&mut e, &y, len, activation).unwrap();

@@ -7,6 +7,7 @@ use muse_format::Layout;
 use serde::Serialize;
 
 use crate::convert::Done;
+use crate::families::LeftOut;
 use crate::pack::Loss;
 
 /// Tensors named in [`Report::worst`].
@@ -24,6 +25,8 @@ pub struct Report {
     pub classes: Vec<ClassRow>,
     /// Matrices of largest relative error, worst first; empty where nothing was lost.
     pub worst: Vec<TensorRow>,
+    /// Parts of the source that the file does not hold.
+    pub left_out: Vec<LeftOut>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,7 +78,7 @@ pub fn layouts(tensors: impl Iterator<Item = (Layout, u64, u64)>) -> Vec<LayoutR
 }
 
 impl Report {
-    pub fn new(file: String, bytes: u64, done: &[Done]) -> Self {
+    pub fn new(file: String, bytes: u64, done: &[Done], left_out: &[LeftOut]) -> Self {
         let mut classes: BTreeMap<&str, (usize, Loss, bool)> = BTreeMap::new();
         for tensor in done {
             let row = classes.entry(class(&tensor.name)).or_default();
@@ -110,6 +113,7 @@ impl Report {
                     relative_error: t.loss.relative(),
                 })
                 .collect(),
+            left_out: left_out.to_vec(),
         }
     }
 }
@@ -144,6 +148,12 @@ impl fmt::Display for Report {
         for (i, r) in self.worst.iter().enumerate() {
             let head = if i == 0 { "\nworst" } else { "" };
             writeln!(f, "{head:<6} {} {} {:.6}", r.tensor, r.layout, r.relative_error)?;
+        }
+        for LeftOut { part, tensors, weights } in &self.left_out {
+            writeln!(
+                f,
+                "\nleft out: {part}, {tensors} tensors of {weights} weights; the file works without it"
+            )?;
         }
         Ok(())
     }

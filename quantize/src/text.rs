@@ -17,7 +17,10 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
         .map_err(|e| ImportError::Malformed { file: "tokenizer.json".into(), problem: e.to_string() })?;
     let template_tokens = special_tokens(&checkpoint.tokenizer_config);
     let id_of = |token: &str| template_tokens.get(token).and_then(|t| tokenizer.token_to_id(t));
-    let bos_id = id_of("bos_token").or(u32_at(&checkpoint.config, "bos_token_id"));
+    let text_config = checkpoint.config.get("text_config").and_then(Value::as_object);
+    let bos_id = id_of("bos_token")
+        .or(u32_at(&checkpoint.config, "bos_token_id"))
+        .or(text_config.and_then(|config| u32_at(config, "bos_token_id")));
     let add_bos = bos_id.is_some() && adds_bos(&checkpoint.tokenizer_config, &tokenizer, bos_id);
     let generation = generation(checkpoint, id_of("eos_token"))?;
     let ids = generation
@@ -61,8 +64,12 @@ fn u32_at(map: &Map<String, Value>, key: &str) -> Option<u32> {
 /// an answer is greedy.
 fn generation(checkpoint: &Checkpoint, eos: Option<u32>) -> Result<Generation, ImportError> {
     let config = &checkpoint.generation_config;
-    let source =
-        [config, &checkpoint.config].into_iter().find_map(|c| c.get("eos_token_id").filter(|v| !v.is_null()));
+    // A model of several kinds of input has its text model's settings one level down.
+    let text_config = checkpoint.config.get("text_config").and_then(Value::as_object);
+    let source = [Some(config), Some(&checkpoint.config), text_config]
+        .into_iter()
+        .flatten()
+        .find_map(|c| c.get("eos_token_id").filter(|v| !v.is_null()));
     let mut stop_ids = Vec::new();
     if let Some(value) = source {
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);

@@ -17,7 +17,9 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 8] = [
+const FIXTURES: [(&str, Bits); 10] = [
+    ("muse-glimmer", Bits::Sixteen),
+    ("muse-glimmer-options", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
     ("llama-bias", Bits::Sixteen),
     ("llama3-rope", Bits::Sixteen),
@@ -134,10 +136,13 @@ fn unquantized_models_answer_as_transformers_does() {
         let widths = if stored == Bits::ThirtyTwo { vec![stored] } else { vec![Bits::ThirtyTwo, stored] };
         for bits in widths {
             let file = converted(name, bits);
-            // In one batch, and in chunks that wrap the windows' rings.
-            for (backend, batch_tokens) in
-                [(BackendChoice::Reference, 64), (BackendChoice::Cpu, 64), (BackendChoice::Cpu, 5)]
-            {
+            // In one batch, in chunks that wrap the windows' rings, and token by token.
+            for (backend, batch_tokens) in [
+                (BackendChoice::Reference, 64),
+                (BackendChoice::Cpu, 64),
+                (BackendChoice::Cpu, 5),
+                (BackendChoice::Cpu, 1),
+            ] {
                 let case = format!("{name} {bits:?} {backend:?} batches of {batch_tokens}");
                 let mut engine = engine(file.path(), backend, batch_tokens);
                 let error = worst(&golden.logits, &logits(engine.as_mut(), &golden.ids.input_ids));

@@ -1,9 +1,9 @@
 //! The one forward pass. It reads a [`Spec`], asks the backend for operations and never compares a model's name.
 
-use muse_format::Spec;
+use muse_format::{Activation, Attention, Ffn, Spec};
 use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
 
-use crate::model::{Affine, State, Weights};
+use crate::model::{Affine, LayerWeights, State, Weights};
 
 /// Runs `tokens`, the rows of `spans`, through the model and leaves the logits of the rows in `wanted` in
 /// `state.logits`.
@@ -18,58 +18,103 @@ pub fn forward<B: Backend>(
     tokens: &[u32],
     wanted: &[u32],
 ) -> Result<(), BackendError> {
-    let State { x, y, q, k, v, mix, gate, up, logits, caches } = state;
     let (rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
-    backend.embed(x, &weights.embed, tokens, spec.embed_scale)?;
-    for ((layer, w), cache) in spec.layers.iter().zip(&weights.layers).zip(caches) {
-        let a = &layer.attention;
-        backend.rms_norm(y, x, &w.attn_norm, rows, eps)?;
-        backend.linear(y, rows, &mut [product(q, &w.q), product(k, &w.k), product(v, &w.v)])?;
-        if let Some(norm) = &w.q_norm {
-            backend.rms_norm_in_place(q, norm, rows * a.heads as usize, eps)?;
-        }
-        if let Some(norm) = &w.k_norm {
-            backend.rms_norm_in_place(k, norm, rows * a.kv_heads as usize, eps)?;
-        }
-        if let Some(rope) = a.rope {
-            let frequencies = &weights.ropes[rope as usize];
-            backend.rope(q, frequencies, spans, a.heads, a.head_dim)?;
-            backend.rope(k, frequencies, spans, a.kv_heads, a.head_dim)?;
-        }
-        backend.store(cache, k, v, spans)?;
-        let shape = AttentionShape {
-            heads: a.heads,
-            kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
-            scale: a.scale,
-            window: a.window,
-            softcap: a.softcap,
-        };
-        backend.attention(mix, q, cache, spans, &shape)?;
-        backend.linear(mix, rows, &mut [product(y, &w.out)])?;
+    backend.embed(&mut state.x, &weights.embed, tokens, spec.embed_scale)?;
+    if let Some(norm) = &weights.embed_norm {
+        backend.rms_norm_in_place(&mut state.x, norm, rows, eps)?;
+    }
+    for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
+        let post_eps = layer.post_norm_eps.unwrap_or(eps);
+        backend.rms_norm(&mut state.y, &state.x, &w.attn_norm, rows, eps)?;
+        attention(backend, &layer.attention, w, &weights.ropes, state, i, spans, eps)?;
         if let Some(norm) = &w.attn_post_norm {
-            backend.rms_norm_in_place(y, norm, rows, eps)?;
+            backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
         }
-        backend.add(x, y, rows * dim)?;
+        backend.add(&mut state.x, &state.y, rows * dim)?;
 
-        backend.rms_norm(y, x, &w.ffn_norm, rows, eps)?;
-        backend.linear(y, rows, &mut [product(gate, &w.gate), product(up, &w.up)])?;
-        backend.glu(gate, up, rows * layer.ffn.dim as usize, layer.ffn.activation)?;
-        backend.linear(gate, rows, &mut [product(y, &w.down)])?;
+        backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
+        feed_forward(backend, &layer.ffn, w, state, rows)?;
         if let Some(norm) = &w.ffn_post_norm {
-            backend.rms_norm_in_place(y, norm, rows, eps)?;
+            backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
         }
-        backend.add(x, y, rows * dim)?;
+        backend.add(&mut state.x, &state.y, rows * dim)?;
     }
     if wanted.is_empty() {
         return Ok(());
     }
+    let State { x, y, logits, .. } = state;
     backend.gather(y, x, wanted, dim)?;
     backend.rms_norm_in_place(y, &weights.norm, wanted.len(), eps)?;
     let head = weights.head.as_ref().unwrap_or(&weights.embed);
     backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])?;
     let len = wanted.len() * spec.vocab as usize;
     backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
+}
+
+/// `state.y = attention(state.y)`, over the cache of layer `index`.
+#[allow(clippy::too_many_arguments)] // one call
+fn attention<B: Backend>(
+    backend: &mut B,
+    a: &Attention,
+    w: &LayerWeights<B::Weight>,
+    ropes: &[B::Weight],
+    state: &mut State<B>,
+    index: usize,
+    spans: &[Span],
+    eps: f32,
+) -> Result<(), BackendError> {
+    let State { y, q, k, v, mix, gate, caches, .. } = state;
+    let rows: usize = spans.iter().map(|span| span.len as usize).sum();
+    let [on_q, on_k, on_v] = [product(q, &w.q), product(k, &w.k), product(v, &w.v)];
+    match &w.attn_gate {
+        None => backend.linear(y, rows, &mut [on_q, on_k, on_v])?,
+        Some(weight) => {
+            let on_gate = Linear { out: gate, weight, bias: None };
+            backend.linear(y, rows, &mut [on_q, on_k, on_v, on_gate])?;
+        }
+    }
+    if let Some(norm) = &w.q_norm {
+        backend.rms_norm_in_place(q, norm, rows * a.heads as usize, eps)?;
+    }
+    if let Some(norm) = &w.k_norm {
+        backend.rms_norm_in_place(k, norm, rows * a.kv_heads as usize, eps)?;
+    }
+    if let Some(rope) = a.rope {
+        let frequencies = &ropes[rope as usize];
+        backend.rope(q, frequencies, spans, a.heads, a.head_dim)?;
+        backend.rope(k, frequencies, spans, a.kv_heads, a.head_dim)?;
+    }
+    let cache = &mut caches[index];
+    backend.store(cache, k, v, spans)?;
+    let shape = AttentionShape {
+        heads: a.heads,
+        kv_heads: a.kv_heads,
+        head_dim: a.head_dim,
+        scale: a.scale,
+        window: a.window,
+        softcap: a.softcap,
+    };
+    backend.attention(mix, q, cache, spans, &shape)?;
+    if w.attn_gate.is_none() {
+        return backend.linear(mix, rows, &mut [product(y, &w.out)]);
+    }
+    let len = rows * a.heads as usize * a.head_dim as usize;
+    backend.glu(gate, mix, len, Activation::Sigmoid)?;
+    backend.linear(gate, rows, &mut [product(y, &w.out)])
+}
+
+/// `state.y = ffn(state.y)`.
+fn feed_forward<B: Backend>(
+    backend: &mut B,
+    ffn: &Ffn,
+    w: &LayerWeights<B::Weight>,
+    state: &mut State<B>,
+    rows: usize,
+) -> Result<(), BackendError> {
+    let State { y, gate, up, .. } = state;
+    backend.linear(y, rows, &mut [product(gate, &w.gate), product(up, &w.up)])?;
+    backend.glu(gate, up, rows * ffn.dim as usize, ffn.activation)?;
+    backend.linear(gate, rows, &mut [product(y, &w.down)])
 }
 
 fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {

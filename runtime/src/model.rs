@@ -12,8 +12,9 @@ use crate::{Engine, LoadError, ModelInfo, Text};
 
 /// The weights of a model. Matrices are `(out_features, in_features)`.
 pub struct Weights<W> {
-    pub embed: W,      // (vocab, dim)
-    pub ropes: Vec<W>, // (n / 2) each, n <= head_dim
+    pub embed: W,              // (vocab, dim)
+    pub embed_norm: Option<W>, // (dim)
+    pub ropes: Vec<W>,         // (n / 2) each, n <= head_dim
     pub layers: Vec<LayerWeights<W>>,
     pub norm: W,         // (dim)
     pub head: Option<W>, // (vocab, dim); none where the embedding is the head
@@ -27,6 +28,7 @@ pub struct LayerWeights<W> {
     pub v: Affine<W>,              // (kv_heads * head_dim, dim)
     pub q_norm: Option<W>,         // (head_dim)
     pub k_norm: Option<W>,         // (head_dim)
+    pub attn_gate: Option<W>,      // (heads * head_dim, dim)
     pub out: Affine<W>,            // (dim, heads * head_dim)
     pub attn_post_norm: Option<W>, // (dim)
     pub ffn_norm: W,               // (dim)
@@ -79,6 +81,7 @@ impl<B: Backend> Loader<'_, B> {
             v: self.affine(&name("attn.v"), kv, dim, a.qkv_bias)?,
             q_norm: self.take_if(a.qk_norm, &name("attn.q_norm"), a.head_dim)?,
             k_norm: self.take_if(a.qk_norm, &name("attn.k_norm"), a.head_dim)?,
+            attn_gate: if a.out_gate { Some(self.take(&name("attn.gate"), q, dim)?) } else { None },
             out: self.affine(&name("attn.out"), dim, q, a.out_bias)?,
             attn_post_norm: self.take_if(layer.post_norms, &name("attn.post_norm"), dim)?,
             ffn_norm: self.take(&name("ffn.norm"), 1, dim)?,
@@ -92,13 +95,14 @@ impl<B: Backend> Loader<'_, B> {
     fn weights(&mut self, spec: &Spec) -> Result<Weights<B::Weight>, BackendError> {
         let (vocab, dim) = (spec.vocab, spec.dim);
         let embed = self.take("embed", vocab, dim)?;
+        let embed_norm = self.take_if(spec.embed_norm, "embed_norm", dim)?;
         let ropes =
             (0..spec.ropes).map(|i| self.take(&format!("rope.{i}"), 1, 0)).collect::<Result<_, _>>()?;
         let layers = spec.layers.iter().enumerate();
         let layers = layers.map(|(i, layer)| self.layer(i, dim, layer)).collect::<Result<_, _>>()?;
         let norm = self.take("norm", 1, dim)?;
         let head = if spec.tied_head { None } else { Some(self.take("head", vocab, dim)?) };
-        Ok(Weights { embed, ropes, layers, norm, head })
+        Ok(Weights { embed, embed_norm, ropes, layers, norm, head })
     }
 }
 
@@ -110,7 +114,7 @@ pub struct State<B: Backend> {
     pub k: B::Buffer,          // (rows, kv_heads * head_dim)
     pub v: B::Buffer,          // (rows, kv_heads * head_dim)
     pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
-    pub gate: B::Buffer,       // (rows, ffn_dim)
+    pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
     pub up: B::Buffer,         // (rows, ffn_dim)
     pub logits: B::Buffer,     // (logit_rows, vocab)
     pub caches: Vec<B::Cache>, // one a layer

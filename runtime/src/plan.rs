@@ -111,9 +111,20 @@ fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 9] {
     let q = widest(|l| l.attention.heads * l.attention.head_dim);
     let kv = widest(|l| l.attention.kv_heads * l.attention.head_dim);
     let ffn = widest(|l| l.ffn.dim);
+    let gate = widest(|l| if l.attention.out_gate { l.attention.heads * l.attention.head_dim } else { 0 });
     let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
     let logits = u64::from(d.logit_rows) * u64::from(spec.vocab);
-    [rows(spec.dim), rows(spec.dim), rows(q), rows(kv), rows(kv), rows(q), rows(ffn), rows(ffn), logits]
+    [
+        rows(spec.dim),
+        rows(spec.dim),
+        rows(q),
+        rows(kv),
+        rows(kv),
+        rows(q),
+        rows(ffn.max(gate)),
+        rows(ffn),
+        logits,
+    ]
 }
 
 /// Bytes of quantized activations and of attention's partial sums, which the reference backend does not keep.

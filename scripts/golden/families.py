@@ -8,6 +8,8 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MuseGlimmerConfig,
+    MuseGlimmerForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -76,7 +78,63 @@ def no_head_dim(config: dict) -> None:
     config.pop("head_dim")
 
 
+# Small enough to be committed, and with a head wider than hidden_size / heads.
+MUSE_TEXT = dict(
+    hidden_size=36,
+    intermediate_size=44,
+    num_attention_heads=3,
+    num_key_value_heads=1,
+    head_dim=14,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    sliding_window=8,
+)
+# As small as a tower can be: it is not imported, and must not be in the way.
+MUSE_VISION = dict(
+    vision_config=dict(
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pos_emb_height=2,
+        pos_emb_width=2,
+        patch_size=2,
+    ),
+    out_hidden_size=32,
+    projector_hidden_size=12,
+)
+
 FIXTURES = [
+    # Five layers: the first and the last are full ones without rotation. Epsilons large enough that each is noticed.
+    Fixture(
+        "muse-glimmer",
+        MuseGlimmerForConditionalGeneration,
+        MuseGlimmerConfig,
+        MUSE_VISION
+        | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
+        "bfloat16",
+    ),
+    # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE.
+    Fixture(
+        "muse-glimmer-options",
+        MuseGlimmerForConditionalGeneration,
+        MuseGlimmerConfig,
+        MUSE_VISION
+        | dict(
+            text_config=MUSE_TEXT
+            | dict(
+                num_hidden_layers=3,
+                attention_bias=True,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                layer_rope_theta=[50000.0, 50000.0, 0],
+                rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=50000.0),
+                qk_scale_factor=2.5,
+                output_multiplier=0.4,
+                final_logit_softcapping=5.0,
+            )
+        ),
+        "float16",
+    ),
     Fixture(
         "llama",
         LlamaForCausalLM,

@@ -9,6 +9,7 @@ weights are stored as the fixture says and the logits computed from the stored w
 Seeds are fixed: on the same versions the files come out byte for byte.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -40,20 +41,28 @@ CHAT = [
 
 def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights large enough that attention is uneven, gates saturate and no norm or bias is idle."""
+    family = type(model).__name__.lower()
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if name.endswith("norm.weight"):
-            # Gemma stores the distance from 1.
-            centre = 0.0 if "gemma" in type(model).__name__.lower() else 1.0
-            parameter.data = centre + 0.25 * noise
+        if "vision" in name:
+            parameter.data = 0.1 * noise
+        elif name.endswith("norm.weight"):
+            # Gemma stores the distance from 1, and so do the layers of Muse Glimmer.
+            centred = "gemma" in family or ("museglimmer" in family and ".layers." in name)
+            parameter.data = (0.0 if centred else 1.0) + 0.25 * noise
         elif name.endswith("bias"):
             parameter.data = 0.4 * noise
         elif "embed_tokens" in name or "lm_head" in name:
             # A tied table as large as the blocks' output would answer every token with itself.
-            parameter.data = (0.12 if model.config.tie_word_embeddings else 0.5) * noise
+            parameter.data = (0.12 if tied(model.config) else 0.5) * noise
         else:
             gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
             parameter.data = gain / parameter.shape[1] ** 0.5 * noise
+
+
+def tied(config) -> bool:
+    """A config of several modalities has the key only where somebody set it."""
+    return getattr(config, "tie_word_embeddings", False)
 
 
 def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTokenizerFast:
@@ -64,10 +73,12 @@ def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTok
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config = fixture.config(**fixture.settings, **ids)
+    settings = copy.deepcopy(fixture.settings)
+    settings.get("text_config", settings).update(ids)
+    config = fixture.config(**settings)
     model = fixture.model(config)
     randomize(model, torch.Generator().manual_seed(seed))
-    if config.tie_word_embeddings:
+    if tied(config):
         model.tie_weights()
     model.to(getattr(torch, fixture.stored))
     model.generation_config.do_sample = True

@@ -31,6 +31,7 @@ pub(super) fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
         let x = f64::from(*gate);
         let activated = match activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::GeluTanh => {
                 // sqrt(2 / pi) is (2 / sqrt(pi)) / sqrt(2)
                 0.5 * x * (1.0 + (FRAC_2_SQRT_PI / SQRT_2 * (x + 0.044715 * x.powi(3))).tanh())

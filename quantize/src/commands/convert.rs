@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muse_format::{Meta, Provenance};
 use muse_quantize::checkpoint::{self, Checkpoint};
 use muse_quantize::convert::{self, Done, Job, Watch};
-use muse_quantize::families::{self, Import};
+use muse_quantize::families::{self, Import, LeftOut};
 use muse_quantize::policy::{Bits, Policy};
 use muse_quantize::report::Report;
 use muse_quantize::text;
@@ -43,7 +43,12 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     let (done, bytes) = write(args, &checkpoint, &jobs, &meta, &watch)?;
     bar.finish_and_clear();
     warn_over_budget(args, bytes);
-    let report = Report::new(args.output.display().to_string(), bytes, &done);
+    for LeftOut { part, tensors, .. } in &import.left_out {
+        eprintln!(
+            "note: {part} is not supported yet: its {tensors} tensors are left out, the file is for text only"
+        );
+    }
+    let report = Report::new(args.output.display().to_string(), bytes, &done, &import.left_out);
     if let Some(path) = &args.report {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?).map_err(|e| at(path, &e))?;
     }
@@ -91,6 +96,7 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
         board: board.into(),
         target: target.into(),
         license: checkpoint.license.clone(),
+        left_out: import.left_out.iter().map(|left| left.part.into()).collect(),
     };
     Ok(Meta {
         spec: import.spec.clone(),

@@ -85,6 +85,9 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         p.tool, p.method, p.board, p.target
     )?;
     writeln!(out, "license     {}", p.license.as_deref().unwrap_or("not stated"))?;
+    if !p.left_out.is_empty() {
+        writeln!(out, "left out    {} of the source", p.left_out.join(", "))?;
+    }
     writeln!(
         out,
         "model       {}: {} layers x {}, vocabulary {}, context {}",

@@ -41,6 +41,8 @@ pub(super) struct Config<'a> {
     map: &'a Map<String, Value>,
     /// `rope_parameters.` for an object inside the file; for messages.
     path: String,
+    /// True for an object that describes a whole model, `text_config`.
+    model: bool,
     asked: RefCell<BTreeSet<String>>,
 }
 
@@ -51,7 +53,7 @@ fn above_zero(value: &Value) -> Option<f64> {
 
 impl<'a> Config<'a> {
     pub fn new(map: &'a Map<String, Value>) -> Self {
-        Self { map, path: String::new(), asked: RefCell::default() }
+        Self { map, path: String::new(), model: true, asked: RefCell::default() }
     }
 
     /// The value of `key`; a null is as good as an absent key.
@@ -96,6 +98,13 @@ impl<'a> Config<'a> {
         self.typed(key, rule, |v| v.as_array()?.iter().map(above_zero).collect())
     }
 
+    /// Numbers of which some may be 0.
+    pub fn numbers_from_zero(&self, key: &str) -> Result<Option<Vec<f64>>, ImportError> {
+        let rule = "it must be a list of numbers, none below zero";
+        let number = |v: &Value| above_zero(v).or(v.as_f64().filter(|n| *n == 0.0));
+        self.typed(key, rule, |v| v.as_array()?.iter().map(number).collect())
+    }
+
     pub fn bool(&self, key: &str, default: bool) -> Result<bool, ImportError> {
         Ok(self.typed(key, "it must be true or false", Value::as_bool)?.unwrap_or(default))
     }
@@ -112,7 +121,13 @@ impl<'a> Config<'a> {
     pub fn object(&self, key: &str) -> Result<Option<Config<'a>>, ImportError> {
         let map = self.typed(key, "it must be an object", Value::as_object)?;
         let path = format!("{}{key}.", self.path);
-        Ok(map.map(|map| Config { map, path, asked: RefCell::default() }))
+        Ok(map.map(|map| Config { map, path, model: false, asked: RefCell::default() }))
+    }
+
+    /// [`object`](Self::object), which must be there and describes a whole model.
+    pub fn model(&self, key: &str) -> Result<Config<'a>, ImportError> {
+        let object = self.object(key)?.ok_or_else(|| self.refuse(key, "it must be an object"))?;
+        Ok(Config { model: true, ..object })
     }
 
     /// True where the key is there and not null.
@@ -131,7 +146,7 @@ impl<'a> Config<'a> {
     /// Refuses every key that nobody asked for and that is not harmless.
     pub fn finish(&self, harmless: &[&str]) -> Result<(), ImportError> {
         let asked = self.asked.borrow();
-        let common = if self.path.is_empty() { HARMLESS } else { &[] };
+        let common = if self.model { HARMLESS } else { &[] };
         let unknown = self.map.iter().find(|(key, value)| {
             let known = asked.contains(*key) || [common, harmless].concat().contains(&key.as_str());
             !known && !value.is_null()

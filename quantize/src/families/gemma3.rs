@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     // The pattern behind layer_types, kept by transformers for its own use; and a key left over from Gemma 2, which
     // the reference implementation carries and does not apply.
     harmless: &["_sliding_window_pattern", "attn_logit_softcapping"],
+    prefix: "model",
     layer: &[
         ("attn.norm", "input_layernorm.weight"),
         ("attn.q", "self_attn.q_proj.weight"),
@@ -33,7 +34,8 @@ pub(super) const FAMILY: Family = Family {
         ("ffn.down", "mlp.down_proj.weight"),
         ("ffn.post_norm", "post_feedforward_layernorm.weight"),
     ],
-    centred_norms: true,
+    centred: |name| name.ends_with("norm"),
+    left_out: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -66,6 +68,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         rope: None,
         qk_norm: true,
         qkv_bias: bias,
+        out_gate: false,
         out_bias: bias,
         softcap: None,
     };
@@ -77,6 +80,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         },
         ffn: Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false },
         post_norms: true,
+        post_norm_eps: None,
     };
     let spec = Spec {
         family: "gemma3".into(),
@@ -84,6 +88,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         vocab: common.vocab,
         context: common.context,
         embed_scale: f64::from(common.dim).sqrt() as f32,
+        embed_norm: false,
         norm_eps: common.norm_eps,
         logit_scale: 1.0,
         logit_softcap: config.f64("final_logit_softcapping")?.map(|cap| cap as f32),
@@ -91,7 +96,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         ropes: u32::try_from(ropes.len()).expect("two at most"),
         layers: windows.into_iter().map(layer).collect(),
     };
-    Ok(Draft { spec, ropes })
+    Ok(Draft { spec, ropes, constants: Vec::new() })
 }
 
 /// The tables of local and of full layers. transformers 4 writes `rope_theta` and `rope_scaling` for full layers and

@@ -10,8 +10,10 @@ pub(super) const FAMILY: Family = Family {
     architecture: "LlamaForCausalLM",
     read,
     harmless: &["is_llama_config"],
+    prefix: "model",
     layer: &LAYER,
-    centred_norms: false,
+    centred: |_| false,
+    left_out: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -30,11 +32,13 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             rope: Some(0),
             qk_norm: false,
             qkv_bias: bias,
+            out_gate: false,
             out_bias: bias,
             softcap: None,
         },
         ffn: Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: config.bool("mlp_bias", false)? },
         post_norms: false,
+        post_norm_eps: None,
     };
     common.draft(config, "llama", vec![layer; common.layers as usize])
 }

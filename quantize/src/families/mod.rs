@@ -6,20 +6,25 @@
 mod config;
 mod gemma3;
 mod llama;
+mod muse_glimmer;
 mod qwen2;
 mod qwen3;
 mod rope;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use muse_format::{Attention, Expected, Layer, Role, Spec};
+use serde::Serialize;
 use serde_json::Value;
 
 use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 4] = [&llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
+const FAMILIES: [&Family; 5] =
+    [&muse_glimmer::FAMILY, &llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
 
 /// How a family is written down by Hugging Face.
 struct Family {
@@ -30,16 +35,22 @@ struct Family {
     read: fn(&Config<'_>) -> Result<Draft, ImportError>,
     /// Keys of this family that change nothing.
     harmless: &'static [&'static str],
+    /// What the decoder's names begin with: `model`.
+    prefix: &'static str,
     /// Our name and theirs of a layer's weights, biases aside: those are our name + `_bias` and `.bias` for `.weight`.
     layer: &'static [(&'static str, &'static str)],
-    /// True where norms multiply by `1 + weight`.
-    centred_norms: bool,
+    /// Whether a tensor of ours multiplies by `1 + weight`.
+    centred: fn(&str) -> bool,
+    /// Parts of the model that are not imported: what people call one, and what its tensors' names begin with.
+    left_out: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// What a family makes of a config.
 struct Draft {
     spec: Spec,
     ropes: Vec<Rope>,
+    /// Vectors that no checkpoint holds: our name, a layer's number aside, and what each element is.
+    constants: Vec<(&'static str, f32)>,
 }
 
 /// A model in our terms.
@@ -50,6 +61,17 @@ pub struct Import {
     pub architecture: &'static str,
     /// In file order.
     pub tensors: Vec<Imported>,
+    /// What the checkpoint holds and this import does not keep, for the person to know.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A part of a checkpoint that is not imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// `vision`.
+    pub part: &'static str,
+    pub tensors: usize,
+    pub weights: u64,
 }
 
 /// A tensor that the [`Spec`] asks for, and where it comes from.
@@ -90,14 +112,14 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
         "start from the checkpoint that is not quantized yet, or a GGUF",
     )?;
     config.only("auto_map", &[], "the model runs code of its own, which this tool cannot know")?;
-    let Draft { spec, ropes } = (family.read)(&config)?;
+    let draft = (family.read)(&config)?;
     config.finish(family.harmless)?;
-    spec.validate()?;
+    draft.spec.validate()?;
     let tensors: Result<_, _> =
-        spec.tensors().into_iter().map(|e| family.origin(e, &spec, &ropes, checkpoint)).collect();
+        draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
-    refuse_unused(checkpoint, &tensors, spec.tied_head)?;
-    Ok(Import { spec, architecture: family.architecture, tensors })
+    let left_out = family.left_out(checkpoint, &tensors, draft.spec.tied_head)?;
+    Ok(Import { spec: draft.spec, architecture: family.architecture, tensors, left_out })
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
@@ -120,8 +142,7 @@ impl Family {
     fn origin(
         &self,
         expected: Expected,
-        spec: &Spec,
-        ropes: &[Rope],
+        draft: &Draft,
         checkpoint: &Checkpoint,
     ) -> Result<Imported, ImportError> {
         let Expected { name, rows, cols, role } = expected;
@@ -130,8 +151,8 @@ impl Family {
         if let Some(index) = name.strip_prefix("rope.") {
             let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
             let uses = |a: &&Attention| a.rope == Some(index);
-            let user = spec.layers.iter().map(|l| &l.attention).find(uses).expect("a table has a user");
-            let values = ropes[index as usize].frequencies(user.head_dim);
+            let user = draft.spec.layers.iter().map(|l| &l.attention).find(uses).expect("a table has a user");
+            let values = draft.ropes[index as usize].frequencies(user.head_dim);
             let values = values.ok_or_else(|| ImportError::Config {
                 key: "rope_scaling.factors".into(),
                 value: "a shorter list".into(),
@@ -139,21 +160,25 @@ impl Family {
             })?;
             return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
         }
+        if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
+            return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(vec![*value; cols]) });
+        }
         let theirs = self.their_name(&name);
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
         if source.shape() != (rows, cols) {
             return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected: (rows, cols) });
         }
-        let add_one = self.centred_norms && !checkpoint.norms_hold_one && name.ends_with("norm");
+        let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
         let transform = if add_one { Transform::AddOne } else { Transform::AsIs };
         Ok(Imported { name, role, rows, cols, origin: Origin::Tensor { name: theirs, transform } })
     }
 
     fn their_name(&self, ours: &str) -> String {
+        let prefix = self.prefix;
         match ours {
-            "embed" => return "model.embed_tokens.weight".into(),
-            "norm" => return "model.norm.weight".into(),
+            "embed" => return format!("{prefix}.embed_tokens.weight"),
+            "norm" => return format!("{prefix}.norm.weight"),
             "head" => return "lm_head.weight".into(),
             _ => {}
         }
@@ -162,22 +187,50 @@ impl Family {
         let (_, theirs) =
             self.layer.iter().find(|(o, _)| *o == part).expect("a family names every part it asks for");
         let theirs = if bias { theirs.replace(".weight", ".bias") } else { (*theirs).into() };
-        format!("model.layers.{layer}.{theirs}")
+        format!("{prefix}.layers.{layer}.{theirs}")
+    }
+
+    /// What of the checkpoint is not used, all of which must be known.
+    fn left_out(
+        &self,
+        checkpoint: &Checkpoint,
+        tensors: &[Imported],
+        tied: bool,
+    ) -> Result<Vec<LeftOut>, ImportError> {
+        let origin_name = |t: &'_ Imported| match &t.origin {
+            Origin::Tensor { name, .. } => Some(name.clone()),
+            Origin::Computed(_) => None,
+        };
+        let used: HashSet<String> = tensors.iter().filter_map(origin_name).collect();
+        // A buffer that old versions saved and that is computed again; and the head of a tied model, which is the table.
+        let harmless =
+            |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+        let mut parts: Vec<LeftOut> = Vec::new();
+        for (name, source) in &checkpoint.tensors {
+            if used.contains(name) || harmless(name) {
+                continue;
+            }
+            let holds = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let Some((part, _)) = self.left_out.iter().find(|(_, prefixes)| holds(prefixes)) else {
+                return Err(ImportError::UnknownTensor(name.clone()));
+            };
+            let (rows, cols) = source.shape();
+            let weights = rows as u64 * cols as u64;
+            match parts.iter_mut().find(|left| left.part == *part) {
+                Some(left) => (left.tensors, left.weights) = (left.tensors + 1, left.weights + weights),
+                None => parts.push(LeftOut { part, tensors: 1, weights }),
+            }
+        }
+        Ok(parts)
     }
 }
 
-fn refuse_unused(checkpoint: &Checkpoint, tensors: &[Imported], tied: bool) -> Result<(), ImportError> {
-    let used: std::collections::HashSet<&str> = tensors
-        .iter()
-        .filter_map(|t| match &t.origin {
-            Origin::Tensor { name, .. } => Some(name.as_str()),
-            Origin::Computed(_) => None,
-        })
-        .collect();
-    // A buffer that old versions saved and that is computed again; and the head of a tied model, which is the table.
-    let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
-    let unknown = checkpoint.tensors.keys().find(|name| !used.contains(name.as_str()) && !harmless(name));
-    unknown.map_or(Ok(()), |name| Err(ImportError::UnknownTensor(name.clone())))
+/// `l12.attn.q` -> `attn.q`; others as they are.
+fn part_of(name: &str) -> &str {
+    match name.strip_prefix('l').and_then(|rest| rest.split_once('.')) {
+        Some((layer, part)) if layer.bytes().all(|b| b.is_ascii_digit()) => part,
+        _ => name,
+    }
 }
 
 /// What every family here reads the same way.
@@ -220,6 +273,7 @@ impl Common {
             vocab: self.vocab,
             context: self.context,
             embed_scale: 1.0,
+            embed_norm: false,
             norm_eps: self.norm_eps,
             logit_scale: 1.0,
             logit_softcap: None,
@@ -227,7 +281,7 @@ impl Common {
             ropes: 1,
             layers,
         };
-        Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?] })
+        Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?], constants: Vec::new() })
     }
 }
 

@@ -10,8 +10,10 @@ pub(super) const FAMILY: Family = Family {
     architecture: "Qwen2ForCausalLM",
     read,
     harmless: &[],
+    prefix: "model",
     layer: &LAYER,
-    centred_norms: false,
+    centred: |_| false,
+    left_out: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -25,6 +27,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         rope: Some(0),
         qk_norm: false,
         qkv_bias: true,
+        out_gate: false,
         out_bias: false,
         softcap: None,
     };
@@ -51,6 +54,7 @@ pub(super) fn draft(
         attention: Attention { window, scale, ..attention.clone() },
         ffn: ffn.clone(),
         post_norms: false,
+        post_norm_eps: None,
     };
     common.draft(config, family, windows.into_iter().map(layer).collect())
 }

@@ -10,8 +10,10 @@ pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",
     read,
     harmless: &[],
+    prefix: "model",
     layer: &LAYER,
-    centred_norms: false,
+    centred: |_| false,
+    left_out: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -27,6 +29,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         rope: Some(0),
         qk_norm: true,
         qkv_bias: bias,
+        out_gate: false,
         out_bias: bias,
         softcap: None,
     };

@@ -34,6 +34,10 @@ impl Rope {
         Self { theta, scaling: Scaling::None }
     }
 
+    pub fn theta(&self) -> f64 {
+        self.theta
+    }
+
     /// The one table of a model: transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5
     /// `rope_parameters`; where both are there, `rope_scaling` wins.
     pub fn from_model(config: &Config<'_>, default_theta: f64) -> Result<Self, ImportError> {

@@ -49,4 +49,7 @@ pub struct Provenance {
     /// Layout family that the board's kernels read: `cpu`.
     pub target: String,
     pub license: Option<String>,
+    /// Parts of the source that the file does not hold: `vision`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }

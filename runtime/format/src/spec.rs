@@ -1,7 +1,11 @@
 //! What tells one decoder-only transformer from another, and nothing else.
 //!
 //! The importer of a family fills a [`Spec`]; the runtime's one graph reads it and never asks for a model's name.
-//! What can be folded exactly into weights (a `1 + w` norm, a RoPE scaling rule) is folded there and has no field.
+//! What can be folded exactly into weights (a `1 + w` norm, a norm without weights, a RoPE scaling rule) is folded there
+//! and has no field.
+//!
+//! Fields are only ever added. A new one is absent from files before it and then has the value that changes nothing,
+//! which is not written either: files that do not need the field stay what they were.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +24,10 @@ pub struct Spec {
     pub context: u32,
     /// Multiplies a token's embedding.
     pub embed_scale: f32,
-    /// Epsilon of every RMS norm.
+    /// RMS norm of a token's embedding, after `embed_scale`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub embed_norm: bool,
+    /// Epsilon of every RMS norm but those of [`Layer::post_norm_eps`].
     pub norm_eps: f32,
     /// Multiplies the logits, before the soft cap.
     pub logit_scale: f32,
@@ -41,6 +48,9 @@ pub struct Layer {
     pub ffn: Ffn,
     /// RMS norms on the output of both halves, before the residual sum.
     pub post_norms: bool,
+    /// Epsilon of the post norms where it is not [`Spec::norm_eps`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_norm_eps: Option<f32>,
 }
 
 /// Grouped-query attention. Rotation is in the half-split order (element `i` pairs with `i + n/2`).
@@ -60,6 +70,9 @@ pub struct Attention {
     pub qk_norm: bool,
     /// Biases on the q, k and v projections.
     pub qkv_bias: bool,
+    /// Gate on what attention reads, from the block's input: `out(mix * sigmoid(gate(x)))`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub out_gate: bool,
     /// Bias on the output projection.
     pub out_bias: bool,
     /// `cap * tanh(scores / cap)` before the softmax.
@@ -80,6 +93,8 @@ pub struct Ffn {
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     Silu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
     /// GELU by its tanh approximation.
     GeluTanh,
 }
@@ -106,6 +121,11 @@ pub struct Expected {
 
 const DIM_MAX: u32 = 1 << 20;
 const LAYERS_MAX: usize = 1024;
+
+/// Whether a flag is left out of the file.
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
 
 fn bounded(field: impl Into<String>, value: u32, max: u32) -> Result<(), FormatError> {
     if value == 0 || value > max {
@@ -157,6 +177,9 @@ impl Spec {
         bounded(format!("layers[{i}].kv_heads"), a.kv_heads, 4096)?;
         bounded(format!("layers[{i}].head_dim"), a.head_dim, 4096)?;
         finite_positive(format!("layers[{i}].scale"), a.scale)?;
+        if let Some(eps) = layer.post_norm_eps {
+            finite_positive(format!("layers[{i}].post_norm_eps"), eps)?;
+        }
         if let Some(window) = a.window {
             bounded(format!("layers[{i}].window"), window, 1 << 27)?;
         }
@@ -182,6 +205,9 @@ impl Spec {
             list.push(Expected { name, rows: rows.into(), cols: cols.into(), role });
         };
         add(Role::Table, "embed".into(), self.vocab, self.dim);
+        if self.embed_norm {
+            add(Role::Vector, "embed_norm".into(), 1, self.dim);
+        }
         for i in 0..self.ropes {
             add(Role::Vector, format!("rope.{i}"), 1, 0);
         }
@@ -198,6 +224,9 @@ impl Spec {
             if a.qk_norm {
                 add(Role::Vector, format!("l{i}.attn.q_norm"), 1, a.head_dim);
                 add(Role::Vector, format!("l{i}.attn.k_norm"), 1, a.head_dim);
+            }
+            if a.out_gate {
+                add(Role::Matrix, format!("l{i}.attn.gate"), q, self.dim);
             }
             add(Role::Matrix, format!("l{i}.attn.out"), self.dim, q);
             if a.out_bias {

@@ -17,6 +17,7 @@ fn spec() -> Spec {
         rope: Some(0),
         qk_norm: true,
         qkv_bias: true,
+        out_gate: false,
         out_bias: false,
         softcap: None,
     };
@@ -27,12 +28,13 @@ fn spec() -> Spec {
         vocab: 40,
         context: 64,
         embed_scale: 1.0,
+        embed_norm: false,
         norm_eps: 1e-6,
         logit_scale: 1.0,
         logit_softcap: None,
         tied_head: true,
         ropes: 1,
-        layers: vec![Layer { attention, ffn, post_norms: false }],
+        layers: vec![Layer { attention, ffn, post_norms: false, post_norm_eps: None }],
     }
 }
 

@@ -45,6 +45,7 @@ pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
         rope: Some(0),
         qk_norm: false,
         qkv_bias: false,
+        out_gate: false,
         out_bias: false,
         softcap: None,
     }
@@ -53,13 +54,14 @@ pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
 /// A Llama of two layers whose widths are not multiples of a group or a tile.
 pub fn plain() -> Spec {
     let ffn = Ffn { dim: 52, activation: Activation::Silu, bias: false };
-    let layer = Layer { attention: attention(4, 2, 10), ffn, post_norms: false };
+    let layer = Layer { attention: attention(4, 2, 10), ffn, post_norms: false, post_norm_eps: None };
     Spec {
         family: "tiny".into(),
         dim: 40,
         vocab: 70,
         context: 96,
         embed_scale: 1.0,
+        embed_norm: false,
         norm_eps: 1e-5,
         logit_scale: 1.0,
         logit_softcap: None,
@@ -75,10 +77,12 @@ pub fn everything() -> Spec {
     spec.tied_head = false;
     spec.ropes = 2;
     spec.embed_scale = 6.3;
+    spec.embed_norm = true;
     spec.logit_scale = 0.7;
     spec.logit_softcap = Some(2.5);
     let full = &mut spec.layers[0];
     full.post_norms = true;
+    full.post_norm_eps = Some(0.3);
     full.attention.qk_norm = true;
     full.attention.softcap = Some(1.5);
     full.ffn = Ffn { dim: 36, activation: Activation::GeluTanh, bias: true };
@@ -88,6 +92,7 @@ pub fn everything() -> Spec {
     ring.attention.rope = Some(1);
     ring.attention.qkv_bias = true;
     ring.attention.out_bias = true;
+    ring.attention.out_gate = true;
     let mut still = spec.layers[1].clone();
     still.attention.rope = None;
     still.attention.window = Some(13);

@@ -32,6 +32,10 @@ fn rotate(head: &mut [f64], frequencies: &[f64], position: usize) {
     }
 }
 
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 fn cap(x: f64, cap: Option<f32>) -> f64 {
     cap.map_or(x, |c| f64::from(c) * (x / f64::from(c)).tanh())
 }
@@ -74,7 +78,8 @@ fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[
 
 fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64> {
     let activate = |x: f64| match layer.ffn.activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Silu => x * sigmoid(x),
+        Activation::Sigmoid => sigmoid(x),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
@@ -92,12 +97,19 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
     let (dim, embed) = (spec.dim as usize, tensor(file, "embed"));
     let row = |t: &u32| embed[*t as usize * dim..][..dim].iter().map(|x| x * f64::from(spec.embed_scale));
     let mut stream: Vec<Vec<f64>> = tokens.iter().map(|t| row(t).collect()).collect();
+    if spec.embed_norm {
+        let weight = tensor(file, "embed_norm");
+        stream.iter_mut().for_each(|x| *x = norm(x, &weight, spec.norm_eps));
+    }
     for (l, layer) in spec.layers.iter().enumerate() {
         let normed =
             |x: &Vec<f64>, half: &str| norm(x, &tensor(file, &format!("l{l}.{half}.norm")), spec.norm_eps);
         let residual = |x: &mut Vec<f64>, out: Vec<f64>, half: &str| {
             let out = match layer.post_norms {
-                true => norm(&out, &tensor(file, &format!("l{l}.{half}.post_norm")), spec.norm_eps),
+                true => {
+                    let eps = layer.post_norm_eps.unwrap_or(spec.norm_eps);
+                    norm(&out, &tensor(file, &format!("l{l}.{half}.post_norm")), eps)
+                }
                 false => out,
             };
             x.iter_mut().zip(out).for_each(|(x, y)| *x += y);
@@ -108,7 +120,11 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
         };
         let (q, k, v) = (part("q"), part("k"), part("v"));
         for (t, x) in stream.iter_mut().enumerate() {
-            let mixed = attention(layer, t, &q[t], &k, &v);
+            let mut mixed = attention(layer, t, &q[t], &k, &v);
+            if layer.attention.out_gate {
+                let gate = affine(file, &format!("l{l}.attn.gate"), &ys[t]);
+                mixed.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(g));
+            }
             residual(x, affine(file, &format!("l{l}.attn.out"), &mixed), "attn");
             let y = normed(x, "ffn");
             residual(x, feed_forward(file, layer, l, &y), "ffn");

@@ -59,6 +59,11 @@ pub(super) fn glu<const FUSED: bool>(gate: &mut [f32], up: &[f32], activation: A
                 *gate = *gate / (1.0 + exp::<FUSED>(-*gate)) * up;
             }
         }
+        Activation::Sigmoid => {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate = up / (1.0 + exp::<FUSED>(-*gate));
+            }
+        }
         Activation::GeluTanh => {
             for (gate, up) in gate.iter_mut().zip(up) {
                 let x = *gate;

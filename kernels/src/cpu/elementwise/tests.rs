@@ -46,16 +46,17 @@ fn exp_is_within_two_ulp_and_summed() {
 #[test]
 fn activations_are_within_eight_ulp() {
     each(|name, elementwise| {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        for activation in [Activation::Silu, Activation::Sigmoid, Activation::GeluTanh] {
             let x: Vec<f32> = inputs().into_iter().filter(|x| x.is_finite()).collect();
             let mut gate = x.clone();
             elementwise.glu(&mut gate, &vec![0.5; x.len()], activation);
             for (x, actual) in x.iter().map(|x| f64::from(*x)).zip(&gate) {
                 let argument = match activation {
-                    Activation::Silu => x,
+                    Activation::Silu | Activation::Sigmoid => x,
                     Activation::GeluTanh => (8.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3)),
                 };
-                let exact = 0.5 * x / (1.0 + (-argument).exp());
+                let times = if activation == Activation::Sigmoid { 1.0 } else { x };
+                let exact = 0.5 * times / (1.0 + (-argument).exp());
                 // The argument of exp errs by 3 half ulps, which exp turns into |argument| as many; 1e-36 is where
                 // exp overflows and the answer is 0.
                 let bound = (8.0 + 2.0 * argument.abs().min(104.0)) * ulp(exact) + 1e-36;
