@@ -247,14 +247,15 @@ fn run(scheduler: &Scheduler, prompt: &str, temperature: f32, how: Speculation) 
         speculation: how,
         ..GenerateOptions::default()
     };
-    let prompt = Prompt::Chat(vec![Message { role: "user".into(), content: prompt.into() }]);
+    let prompt = Prompt::Chat(vec![Message::new("user", prompt)]);
     scheduler.respond(session, prompt, options, sink).map_err(|refusal| refusal.to_string())?;
     let mut text = String::new();
     let mut run = Err("the answer ended without a reason".to_owned());
     for event in events {
         match event {
             Event::Start { .. } => {}
-            Event::Delta { text: delta } => text.push_str(&delta),
+            Event::Delta { text: delta } | Event::Reasoning { text: delta } => text.push_str(&delta),
+            Event::ToolCall { .. } => {}
             Event::Error { message } => run = Err(message),
             Event::Done { usage, timing, .. } => {
                 let time: Duration = timing.total - timing.first_token;

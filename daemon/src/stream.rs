@@ -61,7 +61,7 @@ pub async fn pump(socket: UnixStream, events: &mut Events, stall: Duration) -> E
             event = events.next() => event,
             () = &mut closed => return End::Abandoned,
         };
-        let last = !matches!(event, Some(Event::Start { .. } | Event::Delta { .. }));
+        let last = matches!(event, None | Some(Event::Done { .. } | Event::Error { .. }));
         let frame = event.as_ref().map_or_else(|| lost(events), frame);
         let written = tokio::select! {
             written = tokio::time::timeout(stall, socket.write_all(frame.as_bytes())) => written,
@@ -106,6 +106,7 @@ fn line(value: &serde_json::Value) -> String {
 pub fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
+        FinishReason::ToolCall => "tool_call",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
     }
@@ -123,6 +124,10 @@ fn frame(event: &Event) -> String {
             line(&json!({"event": "start", "prompt_tokens": prompt_tokens, "cached_tokens": cached_tokens}))
         }
         Event::Delta { text } => line(&json!({"event": "delta", "text": text})),
+        Event::Reasoning { text } => line(&json!({"event": "reasoning", "text": text})),
+        Event::ToolCall { id, name, arguments } => {
+            line(&json!({"event": "tool_call", "id": id, "name": name, "arguments": arguments}))
+        }
         Event::Done { finish_reason: reason, usage, timing } => line(&json!({
             "event": "done",
             "finish_reason": finish_reason(*reason),

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Options, Simulated, daemon, daemon_with, message, refusal, user};
-use muse_runtime::sim::{FAIL, FOREVER, PANIC};
+use muse_runtime::sim::{FAIL, FOREVER, PANIC, SAY};
 use zbus::Variant;
 
 #[tokio::test]
@@ -46,6 +46,119 @@ async fn options_reach_the_sampler() {
     let options = Options::from([("stop", Variant::from(vec!["lo".to_owned()]))]);
     let (text, done) = session.try_respond(&user("hello"), options).await.unwrap().finish().await;
     assert_eq!((text.as_str(), done["finish_reason"].as_str()), ("echo: hel", Some("stop")));
+}
+
+/// One model whose answers may hold reasoning and tool calls.
+async fn daemon_with_markers() -> common::Daemon {
+    let mut source = Simulated::new(&[("sim", 0)]);
+    std::sync::Arc::get_mut(&mut source).unwrap().options.markers = true;
+    daemon_with("", source, None).await
+}
+
+const TOOLS: &str = r#"[{"type": "function", "function": {"name": "get_weather", "description": "Now",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"]}}}]"#;
+
+/// Each kind of frame in the order of their coming, texts of one kind as one, and the last frame.
+async fn frames(mut stream: common::Stream) -> (Vec<serde_json::Value>, serde_json::Value) {
+    let mut frames: Vec<serde_json::Value> = Vec::new();
+    loop {
+        let frame = stream.next().await.expect("a last frame");
+        match frame["event"].as_str().unwrap() {
+            "start" => {}
+            "done" | "error" => return (frames, frame),
+            "delta" | "reasoning" if frames.last().is_some_and(|last| last["event"] == frame["event"]) => {
+                let last = frames.last_mut().unwrap();
+                last["text"] =
+                    format!("{}{}", last["text"].as_str().unwrap(), frame["text"].as_str().unwrap()).into();
+            }
+            _ => frames.push(frame),
+        }
+    }
+}
+
+#[tokio::test]
+async fn reasoning_text_and_tool_calls_are_frames_of_their_own() {
+    let daemon = daemon_with_markers().await;
+    let session = daemon.open().await;
+    let script = "<think>\nRain?\n</think>\n\nI look. <tool_call>\n{\"name\": \"get_weather\", \
+                  \"arguments\": {\"city\": \"Zürich\", \"days\": \"2\"}}\n</tool_call>";
+    let asked = user(&format!("{SAY}{script}"));
+    let options = || Options::from([("tools", Variant::from(TOOLS))]);
+    let (frames, done) = frames(session.try_respond(&asked, options()).await.unwrap()).await;
+    let id = frames[2]["id"].as_str().unwrap().to_owned();
+    let expected = serde_json::json!([
+        {"event": "reasoning", "text": "Rain?"},
+        {"event": "delta", "text": "I look."},
+        {"event": "tool_call", "id": id, "name": "get_weather", "arguments": {"city": "Zürich", "days": 2}},
+    ]);
+    assert_eq!(serde_json::Value::from(frames.clone()), expected);
+    assert_eq!(done["finish_reason"], "tool_call");
+
+    // The result goes back, and the answer is about it.
+    let mut said = message("assistant", "I look.");
+    said.insert("reasoning", Variant::from("Rain?"));
+    said.insert("tool_calls", Variant::from(serde_json::json!([frames[2]]).to_string()));
+    let mut result = message("tool", "sunny");
+    result.insert("tool_call_id", Variant::from(id.clone()));
+    result.insert("name", Variant::from("get_weather"));
+    let conversation = [asked[0].clone(), said, result];
+    let (text, done) = session.try_respond(&conversation, options()).await.unwrap().finish().await;
+    assert_eq!(text, format!("echo: get_weather: {id}: sunny"));
+    assert_eq!(done["finish_reason"], "stop");
+    assert!(done["usage"]["cached_tokens"].as_u64().unwrap() > 0, "{done}");
+}
+
+#[tokio::test]
+async fn what_is_no_call_is_text() {
+    let daemon = daemon_with_markers().await;
+    let session = daemon.open().await;
+    let cases = [
+        ("not declared", r#"<tool_call>{"name": "rm", "arguments": {}}</tool_call>"#, None, "stop"),
+        (
+            "cut off",
+            r#"<tool_call>{"name": "get_weather", "arguments": {"city": "Z"}}</tool_call>"#,
+            Some(50),
+            "length",
+        ),
+        (
+            "a wrong type",
+            r#"<tool_call>{"name": "get_weather", "arguments": {"city": 5}}</tool_call>"#,
+            None,
+            "stop",
+        ),
+        ("broken", r#"<tool_call>{"name": "get_weather", "argum</tool_call>"#, None, "stop"),
+    ];
+    for (case, script, max_tokens, reason) in cases {
+        let mut options = Options::from([("tools", Variant::from(TOOLS))]);
+        options.extend(max_tokens.map(|n: u32| ("max_tokens", Variant::from(n))));
+        let stream = session.try_respond(&user(&format!("{SAY}{script}")), options).await.unwrap();
+        let (frames, done) = frames(stream).await;
+        let body = script.trim_start_matches("<tool_call>").trim_end_matches("</tool_call>");
+        let body = max_tokens.map_or(body, |n| &body[..n as usize - 1]);
+        let text = serde_json::json!([{"event": "delta", "text": body}]);
+        assert_eq!(
+            (serde_json::Value::from(frames), &done["finish_reason"]),
+            (text, &reason.into()),
+            "{case}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn generate_tells_reasoning_and_calls() {
+    let daemon = daemon_with_markers().await;
+    let script = "<think>so</think>Yes<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"a\"}}</tool_call>";
+    let options = Options::from([("tools", Variant::from(TOOLS))]);
+    let reply = daemon.caller().manager("Generate", &(format!("{SAY}{script}"), options)).await.unwrap();
+    let body = reply.body();
+    let (text, info): (String, std::collections::HashMap<String, zbus::OwnedVariant>) =
+        body.deserialize().unwrap();
+    assert_eq!((text.as_str(), &*info["reasoning"]), ("Yes", &Variant::from("so")));
+    assert_eq!(*info["finish_reason"], Variant::from("tool_call"));
+    let Variant::Str(calls) = &*info["tool_calls"] else { panic!("{info:?}") };
+    let calls: serde_json::Value = serde_json::from_str(calls).unwrap();
+    assert_eq!((&calls[0]["name"], &calls[0]["arguments"]["city"]), (&"get_weather".into(), &"a".into()));
 }
 
 #[tokio::test]

@@ -18,6 +18,12 @@ fn with(name: &'static str, value: impl Into<Variant<'static>>) -> Vec<Options> 
     vec![message]
 }
 
+fn calls(json: &str) -> Vec<Options> {
+    let mut message = message("assistant", "");
+    message.insert("tool_calls", json.to_owned().into());
+    vec![message]
+}
+
 fn cases() -> Vec<Case> {
     let none = Options::new;
     let hi = || user("hi");
@@ -67,10 +73,53 @@ fn cases() -> Vec<Case> {
         ("images", with("images", Vec::<u32>::new()), none(), "Unsupported", &["message 0", "images"]),
         (
             "unknown key",
-            with("name", "bob"),
+            with("nickname", "bob"),
             none(),
             "InvalidMessage",
-            &["message 0", "\"name\"", "role, content"],
+            &["message 0", "\"nickname\"", "role, content"],
+        ),
+        (
+            "calls of a user",
+            with("tool_calls", "[]"),
+            none(),
+            "InvalidMessage",
+            &["tool_calls", "role user", "assistant"],
+        ),
+        ("a user's name", with("name", "bob"), none(), "InvalidMessage", &["name", "role user", "tool"]),
+        (
+            "thoughts of a user",
+            with("reasoning", "hm"),
+            none(),
+            "InvalidMessage",
+            &["reasoning", "assistant"],
+        ),
+        (
+            "calls that are text",
+            calls("hi"),
+            none(),
+            "InvalidMessage",
+            &["message 0", "tool_calls", "line 1"],
+        ),
+        (
+            "calls without a name",
+            calls(r#"[{"id": "1"}]"#),
+            none(),
+            "InvalidMessage",
+            &["tool_calls", "`name`"],
+        ),
+        (
+            "calls with text",
+            calls(r#"[{"id": "1", "name": "f", "arguments": "{}"}]"#),
+            none(),
+            "InvalidMessage",
+            &["map"],
+        ),
+        (
+            "long calls",
+            calls(&format!(r#"[{{"id": "1", "name": "{}"}}]"#, "x".repeat(2049))),
+            none(),
+            "LimitExceeded",
+            &["2048 at most"],
         ),
         ("no role", without("role"), none(), "InvalidMessage", &["message 0 has no role"]),
         ("no content", without("content"), none(), "InvalidMessage", &["message 0 has no content"]),

@@ -187,8 +187,7 @@ fn text_becomes_the_ids_that_the_source_tokenizer_gives() {
     let chat: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(fixtures().join("chat.json")).unwrap()).unwrap();
     let field = |message: &serde_json::Value, key: &str| message[key].as_str().unwrap().to_owned();
-    let chat: Vec<_> =
-        chat.iter().map(|m| Message { role: field(m, "role"), content: field(m, "content") }).collect();
+    let chat: Vec<_> = chat.iter().map(|m| Message::new(field(m, "role"), field(m, "content"))).collect();
     for (name, bits) in FIXTURES {
         let ids = golden(name).ids;
         let file = converted(name, bits);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use muse_format::Generation;
 use muse_kernels::{BackendError, Span};
 
+use crate::protocol::Protocol;
 use crate::{ChatOptions, Message};
 
 /// What callers may know of a loaded model.
@@ -82,6 +83,11 @@ pub trait Text: Send + Sync {
     /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front
     /// belongs to it.
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder>;
+
+    /// How answers to a conversation are written; all of it is text by default.
+    fn protocol(&self) -> Protocol {
+        Protocol::default()
+    }
 }
 
 /// Turns ids into text as they come. Never returns half a UTF-8 sequence.

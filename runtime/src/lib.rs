@@ -16,6 +16,7 @@ mod graph;
 mod load;
 mod model;
 mod plan;
+pub mod protocol;
 mod request;
 mod sampler;
 mod scheduler;

@@ -1,15 +1,48 @@
 //! The words that callers and the scheduler exchange. Nothing here knows how they travel.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use crate::TextError;
+use crate::protocol::Call;
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Message {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     pub content: String,
+    /// What an assistant thought before, for templates that want it back.
+    pub reasoning: Option<String>,
+    /// The calls that an assistant made.
+    pub tool_calls: Vec<Call>,
+    /// Of a tool's result: the id of the call, and the tool's name.
+    pub tool_call_id: Option<String>,
+    pub name: Option<String>,
+}
+
+impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// Bytes of all its texts but the role, arguments as JSON.
+    pub fn text_bytes(&self) -> usize {
+        self.texts().map(|text| text.len()).sum::<usize>() - self.role.len()
+    }
+
+    /// Every text in it, arguments as JSON.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let fields = [&self.reasoning, &self.tool_call_id, &self.name].into_iter().flatten();
+        let fields = [&self.role, &self.content].into_iter().chain(fields);
+        let calls = self.tool_calls.iter().flat_map(|call| {
+            let arguments = Value::Object(call.arguments.clone()).to_string();
+            [Cow::Borrowed(call.id.as_str()), Cow::Borrowed(&call.name), Cow::Owned(arguments)]
+        });
+        fields.map(|field| Cow::Borrowed(field.as_str())).chain(calls)
+    }
 }
 
 /// How hard the model should think; a template variable where the template has one.
@@ -25,7 +58,7 @@ pub enum Mode {
 pub struct ChatOptions {
     pub mode: Option<Mode>,
     /// JSON array of tool definitions, as the template's `tools`.
-    pub tools: Option<serde_json::Value>,
+    pub tools: Option<Value>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +102,7 @@ pub struct GenerateOptions {
     pub min_p: Option<f32>,
     pub repetition_penalty: Option<f32>,
     pub seed: Option<u64>,
-    /// Texts that end the answer and are not part of it.
+    /// Texts that end the answer and are not part of it. Reasoning and tool calls may hold them.
     pub stop: Vec<String>,
     pub priority: Priority,
     pub speculation: Speculation,
@@ -80,6 +113,8 @@ pub struct GenerateOptions {
 pub enum FinishReason {
     /// A stop id or stop text.
     Stop,
+    /// A stop id, after at least one tool call.
+    ToolCall,
     /// `max_tokens` or the context is used up.
     Length,
     Cancelled,
@@ -107,11 +142,14 @@ pub struct Timing {
     pub total: Duration,
 }
 
-/// What an answer is made of, in order: `Start`, any number of `Delta`, then `Done` or `Error`.
+/// What an answer is made of, in order: `Start`, any number of `Reasoning`, `Delta` and `ToolCall`, then `Done` or
+/// `Error`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Start { prompt_tokens: u32, cached_tokens: u32 },
     Delta { text: String },
+    Reasoning { text: String },
+    ToolCall { id: String, name: String, arguments: Map<String, Value> },
     Done { finish_reason: FinishReason, usage: Usage, timing: Timing },
     Error { message: String },
 }

@@ -1,7 +1,8 @@
 //! An engine without a model: deterministic text for tests of everything above the engine.
 //!
 //! Tokens are bytes. A chat's last message is echoed (`hi` is answered `echo: hi`); raw text is continued by the
-//! alphabet without end. Three messages make it misbehave: [`FOREVER`], [`FAIL`] and [`PANIC`].
+//! alphabet without end. Three messages make it misbehave: [`FOREVER`], [`FAIL`] and [`PANIC`]; [`SAY`] makes it
+//! reason and call tools.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use muse_format::Generation;
 use muse_kernels::{BackendError, Span};
 
 use crate::decoder::Utf8Stream;
+use crate::protocol::{AddedToken, Protocol};
 use crate::{ChatOptions, Engine, Message, ModelInfo, Text, TextDecoder, TextError};
 
 /// As the last message: the echo repeats without end.
@@ -18,10 +20,15 @@ pub const FOREVER: &str = "sim:forever";
 pub const FAIL: &str = "sim:fail";
 /// As the last message: the step that would answer it panics.
 pub const PANIC: &str = "sim:panic";
+/// In front of the last message: what follows is the answer, its markers (`<think>`, `<tool_call>`) as tokens. They
+/// mean something with [`SimOptions::markers`].
+pub const SAY: &str = "sim:say ";
 
 const BEGIN: u32 = 256;
 const END: u32 = 257;
-const VOCAB: u32 = 258;
+/// Ids from 258 on.
+const MARKERS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
+const VOCAB: u32 = 262;
 const ASSISTANT: &[u8] = b"assistant\n";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub struct SimOptions {
     pub logit_rows: Option<u32>,
     /// How long each step takes.
     pub step_delay: Duration,
+    /// Whether answers may hold reasoning and tool calls; see [`SAY`].
+    pub markers: bool,
     /// What [`ModelInfo::weight_bytes`] says.
     pub weight_bytes: u64,
 }
@@ -45,6 +54,7 @@ impl Default for SimOptions {
             batch_tokens: 64,
             logit_rows: None,
             step_delay: Duration::ZERO,
+            markers: false,
             weight_bytes: 0,
         }
     }
@@ -54,6 +64,7 @@ impl Default for SimOptions {
 pub struct SimEngine {
     info: ModelInfo,
     step_delay: Duration,
+    text: SimText,
     /// What a cache would hold: the tokens of each slot.
     slots: Vec<Vec<u32>>,
 }
@@ -74,7 +85,7 @@ impl SimEngine {
             generation: Generation { stop_ids: vec![END], ..Generation::default() },
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
-        Self { info, step_delay: options.step_delay, slots }
+        Self { info, step_delay: options.step_delay, text: SimText { markers: options.markers }, slots }
     }
 }
 
@@ -84,7 +95,7 @@ impl Engine for SimEngine {
     }
 
     fn text(&self) -> Arc<dyn Text> {
-        Arc::new(SimText)
+        Arc::new(self.text)
     }
 
     fn step(
@@ -132,8 +143,11 @@ impl Engine for SimEngine {
 fn reply(sequence: &[u32]) -> Result<u32, BackendError> {
     let alphabet = u32::from(b'a') + (sequence.len() % 26) as u32;
     let Some(turn) = sequence.iter().rposition(|&id| id == BEGIN) else { return Ok(alphabet) };
-    let said = to_bytes(&sequence[turn + 1..]);
-    let Some(said) = said.strip_prefix(ASSISTANT) else { return Ok(alphabet) };
+    let said = &sequence[turn + 1..];
+    if !to_bytes(said).starts_with(ASSISTANT) {
+        return Ok(alphabet);
+    }
+    let said = said.len() - ASSISTANT.len();
     let before = &sequence[..turn];
     let message = before.iter().rposition(|&id| id == BEGIN).map_or(&[][..], |begin| &before[begin + 1..]);
     let message = to_bytes(message);
@@ -144,18 +158,36 @@ fn reply(sequence: &[u32]) -> Result<u32, BackendError> {
     if content == FAIL.as_bytes() {
         return Err(BackendError::Unsupported(FAIL.into()));
     }
-    let echo = [b"echo: ", content].concat();
-    let at = if content == FOREVER.as_bytes() { said.len() % echo.len() } else { said.len() };
-    Ok(echo.get(at).map_or(END, |&byte| byte.into()))
+    let answer = match content.strip_prefix(SAY.as_bytes()) {
+        Some(script) => marked(script),
+        None => [b"echo: ", content].concat().into_iter().map(u32::from).collect(),
+    };
+    let at = if content == FOREVER.as_bytes() { said % answer.len() } else { said };
+    Ok(answer.get(at).copied().unwrap_or(END))
+}
+
+/// Ids of a text whose markers are tokens.
+fn marked(mut text: &[u8]) -> Vec<u32> {
+    let mut ids = Vec::new();
+    while let Some(&byte) = text.first() {
+        let marker = (END + 1..VOCAB).zip(MARKERS).find(|(_, marker)| text.starts_with(marker.as_bytes()));
+        let (id, len) = marker.map_or((byte.into(), 1), |(id, marker)| (id, marker.len()));
+        ids.push(id);
+        text = &text[len..];
+    }
+    ids
 }
 
 fn to_bytes(ids: &[u32]) -> Vec<u8> {
     ids.iter().filter_map(|&id| u8::try_from(id).ok()).collect()
 }
 
-/// Bytes as tokens, and the template `BEGIN role \n content END`.
+/// Bytes as tokens, and the template `BEGIN role \n content END`. A tool's result has its name and the id of its call
+/// in front.
 #[derive(Debug, Clone, Copy)]
-struct SimText;
+struct SimText {
+    markers: bool,
+}
 
 impl Text for SimText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
@@ -164,9 +196,11 @@ impl Text for SimText {
 
     fn encode_chat(&self, messages: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let mut ids = Vec::new();
-        for Message { role, content } in messages {
+        for Message { role, content, name, tool_call_id, .. } in messages {
+            let of: String =
+                [name, tool_call_id].into_iter().flatten().map(|text| format!("{text}: ")).collect();
             ids.push(BEGIN);
-            ids.extend(format!("{role}\n{content}").bytes().map(u32::from));
+            ids.extend(format!("{role}\n{of}{content}").bytes().map(u32::from));
             ids.push(END);
         }
         ids.push(BEGIN);
@@ -176,6 +210,15 @@ impl Text for SimText {
 
     fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
         Box::new(Utf8Stream::default())
+    }
+
+    fn protocol(&self) -> Protocol {
+        let token = |text: &str| {
+            let (id, _) = (END + 1..VOCAB).zip(MARKERS).find(|(_, marker)| *marker == text)?;
+            Some(AddedToken { id, special: false })
+        };
+        let template = if self.markers { MARKERS.concat() } else { String::new() };
+        Protocol::declared(&template, |text| token(text).filter(|_| self.markers))
     }
 }
 

@@ -64,6 +64,7 @@ fn ask(scheduler: &Scheduler, sessions: &[u64], options: &GenerateOptions) -> (V
                     });
                 }
                 Event::Error { message } => panic!("{message}"),
+                other @ (Event::Reasoning { .. } | Event::ToolCall { .. }) => panic!("{other:?}"),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use muse_runtime::{Event, FinishReason, Message, Prompt};
+use serde_json::json;
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 
@@ -49,7 +50,8 @@ impl Manager {
     /// options: those of Session.Respond, and model s (default: the default model), system s (a system message),
     /// raw b (continue the text itself, without the chat template).
     /// info: model s, finish_reason s, prompt_tokens u, cached_tokens u, completion_tokens u, proposed_tokens u,
-    /// accepted_tokens u, queued_ms d, first_token_ms d, total_ms d.
+    /// accepted_tokens u, queued_ms d, first_token_ms d, total_ms d, and where the answer has them reasoning s and
+    /// tool_calls s (JSON, an array of {"id","name","arguments"}).
     /// A long answer takes longer than a D-Bus call waits by default (25 s): raise the timeout or set max_tokens.
     #[zbus(out_args("text", "info"))]
     async fn generate(
@@ -142,9 +144,8 @@ impl Manager {
 }
 
 fn chat_prompt(prompt: String, system: Option<String>) -> Prompt {
-    let message = |role: &str, content| Message { role: role.into(), content };
-    let system = system.map(|content| message("system", content));
-    Prompt::Chat(system.into_iter().chain([message("user", prompt)]).collect())
+    let system = system.map(|content| Message::new("system", content));
+    Prompt::Chat(system.into_iter().chain([Message::new("user", prompt)]).collect())
 }
 
 fn raw_prompt(prompt: String, system: Option<String>) -> Result<Prompt, Error> {
@@ -157,16 +158,20 @@ fn raw_prompt(prompt: String, system: Option<String>) -> Result<Prompt, Error> {
 
 /// Waits for the whole answer.
 async fn collect(mut answer: Answer) -> Result<(String, HashMap<String, OwnedVariant>), Error> {
-    let mut text = String::new();
+    let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
     loop {
         match answer.events.next().await {
             Some(Event::Start { .. }) => {}
             Some(Event::Delta { text: delta }) => text.push_str(&delta),
+            Some(Event::Reasoning { text: delta }) => reasoning.push_str(&delta),
+            Some(Event::ToolCall { id, name, arguments }) => {
+                calls.push(json!({"id": id, "name": name, "arguments": arguments}));
+            }
             Some(Event::Done { finish_reason: FinishReason::Cancelled, .. }) => {
                 return Err(Error::Cancelled("the answer was cancelled".into()));
             }
             Some(Event::Done { finish_reason: reason, usage, timing }) => {
-                let info = dictionary(vec![
+                let mut info = vec![
                     ("model", Variant::from(answer.session.model.clone())),
                     ("finish_reason", Variant::from(finish_reason(reason))),
                     ("prompt_tokens", Variant::from(usage.prompt_tokens)),
@@ -177,8 +182,12 @@ async fn collect(mut answer: Answer) -> Result<(String, HashMap<String, OwnedVar
                     ("queued_ms", Variant::from(milliseconds(timing.queued))),
                     ("first_token_ms", Variant::from(milliseconds(timing.first_token))),
                     ("total_ms", Variant::from(milliseconds(timing.total))),
-                ]);
-                return Ok((text, info));
+                ];
+                let reasoning = (!reasoning.is_empty()).then(|| Variant::from(reasoning));
+                info.extend(reasoning.map(|text| ("reasoning", text)));
+                let calls = (!calls.is_empty()).then(|| Variant::from(json!(calls).to_string()));
+                info.extend(calls.map(|json| ("tool_calls", json)));
+                return Ok((text, dictionary(info)));
             }
             Some(Event::Error { message }) => return Err(Error::Failed(message)),
             None => return Err(Error::Failed("the answer ended without a reason".into())),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use muse_runtime::protocol::Call;
 use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority, Speculation};
 use zbus::OwnedVariant;
 
@@ -148,13 +149,16 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
     let mut text_bytes = 0;
     let messages = wire.into_iter().enumerate().map(|(index, wire)| {
         let message = message(index, wire)?;
-        text_bytes += message.content.len();
+        text_bytes += message.text_bytes();
         Ok(message)
     });
     let messages = messages.collect::<Result<Vec<_>, Error>>()?;
     bounded("the conversation has", text_bytes, limits.text_bytes(), "bytes of text")?;
     Ok(messages)
 }
+
+/// Keys of a message.
+const KEYS: [&str; 6] = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name"];
 
 fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
@@ -164,22 +168,56 @@ fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
         return Err(Error::Unsupported(text));
     }
     let mut string = |key: &str| {
-        let value = wire.remove(key).ok_or_else(|| invalid(format!("has no {key}")))?;
+        let Some(value) = wire.remove(key) else { return Ok(None) };
         let signature = value.value_signature().to_string();
-        String::try_from(value)
-            .map_err(|_| invalid(format!("has a {key} of D-Bus type {signature}; it takes s")))
+        let text = String::try_from(value);
+        text.map(Some).map_err(|_| invalid(format!("has a {key} of D-Bus type {signature}; it takes s")))
     };
-    let (role, content) = (string("role")?, string("content")?);
+    let [role, content, reasoning, tool_calls, tool_call_id, name] = KEYS.map(&mut string);
+    let role = role?.ok_or_else(|| invalid("has no role".into()))?;
     if !ROLES.contains(&role.as_str()) {
         let role = shorten(&role);
         return Err(invalid(format!("has role {role:?}; it is one of: {}", ROLES.join(", "))));
     }
-    match wire.keys().min() {
-        Some(key) => {
-            Err(invalid(format!("has an unknown key {:?}; a message has: role, content", shorten(key))))
-        }
-        None => Ok(Message { role, content }),
+    let (reasoning, tool_call_id, name) = (reasoning?, tool_call_id?, name?);
+    let tool_calls = tool_calls?.map(|json| self::tool_calls(&json).map_err(invalid)).transpose()?;
+    let only = |key: &str, whose: &str, given: bool| match given && role != whose {
+        true => Err(invalid(format!("has {key} and role {role}; only one of role {whose} has it"))),
+        false => Ok(()),
+    };
+    only("reasoning", "assistant", reasoning.is_some())?;
+    only("tool_calls", "assistant", tool_calls.is_some())?;
+    only("tool_call_id", "tool", tool_call_id.is_some())?;
+    only("name", "tool", name.is_some())?;
+    if let Some(key) = wire.keys().min() {
+        let keys = KEYS.join(", ");
+        return Err(invalid(format!("has an unknown key {:?}; a message has: {keys}", shorten(key))));
     }
+    let content = match content? {
+        None if tool_calls.is_some() => String::new(),
+        content => content.ok_or_else(|| invalid("has no content".into()))?,
+    };
+    let tool_calls = tool_calls.unwrap_or_default();
+    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name })
+}
+
+/// The calls of an assistant's message, as `tool_call` frames have them.
+fn tool_calls(json: &str) -> Result<Vec<Call>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wire {
+        id: String,
+        name: String,
+        #[serde(default)]
+        arguments: serde_json::Map<String, serde_json::Value>,
+        #[serde(rename = "event")]
+        _event: Option<serde::de::IgnoredAny>,
+    }
+    let calls: Vec<Wire> = serde_json::from_str(json).map_err(|problem| {
+        format!("has tool_calls that are not an array of {{\"id\",\"name\",\"arguments\"}}: {problem}")
+    })?;
+    let calls = calls.into_iter().map(|Wire { id, name, arguments, .. }| Call { id, name, arguments });
+    Ok(calls.collect())
 }
 
 /// Refuses more than `limit`.

@@ -51,15 +51,24 @@ impl Session {
     ///
     /// messages: the whole conversation so far, oldest first, each {"role": s, "content": s} with role system, user,
     /// assistant or tool. What this session has read before is not computed again (cached_tokens).
+    /// An assistant's message may have reasoning s and tool_calls s (JSON, an array of {"id","name","arguments"} as in
+    /// tool_call frames); with tool_calls it needs no content. The result of a call is a message of role tool with
+    /// tool_call_id s and name s, those of the call.
     ///
     /// options: max_tokens u, temperature d (0 is greedy), top_p d, top_k u, min_p d, repetition_penalty d, seed t,
-    /// stop as, mode s (instant, thinking, contemplating), priority s (interactive, background), tools s (JSON),
-    /// speculation b (default true: tokens that repeat the conversation may be computed several in one step, which
-    /// changes the speed and not the answer). An option that is not known is an error.
+    /// stop as (ends the text, not the reasoning), mode s (instant, thinking, contemplating: how hard a model thinks that
+    /// can), priority s (interactive, background), tools s (JSON, an array of {"type":"function","function":{"name",
+    /// "description","parameters"}} with a JSON schema as parameters), speculation b (default true: tokens that repeat
+    /// the conversation may be computed several in one step, which changes the speed and not the answer). An option
+    /// that is not known is an error.
     ///
     /// stream: one end of a socket. Frames are lines of JSON: {"event":"start"}, any number of
-    /// {"event":"delta","text":s}, then {"event":"done","finish_reason":"stop|length|cancelled","usage":{},"timing":{}}
+    /// {"event":"delta","text":s}, {"event":"reasoning","text":s} (what the model thinks, not part of the answer) and
+    /// {"event":"tool_call","id":s,"name":s,"arguments":{}}, then
+    /// {"event":"done","finish_reason":"stop|length|tool_call|cancelled","usage":{},"timing":{}}
     /// or {"event":"error","name":s,"message":s}. End of file without either means failure. Closing it cancels.
+    /// A tool_call frame is a whole call of one of the tools, its arguments of the types that the schema names; what
+    /// is not is text. finish_reason tool_call: the model waits for the results of its calls.
     /// usage: prompt_tokens, cached_tokens, completion_tokens, proposed_tokens (computed because a repetition was
     /// expected), accepted_tokens (of those, part of the answer). timing: queued_ms, first_token_ms, total_ms.
     /// A reader that falls too far behind gets an error frame; the service never waits for it.

@@ -9,10 +9,10 @@ use muse_format::Generation;
 
 use super::lookup::Lookup;
 use super::speculate::{Acceptance, Gains};
+use crate::protocol::{Call, Part, Reader};
 use crate::stop::StopFilter;
 use crate::{
-    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, Speculation, TextDecoder,
-    Timing, Usage,
+    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, Speculation, Timing, Usage,
 };
 
 /// A request whose prompt is encoded and whose options are checked.
@@ -57,7 +57,7 @@ pub(super) struct Answer {
     acceptance: Acceptance,
     stop_ids: Vec<u32>,
     sampler: Sampler,
-    decoder: Box<dyn TextDecoder>,
+    reader: Reader,
     stop: StopFilter,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -70,7 +70,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(mut request: Request, model: &Generation, decoder: Box<dyn TextDecoder>) -> Self {
+    pub(super) fn new(mut request: Request, model: &Generation, reader: Reader) -> Self {
         Self {
             prompt_len: request.tokens.len() as u32,
             cached_len: 0,
@@ -79,7 +79,7 @@ impl Answer {
             acceptance: Acceptance::new(),
             stop_ids: model.stop_ids.clone(),
             sampler: Sampler::new(&request.sampler),
-            decoder,
+            reader,
             stop: StopFilter::new(std::mem::take(&mut request.stops)),
             started: None,
             first_token: None,
@@ -191,9 +191,9 @@ impl Answer {
         if self.stop_ids.contains(&token) {
             return Ok(Some(FinishReason::Stop));
         }
-        let text = self.decoder.push(token);
-        self.show(&text);
-        if self.stop.stopped() {
+        let parts = self.reader.push(token);
+        self.show(parts);
+        if self.stop.stopped() || self.reader.ended() {
             return Ok(Some(FinishReason::Stop));
         }
         Ok((self.usage().completion_tokens >= self.request.tokens_max).then_some(FinishReason::Length))
@@ -203,12 +203,16 @@ impl Answer {
     pub(super) fn end(&mut self, end: End) {
         let event = match end {
             End::Finished(mut finish_reason) => {
-                let rest = self.decoder.finish();
-                self.show(&rest);
+                let complete = finish_reason == FinishReason::Stop && !self.stop.stopped();
+                let parts = self.reader.finish(complete);
+                self.show(parts);
                 let rest = self.stop.finish();
                 self.delta(rest);
                 if finish_reason == FinishReason::Length && self.stop.stopped() {
                     finish_reason = FinishReason::Stop;
+                }
+                if complete && self.reader.has_calls() {
+                    finish_reason = FinishReason::ToolCall;
                 }
                 Event::Done { finish_reason, usage: self.usage(), timing: self.timing() }
             }
@@ -233,9 +237,24 @@ impl Answer {
         Timing { queued: until(self.started), first_token: until(self.first_token), total }
     }
 
-    fn show(&mut self, text: &str) {
-        let text = self.stop.push(text);
-        self.delta(text);
+    /// Nothing is shown after a stop text.
+    fn show(&mut self, parts: Vec<Part>) {
+        for part in parts {
+            let event = match part {
+                Part::Text(text) => {
+                    let text = self.stop.push(&text);
+                    self.delta(text);
+                    continue;
+                }
+                _ if self.stop.stopped() => return,
+                Part::Reasoning(text) => Event::Reasoning { text },
+                Part::Call(Call { id, name, arguments }) => Event::ToolCall { id, name, arguments },
+            };
+            // No stop text goes on behind what is not text.
+            let rest = self.stop.finish();
+            self.delta(rest);
+            self.emit(event);
+        }
     }
 
     fn delta(&mut self, text: String) {

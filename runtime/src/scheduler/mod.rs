@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::protocol::Reader;
 use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError};
 use answer::{Answer, Request};
 use state::{Command, Shared};
@@ -176,6 +177,10 @@ impl Scheduler {
             let problem = format!("the tokenizer gives id {id}; the model has {}", info.vocab);
             return Err(Refusal::Text(TextError::Encode(problem)));
         }
+        let reader = match &prompt {
+            Prompt::Chat(_) => Reader::chat(&*text, &tokens, options.chat.tools.as_ref(), fresh_seed()),
+            Prompt::Text(_) => Reader::plain(&*text),
+        };
         let room = info.context - prompt_len;
         let request = Request {
             session: id,
@@ -189,8 +194,7 @@ impl Scheduler {
             submitted,
             sink,
         };
-        let continues = matches!(prompt, Prompt::Text(_));
-        let answer = Box::new(Answer::new(request, &info.generation, text.decoder(continues)));
+        let answer = Box::new(Answer::new(request, &info.generation, reader));
         shared.locked(|state| state.queue(id, answer))
     }
 

@@ -32,12 +32,38 @@ const TOO_SLOW: &str = "it takes more than 10 seconds for a conversation";
 /// 64 Ki levels, of less than 3 KiB of stack each (80 Ki levels fit, measured). Address space, not memory.
 const STACK_BYTES: usize = 256 << 20;
 
-/// What a template sees of a message.
-#[derive(Debug, Clone, Serialize)]
-#[cfg_attr(test, derive(serde::Deserialize))]
+/// What a template sees of a message, under the names of Hugging Face transformers. What is absent is undefined.
+#[derive(Debug, Clone, Default, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize), serde(default))]
 pub(crate) struct Turn {
     pub(crate) role: String,
     pub(crate) content: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_calls: Option<Vec<ToolCall>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_call_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+}
+
+/// A call that an assistant made.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub(crate) struct ToolCall {
+    pub(crate) id: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) function: Function,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// An object: templates cannot parse JSON.
+    pub(crate) arguments: serde_json::Value,
 }
 
 /// A compiled chat template.

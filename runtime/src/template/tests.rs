@@ -1,7 +1,10 @@
 use super::*;
 
 fn turns(messages: &[(&str, &str)]) -> Vec<Turn> {
-    messages.iter().map(|(role, content)| Turn { role: (*role).into(), content: (*content).into() }).collect()
+    messages
+        .iter()
+        .map(|(role, content)| Turn { role: (*role).into(), content: (*content).into(), ..Turn::default() })
+        .collect()
 }
 
 fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, TextError> {

@@ -47,8 +47,7 @@ impl Disguise {
         tools: Option<&serde_json::Value>,
     ) -> Result<char, TextError> {
         let tools = tools.map(serde_json::Value::to_string).unwrap_or_default();
-        let fields = messages.iter().flat_map(|message| [&message.role, &message.content]);
-        let texts: Vec<&String> = fields.chain([&tools]).collect();
+        let texts: Vec<_> = messages.iter().flat_map(Message::texts).chain([tools.into()]).collect();
         let free = self.marks.iter().find(|&&mark| !texts.iter().any(|text| text.contains(mark)));
         free.copied().ok_or_else(|| TextError::Encode("it uses every noncharacter from U+FDD0 on".into()))
     }

@@ -13,11 +13,13 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
 use self::disguise::Disguise;
 use self::pieces::{PieceDecoder, Pieces};
-use crate::template::{Template, Turn};
+use crate::protocol::{AddedToken, Call, Protocol};
+use crate::template::{Function, Template, ToolCall, Turn};
 use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
 
 /// Bytes of a `tokenizer.json`; the largest in use are about 35 MiB.
@@ -32,6 +34,7 @@ pub struct HfText {
     bos: Option<u32>,
     chat: Option<(Template, Disguise)>,
     pieces: Arc<Pieces>,
+    protocol: Protocol,
 }
 
 impl HfText {
@@ -57,8 +60,14 @@ impl HfText {
             let template = Template::new(chat_template, text.template_tokens.clone())?;
             Some((template, Disguise::new(&tokenizer, chat_template)?))
         };
+        let added = tokenizer.get_added_tokens_decoder();
+        let token = |text: &str| {
+            let (id, token) = added.iter().find(|(_, token)| token.content == text)?;
+            Some(AddedToken { id: *id, special: token.special })
+        };
+        let protocol = Protocol::declared(chat_template, token);
         let bos = text.bos_id.filter(|_| text.add_bos);
-        Ok(Self { tokenizer, bos, chat, pieces: Arc::new(pieces) })
+        Ok(Self { tokenizer, bos, chat, pieces: Arc::new(pieces), protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
@@ -106,13 +115,9 @@ impl Text for HfText {
 
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
-        check_len(messages.iter().map(|message| message.role.len() + message.content.len()).sum())?;
+        check_len(messages.iter().map(|message| message.role.len() + message.text_bytes()).sum())?;
         let mark = disguise.mark(messages, options.tools.as_ref())?;
-        let turn = |message: &Message| Turn {
-            role: disguise.hide(&message.role, "", mark).into_owned(),
-            content: disguise.hide(&message.content, &message.role, mark).into_owned(),
-        };
-        let turns = messages.iter().map(turn).collect();
+        let turns = messages.iter().map(|message| turn(message, disguise, mark)).collect();
         let tools = options.tools.as_ref().map(|tools| disguise.hide_json(tools, mark));
         let rendered = template.render(turns, tools, options.mode)?;
         self.ids(&rendered, Some(mark))
@@ -120,6 +125,33 @@ impl Text for HfText {
 
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder> {
         Box::new(PieceDecoder::new(Arc::clone(&self.pieces), continues))
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.protocol.clone()
+    }
+}
+
+/// What the template sees of a message, mentions of control tokens disguised.
+fn turn(message: &Message, disguise: &Disguise, mark: char) -> Turn {
+    let hide = |text: &str, role: &str| disguise.hide(text, role, mark).into_owned();
+    let hide_field = |text: &Option<String>| text.as_deref().map(|text| hide(text, ""));
+    let call = |call: &Call| ToolCall {
+        id: hide(&call.id, ""),
+        kind: "function".into(),
+        function: Function {
+            name: hide(&call.name, ""),
+            arguments: disguise.hide_json(&Value::Object(call.arguments.clone()), mark),
+        },
+    };
+    let calls = message.tool_calls.iter().map(call).collect::<Vec<_>>();
+    Turn {
+        role: hide(&message.role, ""),
+        content: hide(&message.content, &message.role),
+        reasoning_content: message.reasoning.as_deref().map(|text| hide(text, &message.role)),
+        tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
+        tool_call_id: hide_field(&message.tool_call_id),
+        name: hide_field(&message.name),
     }
 }
 

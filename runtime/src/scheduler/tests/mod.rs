@@ -2,6 +2,7 @@
 //! for time to pass.
 
 mod endings;
+mod protocol;
 mod refusals;
 mod serving;
 mod speculation;
@@ -108,9 +109,7 @@ fn service(options: SimOptions) -> Scheduler {
 }
 
 fn chat(messages: &[(&str, &str)]) -> Prompt {
-    let message =
-        |(role, content): &(&str, &str)| Message { role: (*role).into(), content: (*content).into() };
-    Prompt::Chat(messages.iter().map(message).collect())
+    Prompt::Chat(messages.iter().map(|(role, content)| Message::new(*role, *content)).collect())
 }
 
 fn user(content: &str) -> Prompt {
