@@ -15,7 +15,9 @@ use muse_runtime::sim::FOREVER;
 async fn serve(bus: &Bus) -> Arc<Service> {
     let config = config("");
     let scheduler = scheduler(&config);
-    let service = Service::new(config, Simulated::new(&[("sim", 0)]), scheduler, Some(1 << 30));
+    let mut source = Simulated::new(&[("sim", 0)]);
+    Arc::get_mut(&mut source).unwrap().options.markers = true;
+    let service = Service::new(config, source, scheduler, Some(1 << 30));
     service.models.refresh().await;
     let connection = bus.connect().await;
     let published = bus::publish(&connection, &service).await.unwrap();
@@ -125,6 +127,79 @@ async fn musectl_does_what_its_help_says() {
     let checks: Vec<serde_json::Value> = serde_json::from_slice(&doctor.stdout).unwrap();
     let service = checks.iter().find(|check| check["name"] == "service").unwrap();
     assert_eq!(service["state"], "ok", "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn musectl_shows_calls_and_sends_their_results() {
+    let bus = Bus::start();
+    let _service = serve(&bus).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let tools =
+        file("tools.json", r#"[{"name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}]"#);
+    let conversation = file(
+        "conversation.json",
+        r#"[{"role": "user", "content": "1 and 1?"},
+            {"role": "assistant", "tool_calls": [{"id": "c1", "name": "add", "arguments": {"a": 1}}]},
+            {"role": "tool", "name": "add", "tool_call_id": "c1", "content": "2"}]"#,
+    );
+    let broken = file("broken.json", "[{");
+    let script =
+        r#"sim:say <think>so</think>Wait.<tool_call>{"name": "add", "arguments": {"a": "1"}}</tool_call>"#;
+    let chat = format!("{script}\n2\n/quit\n");
+    /// Arguments, standard input, exit code, and what the outputs have and do not have.
+    type Case<'a> = (&'a [&'a str], &'a str, i32, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 9] = [
+        (
+            &["generate", "--tools", &tools, script],
+            "",
+            0,
+            &["Wait.\n[call] add {\"a\":1}\n"],
+            &["so", "think"],
+        ),
+        (
+            &["generate", "--json", "--tools", &tools, script],
+            "",
+            0,
+            &[
+                "\"reasoning\":\"so\"",
+                "\"arguments\":{\"a\":1}",
+                "\"finish_reason\":\"tool_call\"",
+                "\"text\":\"Wait.\"",
+            ],
+            &["<"],
+        ),
+        (
+            &["generate", "--json", "--hide-reasoning", script],
+            "",
+            0,
+            &["Wait."],
+            &["reasoning", "tool_calls"],
+        ),
+        (&["generate", "--tools", &tools, "--messages", &conversation], "", 0, &["echo: add: c1: 2\n"], &[]),
+        (
+            &["chat", "--tools", &tools],
+            &chat,
+            0,
+            &["[call] add {\"a\":1}\n", "echo: add: call_", ": 2\n"],
+            &["so\n"],
+        ),
+        (&["generate", "--tools", &broken, "hi"], "", 1, &["broken.json is not JSON: EOF"], &[]),
+        (&["generate", "--tools", "/none.json", "hi"], "", 1, &["/none.json: No such file"], &[]),
+        (&["generate", "--messages", &tools], "", 1, &["InvalidMessage", "no role"], &[]),
+        (&["generate", "--messages", &conversation, "hi"], "", 2, &["cannot be used with"], &[]),
+    ];
+    for (arguments, input, code, words, absent) in cases {
+        let output = bus.musectl(arguments, input).await;
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(words.iter().all(|word| all.contains(word)), "{arguments:?}: {all}");
+        assert!(!absent.iter().any(|word| all.contains(word)), "{arguments:?}: {all}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

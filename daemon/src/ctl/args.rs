@@ -28,14 +28,22 @@ pub enum Command {
     #[command(
         after_help = "While it answers, Ctrl-C stops the answer. At the prompt:\n  /reset      forget the \
                             conversation\n  /quit       leave (or Ctrl-D)\n  /help       this list\n\n\
-                            Example:\n  musectl chat --model fast --system 'Answer in one sentence.'"
+                            What the model thinks is dimmed. With --tools, each call is shown and its result is \
+                            asked for.\n\n\
+                            Examples:\n  musectl chat --model fast --system 'Answer in one sentence.'\n  \
+                            musectl chat --mode thinking --tools tools.json"
     )]
     Chat(Chat),
     /// Answer one prompt
     #[command(after_help = "Examples:\n  musectl generate 'What is gravity?'\n  \
                             musectl generate --json --temperature 0 --max-tokens 50 'Name three colours.'\n  \
                             musectl generate --raw 'Once upon a time' --max-tokens 40\n  \
-                            musectl generate < prompt.txt")]
+                            musectl generate --json --tools tools.json 'Is it raining in Oslo?'\n  \
+                            musectl generate --tools tools.json --messages conversation.json\n  \
+                            musectl generate < prompt.txt\n\n\
+                            A conversation is a JSON array of {\"role\",\"content\"}. An assistant's message may have \
+                            \"tool_calls\" as --json prints them, and a message of role tool, the result of a call, \
+                            has its \"tool_call_id\" and \"name\".")]
     Generate(Generate),
     /// List the models
     Models {
@@ -93,8 +101,11 @@ pub struct Generate {
     #[command(flatten)]
     pub answer: Answer,
     /// Continue the text itself, without the model's chat template
-    #[arg(long, conflicts_with = "system")]
+    #[arg(long, conflicts_with_all = ["system", "messages"])]
     pub raw: bool,
+    /// Answer a whole conversation instead of a prompt
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system"])]
+    pub messages: Option<PathBuf>,
     /// Print one JSON object when the answer is complete
     #[arg(long)]
     pub json: bool,
@@ -138,6 +149,12 @@ pub struct Answer {
     /// How hard to think, where the model can
     #[arg(long)]
     pub mode: Option<Mode>,
+    /// Tools that the model may call: a JSON array of definitions with name, description and parameters
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// Do not show what the model thinks before it answers
+    #[arg(long)]
+    pub hide_reasoning: bool,
     /// Compute one token a step, also where the answer repeats text
     #[arg(long)]
     pub no_speculation: bool,

@@ -7,14 +7,13 @@ use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
 
 use super::Error;
-use super::args::Chat;
-use super::client::{self, Options, SessionProxy, message};
-use super::frames::{Done, Frame, Frames};
+use super::args::{Answer, Chat};
+use super::client::{self, Message, SessionProxy, field, message};
+use super::frames::{Done, Frames, ToolCall};
+use super::show::{DIM, PLAIN, Shown};
 
 const HELP: &str = "/reset  forget the conversation\n/quit   leave (or Ctrl-D)\n/help   this list\n\
                     While it answers, Ctrl-C stops the answer.";
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
 
 pub fn run(runtime: &Runtime, session: bool, args: &Chat) -> Result<(), Error> {
     let proxy = runtime.block_on(client::open(session, &args.answer.model))?;
@@ -25,8 +24,8 @@ pub fn run(runtime: &Runtime, session: bool, args: &Chat) -> Result<(), Error> {
     }
     // The history is kept in memory only: a conversation is nobody else's business.
     let mut editor = DefaultEditor::new()?;
-    let system = args.answer.system.as_deref();
-    let mut conversation = start(system);
+    let mut talk = Talk { runtime, proxy: &proxy, args: &args.answer, person, conversation: Vec::new() };
+    talk.reset();
     loop {
         let line = match editor.readline(if person { "> " } else { "" }) {
             Ok(line) => line,
@@ -41,7 +40,7 @@ pub fn run(runtime: &Runtime, session: bool, args: &Chat) -> Result<(), Error> {
             "" => continue,
             "/quit" | "/exit" => break,
             "/reset" => {
-                conversation = start(system);
+                talk.reset();
                 println!("The conversation is forgotten.");
                 continue;
             }
@@ -56,45 +55,69 @@ pub fn run(runtime: &Runtime, session: bool, args: &Chat) -> Result<(), Error> {
             _ => {}
         }
         let _ = editor.add_history_entry(&line);
-        conversation.push(message("user", &line));
-        let turn =
-            Turn { proxy: &proxy, conversation: &conversation, options: args.answer.options(), person };
-        match runtime.block_on(turn.run()) {
-            Ok(text) => conversation.push(message("assistant", &text)),
-            // The person can do something about these: the turn is taken back and the chat goes on.
-            Err(error @ (Error::Service { .. } | Error::Answer { .. })) => {
-                conversation.pop();
-                eprintln!("{error}");
-                let gone = matches!(&error, Error::Service { name, .. } if name == "SessionClosed" || name == "UnknownObject");
-                if gone || !person {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
-        }
+        talk.ask(&line, &mut editor)?;
     }
     runtime.block_on(proxy.close())?;
     Ok(())
 }
 
-fn start(system: Option<&str>) -> Vec<Options> {
-    system.into_iter().map(|text| message("system", text)).collect()
-}
-
-struct Turn<'a> {
+/// A conversation with one model.
+struct Talk<'a> {
+    runtime: &'a Runtime,
     proxy: &'a SessionProxy<'static>,
-    conversation: &'a [Options],
-    options: Options,
+    args: &'a Answer,
     person: bool,
+    conversation: Vec<Message>,
 }
 
-impl Turn<'_> {
+impl Talk<'_> {
+    fn reset(&mut self) {
+        let system = self.args.system.as_deref();
+        self.conversation = system.into_iter().map(|text| message("system", text)).collect();
+    }
+
+    /// Says `line` and prints what is answered, with the results of the calls that it takes.
+    fn ask(&mut self, line: &str, editor: &mut DefaultEditor) -> Result<(), Error> {
+        let before = self.conversation.len();
+        self.conversation.push(message("user", line));
+        loop {
+            let (answer, done) = match self.runtime.block_on(self.answer()) {
+                Ok(answer) => answer,
+                // The person can do something about these: the turn is taken back and the chat goes on.
+                Err(error @ (Error::Service { .. } | Error::Answer { .. }))
+                    if self.person && !is_gone(&error) =>
+                {
+                    self.conversation.truncate(before);
+                    eprintln!("{error}");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            let calls = if done.finish_reason == "tool_call" { &answer.calls[..] } else { &[] };
+            self.conversation.push(said(&answer, calls));
+            if calls.is_empty() {
+                return Ok(());
+            }
+            match results(editor, calls, self.person) {
+                Ok(results) => self.conversation.extend(results),
+                // Without its results the model cannot go on.
+                Err(ReadlineError::Interrupted | ReadlineError::Eof) => {
+                    self.conversation.truncate(before);
+                    println!("The calls have no results: the turn is taken back.");
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Prints the answer as it comes and returns it, as far as it came.
-    async fn run(self) -> Result<String, Error> {
-        let fd = self.proxy.respond(self.conversation, self.options).await?;
+    async fn answer(&self) -> Result<(Shown, Done), Error> {
+        let fd = self.proxy.respond(&self.conversation, self.args.options()?).await?;
         let mut frames = Frames::new(fd)?;
         let mut out = std::io::stdout();
-        let (mut text, mut thinking, mut cancelled) = (String::new(), false, false);
+        let mut shown = Shown::new(false, self.person && !self.args.hide_reasoning);
+        let mut cancelled = false;
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
         let done = loop {
@@ -106,34 +129,47 @@ impl Turn<'_> {
                     continue;
                 }
             };
-            match frame {
-                Frame::Delta { text: delta } => {
-                    if std::mem::take(&mut thinking) {
-                        writeln!(out, "{}", if self.person { PLAIN } else { "" })?;
-                    }
-                    write!(out, "{delta}")?;
-                    out.flush()?;
-                    text.push_str(&delta);
-                }
-                Frame::Reasoning { text: delta } if self.person => {
-                    let before = if std::mem::replace(&mut thinking, true) { "" } else { DIM };
-                    write!(out, "{before}{delta}")?;
-                    out.flush()?;
-                }
-                Frame::Reasoning { .. } | Frame::Other => {}
-                Frame::Done(done) => break done,
-                Frame::Error { name, message } => {
-                    writeln!(out)?;
-                    return Err(Error::Answer { name, message });
-                }
+            if let Some(done) = shown.take(frame, &mut out)? {
+                break done;
             }
         };
-        writeln!(out)?;
         if self.person {
             writeln!(out, "{DIM}{}{PLAIN}", footer(&done))?;
         }
-        Ok(text)
+        Ok((shown, done))
     }
+}
+
+/// The session does not come back.
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Service { name, .. } if name == "SessionClosed" || name == "UnknownObject")
+}
+
+/// The assistant's message in the conversation.
+fn said(answer: &Shown, calls: &[ToolCall]) -> Message {
+    let mut said = message("assistant", &answer.text);
+    if !answer.reasoning.is_empty() {
+        said.extend([field("reasoning", &answer.reasoning)]);
+    }
+    if !calls.is_empty() {
+        said.extend([field("tool_calls", serde_json::json!(calls).to_string())]);
+    }
+    said
+}
+
+/// Asks for the result of each call.
+fn results(
+    editor: &mut DefaultEditor,
+    calls: &[ToolCall],
+    person: bool,
+) -> Result<Vec<Message>, ReadlineError> {
+    let result = |call: &ToolCall| {
+        let prompt = if person { format!("result of {}> ", call.name) } else { String::new() };
+        let mut result = message("tool", &editor.readline(&prompt)?);
+        result.extend([field("tool_call_id", &call.id), field("name", &call.name)]);
+        Ok(result)
+    };
+    calls.iter().map(result).collect()
 }
 
 /// `120 tokens, 41.3 tokens/s, first after 0.21 s`
@@ -146,7 +182,7 @@ fn footer(done: &Done) -> String {
     }
     text += &format!(", first after {:.2} s", timing.first_token_ms / 1000.0);
     match finish_reason.as_str() {
-        "stop" => {}
+        "stop" | "tool_call" => {}
         "length" => text += ", cut at the length limit",
         other => text += &format!(", {other}"),
     }

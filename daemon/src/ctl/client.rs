@@ -1,6 +1,7 @@
 //! The bus as `musectl` sees it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use zbus::{OwnedObjectPath, OwnedVariant, Variant, proxy};
 
@@ -8,6 +9,8 @@ use super::Error;
 use super::args::{Answer, Mode};
 
 pub type Options = HashMap<&'static str, Variant<'static>>;
+/// One message of a conversation.
+pub type Message = HashMap<String, Variant<'static>>;
 
 #[proxy(
     interface = "org.museproject.Inference1.Manager",
@@ -32,7 +35,7 @@ pub trait Manager {
 
 #[proxy(interface = "org.museproject.Inference1.Session", default_service = "org.museproject.Inference1")]
 pub trait Session {
-    fn respond(&self, messages: &[Options], options: Options) -> zbus::Result<zbus::OwnedFd>;
+    fn respond(&self, messages: &[Message], options: Options) -> zbus::Result<zbus::OwnedFd>;
     fn cancel(&self) -> zbus::Result<()>;
     fn close(&self) -> zbus::Result<()>;
     #[zbus(property(emits_changed_signal = "const"))]
@@ -72,14 +75,41 @@ pub async fn open(session: bool, model: &str) -> Result<SessionProxy<'static>, E
     Ok(SessionProxy::new(manager.inner().connection(), path).await?)
 }
 
-/// One message of a conversation.
-pub fn message(role: &'static str, content: &str) -> Options {
-    Options::from([("role", Variant::from(role)), ("content", Variant::from(content.to_owned()))])
+pub fn message(role: &str, content: &str) -> Message {
+    [("role", role), ("content", content)].into_iter().map(|(key, text)| field(key, text)).collect()
+}
+
+/// A text of a message.
+pub fn field(key: &str, text: impl Into<String>) -> (String, Variant<'static>) {
+    (key.to_owned(), Variant::from(text.into()))
+}
+
+/// A JSON file.
+fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
+    let text =
+        std::fs::read_to_string(path).map_err(|problem| Error::File { path: path.to_owned(), problem })?;
+    serde_json::from_str(&text).map_err(|problem| Error::Json { path: path.to_owned(), problem })
+}
+
+/// The conversation in a file. What is not text goes as JSON text.
+pub fn read_messages(path: &Path) -> Result<Vec<Message>, Error> {
+    let not_messages = || Error::Messages { path: path.to_owned() };
+    let message = |message: &serde_json::Value| {
+        let fields = message.as_object().ok_or_else(not_messages)?;
+        let text =
+            |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Ok(fields.iter().map(|(key, value)| field(key, text(value))).collect())
+    };
+    read_json(path)?.as_array().ok_or_else(not_messages)?.iter().map(message).collect()
 }
 
 impl Answer {
     /// The options of `Respond`.
-    pub fn options(&self) -> Options {
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Json`] of the tools.
+    pub fn options(&self) -> Result<Options, Error> {
+        let tools = self.tools.as_deref().map(read_json).transpose()?;
         let mode = self.mode.map(|mode| match mode {
             Mode::Instant => "instant",
             Mode::Thinking => "thinking",
@@ -96,9 +126,10 @@ impl Answer {
             ("seed", self.seed.map(Variant::from)),
             ("stop", stop.map(Variant::from)),
             ("mode", mode.map(Variant::from)),
+            ("tools", tools.map(|tools| Variant::from(tools.to_string()))),
             ("speculation", self.no_speculation.then(|| Variant::from(false))),
             ("priority", self.background.then(|| Variant::from("background"))),
         ];
-        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        Ok(given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 }

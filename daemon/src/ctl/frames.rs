@@ -18,6 +18,7 @@ pub enum Frame {
     Reasoning {
         text: String,
     },
+    ToolCall(ToolCall),
     Done(Done),
     Error {
         name: String,
@@ -26,6 +27,14 @@ pub enum Frame {
     /// `start`, and what later versions add.
     #[serde(other)]
     Other,
+}
+
+/// A tool that the model wants called.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The last frame of a complete answer.

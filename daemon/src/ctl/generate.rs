@@ -7,10 +7,15 @@ use zbus::Variant;
 
 use super::Error;
 use super::args::Generate;
-use super::client::{self, message};
-use super::frames::{Frame, Frames};
+use super::client::{self, Message, message};
+use super::frames::Frames;
+use super::show::Shown;
 
 pub async fn run(session: bool, args: Generate) -> Result<(), Error> {
+    if let Some(path) = &args.messages {
+        let messages = client::read_messages(path)?;
+        return chat(session, &args, &messages).await;
+    }
     let prompt = match &args.prompt {
         Some(prompt) if prompt != "-" => prompt.clone(),
         _ => read_stdin()?,
@@ -18,7 +23,12 @@ pub async fn run(session: bool, args: Generate) -> Result<(), Error> {
     if prompt.trim().is_empty() {
         return Err(Error::NoPrompt);
     }
-    if args.raw { raw(session, &args, &prompt).await } else { chat(session, &args, &prompt).await }
+    if args.raw {
+        return raw(session, &args, &prompt).await;
+    }
+    let system = args.answer.system.as_deref().map(|text| message("system", text));
+    let messages: Vec<_> = system.into_iter().chain([message("user", &prompt)]).collect();
+    chat(session, &args, &messages).await
 }
 
 fn read_stdin() -> Result<String, Error> {
@@ -31,37 +41,34 @@ fn read_stdin() -> Result<String, Error> {
 }
 
 /// Streams through a session. Ctrl-C ends the program, and with it the session and the answer.
-async fn chat(session: bool, args: &Generate, prompt: &str) -> Result<(), Error> {
+async fn chat(session: bool, args: &Generate, messages: &[Message]) -> Result<(), Error> {
+    let options = args.answer.options()?;
     let proxy = client::open(session, &args.answer.model).await?;
-    let system = args.answer.system.as_deref().map(|text| message("system", text));
-    let messages: Vec<_> = system.into_iter().chain([message("user", prompt)]).collect();
-    let mut frames = Frames::new(proxy.respond(&messages, args.answer.options()).await?)?;
+    let mut frames = Frames::new(proxy.respond(messages, options).await?)?;
     let mut out = std::io::stdout();
-    let mut text = String::new();
+    // A pipe gets the answer alone.
+    let mut shown = Shown::new(args.json, out.is_terminal() && !args.answer.hide_reasoning);
     let done = loop {
-        match frames.next().await? {
-            Frame::Delta { text: delta } if args.json => text.push_str(&delta),
-            Frame::Delta { text: delta } => {
-                out.write_all(delta.as_bytes())?;
-                out.flush()?;
-                text = delta;
-            }
-            Frame::Reasoning { .. } | Frame::Other => {}
-            Frame::Done(done) => break done,
-            Frame::Error { name, message } => return Err(Error::Answer { name, message }),
+        if let Some(done) = shown.take(frames.next().await?, &mut out)? {
+            break done;
         }
     };
     if args.json {
-        let model = proxy.model().await?;
-        let answer = json!({
-            "model": model,
-            "text": text,
+        let mut answer = json!({
+            "model": proxy.model().await?,
+            "text": shown.text,
             "finish_reason": done.finish_reason,
             "usage": done.usage,
             "timing": done.timing,
         });
+        if !shown.reasoning.is_empty() && !args.answer.hide_reasoning {
+            answer["reasoning"] = shown.reasoning.into();
+        }
+        if !shown.calls.is_empty() {
+            answer["tool_calls"] = json!(shown.calls);
+        }
         writeln!(out, "{answer}")?;
-    } else if !text.ends_with('\n') {
+    } else if shown.text.is_empty() && shown.calls.is_empty() {
         writeln!(out)?;
     }
     Ok(())
@@ -70,7 +77,7 @@ async fn chat(session: bool, args: &Generate, prompt: &str) -> Result<(), Error>
 /// Through `Manager.Generate`, the one call that takes text without a template.
 async fn raw(session: bool, args: &Generate, prompt: &str) -> Result<(), Error> {
     let manager = client::manager(session).await?;
-    let mut options = args.answer.options();
+    let mut options = args.answer.options()?;
     options.insert("raw", Variant::from(true));
     options.insert("model", Variant::from(args.answer.model.clone()));
     let (text, info) = manager.generate(prompt, options).await?;

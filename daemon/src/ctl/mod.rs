@@ -7,10 +7,11 @@ mod doctor;
 mod frames;
 mod generate;
 mod models;
+mod show;
 mod status;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -46,6 +47,12 @@ pub enum Error {
     Io(#[from] std::io::Error),
     #[error("the prompt is empty; give it as an argument or on standard input")]
     NoPrompt,
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: std::io::Error },
+    #[error("{} is not JSON: {problem}", path.display())]
+    Json { path: PathBuf, problem: serde_json::Error },
+    #[error("{} is not a JSON array of messages, objects with role and content", path.display())]
+    Messages { path: PathBuf },
     #[error("the terminal: {0}")]
     Terminal(#[from] rustyline::error::ReadlineError),
     /// Everything is already said.
