@@ -10,7 +10,7 @@ use muse_benches::measure::{self, Lengths, Rates};
 use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
-use muse_format::{Layout, Spec};
+use muse_format::{Layout, Role, Spec};
 use muse_runtime::{BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
 
 const EXAMPLES: &str = "\
@@ -212,7 +212,7 @@ fn layout(arguments: &Arguments) -> Layout {
 /// Bytes of the tensors that [`synthetic::write`] writes.
 fn weight_bytes(spec: &Spec, layout: Layout) -> u64 {
     let bytes = |tensor: &muse_format::Expected| {
-        let layout = if tensor.role == muse_format::Role::Vector { Layout::F32 } else { layout };
+        let layout = synthetic::layout_of(tensor, layout);
         layout.byte_len(tensor.rows, tensor.cols).unwrap_or(u64::MAX)
     };
     spec.tensors().iter().map(bytes).sum()
@@ -283,7 +283,7 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
 /// Layouts of the matrices, each once.
 fn layouts(mapped: &Mapped) -> Vec<String> {
     let tensors = mapped.spec.tensors();
-    let matrices = tensors.iter().filter(|tensor| tensor.role != muse_format::Role::Vector);
+    let matrices = tensors.iter().filter(|tensor| !matches!(tensor.role, Role::Vector | Role::Router));
     let mut layouts: Vec<_> = matrices.filter_map(|t| Some(mapped.stored(&t.name)?.0)).collect();
     layouts.sort_unstable();
     layouts.dedup();

@@ -31,7 +31,8 @@ pub struct Rates {
 }
 
 /// Bytes that must be read to decode one token, on average over an answer of `answer` tokens after `depth` others,
-/// where `sessions` share a step: their part of every weight but an embedding that is only looked up, and the cache.
+/// where `sessions` share a step: their part of every weight but an embedding that is only looked up, and the cache. Of
+/// experts, those that as many tokens choose on average where each chooses any alike.
 pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions: u32) -> u64 {
     let spec: &Spec = &mapped.spec;
     let looked_up = if spec.tied_head { 0 } else { mapped.stored("embed").map_or(0, |(_, bytes)| bytes) };
@@ -40,7 +41,19 @@ pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions:
         u64::from(seen) * shape.position_bytes()
     };
     let cache: u64 = spec.layers.iter().zip(&plan.caches).map(layer).sum();
-    (mapped.weight_bytes() - looked_up) / u64::from(sessions) + cache
+    let unused: f64 =
+        spec.layers.iter().enumerate().map(|(i, layer)| unused_bytes(mapped, i, layer, sessions)).sum();
+    (mapped.weight_bytes() - looked_up - unused as u64) / u64::from(sessions) + cache
+}
+
+/// Bytes of layer `i`'s experts that a step of `sessions` tokens leaves alone, on average.
+fn unused_bytes(mapped: &Mapped, i: usize, layer: &Layer, sessions: u32) -> f64 {
+    let Some(experts) = &layer.experts else { return 0.0 };
+    let bytes = |part: &str| mapped.stored(&format!("l{i}.experts.{part}")).map_or(0, |(_, bytes)| bytes);
+    // All experts are of one shape and layout.
+    let all = u64::from(experts.count) * (bytes("0.gate") + bytes("0.up") + bytes("0.down"));
+    let left_alone = 1.0 - f64::from(experts.used) / f64::from(experts.count);
+    all as f64 * left_alone.powi(sessions as i32)
 }
 
 /// Fills the first `depth` positions of `sessions` slots.

@@ -1,6 +1,6 @@
 //! The shapes of published models, for measuring without their weights.
 
-use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score, Spec};
 
 /// A published model's dimensions, from its `config.json`.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,11 @@ enum Kind {
     Llama,
     Qwen2,
     Qwen3,
+    /// Experts in place of the feed-forward; `ffn` is the width of one.
+    Qwen3Moe {
+        count: u32,
+        used: u32,
+    },
     /// A window of 512 on five of six layers.
     Gemma3,
     /// A window of 2048 on three of four layers, counted from the last; the fourth sees all and does not rotate.
@@ -34,7 +39,7 @@ impl Kind {
     /// The window of layer `i` of `layers`; `None` where it sees all.
     fn window(self, i: u32, layers: u32) -> Option<u32> {
         match self {
-            Self::Llama | Self::Qwen2 | Self::Qwen3 => None,
+            Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => None,
             Self::Gemma3 => (!(i + 1).is_multiple_of(6)).then_some(512),
             Self::MuseGlimmer => (!(layers - 1 - i).is_multiple_of(4)).then_some(2048),
         }
@@ -43,7 +48,7 @@ impl Kind {
     /// The rotation table of a layer with this window.
     fn rope(self, window: Option<u32>) -> Option<u32> {
         match self {
-            Self::Llama | Self::Qwen2 | Self::Qwen3 => Some(0),
+            Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => Some(0),
             Self::Gemma3 => Some(u32::from(window.is_some())),
             Self::MuseGlimmer => window.map(|_| 0),
         }
@@ -60,6 +65,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "qwen3-1.7b",   dim: 2048, layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ffn: 6144,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
     Shape { name: "qwen3-4b",     dim: 2560, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 9728,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
     Shape { name: "qwen3-8b",     dim: 4096, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 12288, vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3 },
+    Shape { name: "qwen3-30b",    dim: 2048, layers: 48, heads: 32, kv_heads: 4, head_dim: 128, ffn: 768,   vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3Moe { count: 128, used: 8 } },
     Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "muse-glimmer-30b", dim: 6656, layers: 52, heads: 32, kv_heads: 2, head_dim: 128, ffn: 19968, vocab: 202048, context: 131072, tied: false, kind: Kind::MuseGlimmer },
@@ -74,6 +80,20 @@ impl Shape {
     /// The spec that an importer would make of it.
     pub fn spec(&self) -> Spec {
         let (gemma, muse) = (self.kind == Kind::Gemma3, self.kind == Kind::MuseGlimmer);
+        let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
+        let experts = match self.kind {
+            Kind::Qwen3Moe { count, used } => Some(Experts {
+                count,
+                used,
+                dim: self.ffn,
+                activation,
+                score: Score::Softmax,
+                choice_bias: false,
+                normalise: true,
+                scale: 1.0,
+            }),
+            _ => None,
+        };
         let layer = |i: u32| {
             let window = self.kind.window(i, self.layers);
             Layer {
@@ -84,17 +104,14 @@ impl Shape {
                     scale: 1.0 / (self.head_dim as f32).sqrt(),
                     window,
                     rope: self.kind.rope(window),
-                    qk_norm: gemma || muse || self.kind == Kind::Qwen3,
+                    qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
                     qkv_bias: self.kind == Kind::Qwen2,
                     out_gate: muse,
                     out_bias: false,
                     softcap: None,
                 },
-                ffn: Ffn {
-                    dim: self.ffn,
-                    activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
-                    bias: false,
-                },
+                ffn: experts.is_none().then_some(Ffn { dim: self.ffn, activation, bias: false }),
+                experts: experts.clone(),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
             }

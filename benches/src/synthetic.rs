@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use muse_format::{
-    BlockMut, Generation, Layout, Meta, Provenance, Role, Spec, TILE_ROWS, Text, WriteError, Writer,
+    BlockMut, Expected, Generation, Layout, Meta, Provenance, Role, Spec, TILE_ROWS, Text, WriteError, Writer,
 };
 use muse_kernels::{BackendError, Tensor};
 
@@ -71,6 +71,15 @@ pub fn matrix(layout: Layout, rows: usize, cols: usize) -> Result<Tensor, Backen
     Tensor::new(layout, rows, cols, std::sync::Arc::new(bytes), 0..len)
 }
 
+/// The layout of a tensor of a model whose matrices are stored as `matrices`.
+pub fn layout_of(tensor: &Expected, matrices: Layout) -> Layout {
+    match tensor.role {
+        Role::Vector => Layout::F32,
+        Role::Router if matrices.is_quantized() => Layout::Bf16,
+        Role::Router | Role::Matrix | Role::Table => matrices,
+    }
+}
+
 /// Writes a model of `spec` with random weights, its matrices stored as `layout`, to `path`. It has no tokenizer.
 ///
 /// # Errors
@@ -89,6 +98,7 @@ pub fn write(path: &Path, spec: &Spec, layout: Layout) -> Result<(), WriteError>
                 writer.write(&value.to_le_bytes())?;
             }
         } else {
+            let layout = layout_of(&tensor, layout);
             writer.begin(&tensor.name, layout, tensor.rows, cols)?;
             let pattern = pattern(&mut rng, layout, 1.7 / (cols as f32).sqrt());
             let mut left = layout.byte_len(tensor.rows, cols).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use muse_format::Activation;
+use muse_format::{Activation, Score};
 
 use crate::{TILE_POSITIONS, Tensor};
 
@@ -134,6 +134,43 @@ pub struct Linear<'a, B: Backend + ?Sized> {
     pub bias: Option<&'a B::Weight>,
 }
 
+/// One expert of a [`Mixture`]: `down(activation(gate(x)) * up(x))`.
+pub struct Expert<W> {
+    pub gate: W, // (ffn_dim, dim)
+    pub up: W,   // (ffn_dim, dim)
+    pub down: W, // (dim, ffn_dim)
+}
+
+/// How a row's experts are weighted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Routing {
+    pub score: Score,
+    /// Weights are divided by their sum.
+    pub normalise: bool,
+    /// Multiplies the weights, after that.
+    pub scale: f32,
+    pub activation: Activation,
+}
+
+/// The experts of one layer.
+pub struct Mixture<'a, B: Backend + ?Sized> {
+    pub experts: &'a [Expert<B::Weight>],
+    /// `(experts)`, added to scores to choose by.
+    pub choice_bias: Option<&'a B::Weight>,
+    /// Experts that a row runs through.
+    pub used: usize,
+    pub routing: Routing,
+}
+
+/// What memory [`Backend::experts`] needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsShape {
+    pub count: usize,
+    pub used: usize,
+    pub dim: usize,
+    pub ffn_dim: usize,
+}
+
 /// The operations that the graph may ask for.
 ///
 /// Buffers hold f32 activations, row-major, sized for the largest batch at load; an operation uses the first
@@ -158,6 +195,12 @@ pub trait Backend {
     /// [`attention`](Self::attention) of queries no wider, so that no step has to.
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         let _ = (tokens, cols);
+        Ok(())
+    }
+
+    /// Makes room for [`experts`](Self::experts) of `rows` rows of mixtures no larger than `shape`.
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+        let _ = (rows, shape);
         Ok(())
     }
 
@@ -243,6 +286,20 @@ pub trait Backend {
         up: &Self::Buffer,
         len: usize,
         activation: Activation,
+    ) -> Result<(), BackendError>;
+
+    /// `out[r]` is the sum of `weight * expert(x[r])` over the experts that row `r` chooses, for `rows` rows.
+    ///
+    /// `logits` is `(rows, experts)`, the products of a router. Their scores follow from [`Routing::score`]; the `used`
+    /// experts of the largest score plus `choice_bias` are chosen, the lower index where two are equal. Weights are the
+    /// scores alone, by the rest of [`Routing`].
+    fn experts(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        logits: &Self::Buffer,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
     ) -> Result<(), BackendError>;
 
     /// `x[i] += y[i]` for the first `len` elements.

@@ -28,12 +28,14 @@ mod backend;
 mod cache;
 mod cpu;
 mod reference;
+mod routing;
 mod tensor;
 #[cfg(test)]
 mod test_data;
 
 pub use backend::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Linear, Span, UnknownCacheDtype,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
+    Routing, Span, UnknownCacheDtype,
 };
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};

@@ -7,10 +7,10 @@ mod test_data;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use muse_format::{Activation, Layout};
+use muse_format::{Activation, Layout, Score};
 use muse_kernels::{
-    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, Linear, ReferenceBackend, Span,
-    Tensor,
+    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Expert, ExpertsShape, Features, Linear,
+    Mixture, ReferenceBackend, Routing, Span, Tensor,
 };
 use test_data::{Random, quantized_bytes};
 
@@ -277,6 +277,92 @@ fn rope_agrees_and_notices_a_new_batch() {
             }
         }
     });
+}
+
+/// Runs the same mixture on a backend; the outputs of the rows of a batch.
+fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
+    backend: &mut B,
+    case: &MixtureCase,
+    x: &Vec<f32>,
+    logits: &Vec<f32>,
+    rows: usize,
+) -> Vec<f32> {
+    let mixture = Mixture {
+        experts: &case.experts,
+        choice_bias: case.bias.as_ref(),
+        used: case.used,
+        routing: case.routing,
+    };
+    let dim = case.experts[0].gate.cols();
+    let shape = ExpertsShape {
+        count: case.experts.len(),
+        used: case.used,
+        dim,
+        ffn_dim: case.experts[0].gate.rows(),
+    };
+    backend.reserve(rows, dim.max(shape.ffn_dim)).unwrap();
+    backend.reserve_experts(rows, shape).unwrap();
+    let mut out = vec![f32::NAN; rows * dim + 1];
+    backend.experts(&mut out, x, logits, rows, &mixture).unwrap();
+    assert!(out.pop().unwrap().is_nan(), "wrote past the batch");
+    out
+}
+
+struct MixtureCase {
+    experts: Vec<Expert<Tensor>>,
+    bias: Option<Tensor>,
+    used: usize,
+    routing: Routing,
+}
+
+#[test]
+fn experts_agree() {
+    let mut random = Random::new(15);
+    let routing =
+        Routing { score: Score::Softmax, normalise: true, scale: 1.5, activation: Activation::Silu };
+    let sigmoid = Routing { score: Score::Sigmoid, normalise: false, ..routing };
+    for (layout, dim, ffn_dim, count, used, routing, biased) in [
+        (Layout::F32, 33, 20, 5, 2, routing, false),
+        (Layout::F32, 40, 50, 8, 8, sigmoid, true),
+        (Layout::Bf16, 64, 17, 3, 1, sigmoid, false),
+        (Layout::Q8 { group: 32 }, 72, 48, 9, 3, routing, true),
+        (Layout::Q4 { group: 64 }, 128, 96, 4, 2, routing, false),
+    ] {
+        let experts = (0..count).map(|_| Expert {
+            gate: tensor(layout, ffn_dim, dim, &mut random),
+            up: tensor(layout, ffn_dim, dim, &mut random),
+            down: tensor(layout, dim, ffn_dim, &mut random),
+        });
+        let experts = experts.collect();
+        let case = MixtureCase { experts, bias: biased.then(|| vector(random.normal(count))), used, routing };
+        const ROWS: usize = 19;
+        let (x, logits) = (random.normal(ROWS * dim), random.normal(ROWS * count));
+        let expected = mixed(&mut ReferenceBackend::new(), &case, &x, &logits, ROWS);
+        let size =
+            (expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
+        each_backend(|cpu| {
+            let name = format!("{} {layout} {used} of {count}", cpu.describe());
+            let actual = mixed(cpu, &case, &x, &logits, ROWS);
+            // The hidden values are rounded after sums of `dim` products, the outputs after sums of `ffn_dim`. Of
+            // quantized weights the hidden values are rounded to 8 bits in between, where such an error may tip one
+            // of `ffn_dim` to its neighbour: a 127th of the largest, which is 4 times their size, on one of them.
+            let sums = ((dim + ffn_dim + 60) as f64) * EPSILON * 8.0;
+            let tipped = 4.0 / 127.0 / (ffn_dim as f64).sqrt() * 3.0;
+            let bound = if layout.is_quantized() { tipped } else { sums } * size;
+            let close = |what: &str, actual: &[f32], expected: &[f32]| {
+                for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+                    let error = (f64::from(*a) - f64::from(*e)).abs();
+                    assert!(error <= bound, "{name}, {what}: {i} is {a}, not {e}");
+                }
+            };
+            close("all rows", &actual, &expected);
+            for row in [0, 7, ROWS - 1] {
+                let (x, logits) = (x[row * dim..][..dim].to_vec(), logits[row * count..][..count].to_vec());
+                let alone = mixed(cpu, &case, &x, &logits, 1);
+                close("one row", &alone, &expected[row * dim..][..dim]);
+            }
+        });
+    }
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub enum Storage {
 }
 
 impl Policy {
-    /// The storage of a tensor. Vectors are f32 always. Where the source's groups already are what is asked for, they
+    /// The storage of a tensor. Vectors are f32 always, and routers a float: bits that they would save are few, and a
+    /// wrong expert costs much. Where the source's groups already are what is asked for, they
     /// are kept. Without `bits`:
     ///
     /// | source | stored as |
@@ -67,6 +68,13 @@ impl Policy {
         }
         let outer = matches!(name, "embed" | "head");
         let bits = if outer { self.embed_bits.or(self.bits) } else { self.bits };
+        if role == Role::Router && self.bits != Some(Bits::ThirtyTwo) {
+            return Storage::Rounded(match native {
+                Native::F16 => Layout::F16,
+                Native::Bf16 => Layout::Bf16,
+                Native::F32 | Native::Groups(_) | Native::Other(_) => Layout::F32,
+            });
+        }
         let own = match native {
             Native::Groups(GroupKind::Q8) => Some(Layout::Q8 { group: 32 }),
             Native::Groups(GroupKind::Q4) => Some(Layout::Q4 { group: 32 }),
@@ -152,6 +160,25 @@ mod tests {
         ];
         for (policy, native, expected) in cases {
             assert_eq!(policy.storage("l0.attn.q", Role::Matrix, native), expected, "{policy:?} {native:?}");
+        }
+    }
+
+    #[test]
+    fn a_router_is_never_quantized() {
+        let natives = [
+            (Native::F32, Layout::F32),
+            (Native::Bf16, Layout::Bf16),
+            (Native::F16, Layout::F16),
+            (Native::Groups(GroupKind::Q8), Layout::F32),
+            (Native::Other("Q6_K"), Layout::F32),
+        ];
+        for (native, expected) in natives {
+            for bits in [None, Some(Bits::Four), Some(Bits::Eight), Some(Bits::Sixteen)] {
+                let storage = policy(bits).storage("l0.experts.router", Role::Router, native);
+                assert_eq!(storage, Storage::Rounded(expected), "{native:?} {bits:?}");
+            }
+            let exact = policy(Some(Bits::ThirtyTwo)).storage("l0.experts.router", Role::Router, native);
+            assert_eq!(exact, Storage::Rounded(Layout::F32), "{native:?}");
         }
     }
 

@@ -79,7 +79,7 @@ pub fn layouts(tensors: impl Iterator<Item = (Layout, u64, u64)>) -> Vec<LayoutR
 
 impl Report {
     pub fn new(file: String, bytes: u64, done: &[Done], left_out: &[LeftOut]) -> Self {
-        let mut classes: BTreeMap<&str, (usize, Loss, bool)> = BTreeMap::new();
+        let mut classes: BTreeMap<String, (usize, Loss, bool)> = BTreeMap::new();
         for tensor in done {
             let row = classes.entry(class(&tensor.name)).or_default();
             row.0 += 1;
@@ -98,7 +98,7 @@ impl Report {
             classes: classes
                 .into_iter()
                 .map(|(class, (tensors, loss, kept))| ClassRow {
-                    class: class.into(),
+                    class,
                     tensors,
                     relative_error: loss.relative(),
                     kept,
@@ -118,12 +118,13 @@ impl Report {
     }
 }
 
-/// `l12.attn.q` -> `attn.q`; `rope.0` -> `rope`; others as they are.
-fn class(name: &str) -> &str {
-    match name.split_once('.') {
-        Some(("rope", _)) => "rope",
-        Some((_, part)) => part,
-        None => name,
+/// `l12.attn.q` -> `attn.q`; `l3.experts.17.up` -> `experts.up`; `rope.0` -> `rope`; others as they are.
+fn class(name: &str) -> String {
+    match name.split('.').collect::<Vec<_>>()[..] {
+        ["rope", _] => "rope".into(),
+        [_, "experts", _, part] => format!("experts.{part}"),
+        [_, ref part @ ..] if !part.is_empty() => part.join("."),
+        _ => name.into(),
     }
 }
 

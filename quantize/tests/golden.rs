@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 10] = [
+const FIXTURES: [(&str, Bits); 11] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
@@ -26,6 +26,7 @@ const FIXTURES: [(&str, Bits); 10] = [
     ("qwen2", Bits::Sixteen),
     ("qwen2-window", Bits::Sixteen),
     ("qwen3", Bits::Sixteen),
+    ("qwen3-moe", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
 ];

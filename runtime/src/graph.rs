@@ -1,7 +1,7 @@
 //! The one forward pass. It reads a [`Spec`], asks the backend for operations and never compares a model's name.
 
-use muse_format::{Activation, Attention, Ffn, Spec};
-use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
+use muse_format::{Activation, Attention, Layer, Spec};
+use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Mixture, Routing, Span};
 
 use crate::model::{Affine, LayerWeights, State, Weights};
 
@@ -33,7 +33,7 @@ pub fn forward<B: Backend>(
         backend.add(&mut state.x, &state.y, rows * dim)?;
 
         backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
-        feed_forward(backend, &layer.ffn, w, state, rows)?;
+        feed_forward(backend, layer, w, state, rows, dim)?;
         if let Some(norm) = &w.ffn_post_norm {
             backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
         }
@@ -103,18 +103,43 @@ fn attention<B: Backend>(
     backend.linear(gate, rows, &mut [product(y, &w.out)])
 }
 
-/// `state.y = ffn(state.y)`.
+/// `state.y = ffn(state.y) + experts(state.y)`, of which a layer has one or both.
 fn feed_forward<B: Backend>(
     backend: &mut B,
-    ffn: &Ffn,
+    layer: &Layer,
     w: &LayerWeights<B::Weight>,
     state: &mut State<B>,
     rows: usize,
+    dim: usize,
 ) -> Result<(), BackendError> {
-    let State { y, gate, up, .. } = state;
-    backend.linear(y, rows, &mut [product(gate, &w.gate), product(up, &w.up)])?;
+    let State { y, gate, up, scores, routed, .. } = state;
+    if let Some((experts, w)) = layer.experts.as_ref().zip(w.experts.as_ref()) {
+        backend.linear(y, rows, &mut [Linear { out: scores, weight: &w.router, bias: None }])?;
+        let routing = Routing {
+            score: experts.score,
+            normalise: experts.normalise,
+            scale: experts.scale,
+            activation: experts.activation,
+        };
+        let mixture = Mixture {
+            experts: &w.experts,
+            choice_bias: w.choice_bias.as_ref(),
+            used: experts.used as usize,
+            routing,
+        };
+        backend.experts(routed, y, scores, rows, &mixture)?;
+    }
+    let Some((ffn, dense)) = layer.ffn.as_ref().zip(w.ffn.as_ref()) else {
+        std::mem::swap(y, routed);
+        return Ok(());
+    };
+    backend.linear(y, rows, &mut [product(gate, &dense.gate), product(up, &dense.up)])?;
     backend.glu(gate, up, rows * ffn.dim as usize, ffn.activation)?;
-    backend.linear(gate, rows, &mut [product(y, &w.down)])
+    backend.linear(gate, rows, &mut [product(y, &dense.down)])?;
+    match &w.experts {
+        None => Ok(()),
+        Some(_) => backend.add(y, routed, rows * dim),
+    }
 }
 
 fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use muse_format::{Layer, Spec};
-use muse_kernels::{Backend, BackendError, Span};
+use muse_format::{Experts, Ffn, Layer, Spec};
+use muse_kernels::{Backend, BackendError, Expert, Span};
 
 use crate::graph;
 use crate::plan::{BufferLens, Plan};
@@ -32,10 +32,23 @@ pub struct LayerWeights<W> {
     pub out: Affine<W>,            // (dim, heads * head_dim)
     pub attn_post_norm: Option<W>, // (dim)
     pub ffn_norm: W,               // (dim)
-    pub gate: Affine<W>,           // (ffn_dim, dim)
-    pub up: Affine<W>,             // (ffn_dim, dim)
-    pub down: Affine<W>,           // (dim, ffn_dim)
-    pub ffn_post_norm: Option<W>,  // (dim)
+    pub ffn: Option<FfnWeights<W>>,
+    pub experts: Option<ExpertsWeights<W>>,
+    pub ffn_post_norm: Option<W>, // (dim)
+}
+
+/// A dense feed-forward.
+pub struct FfnWeights<W> {
+    pub gate: Affine<W>, // (ffn_dim, dim)
+    pub up: Affine<W>,   // (ffn_dim, dim)
+    pub down: Affine<W>, // (dim, ffn_dim)
+}
+
+/// A mixture of experts.
+pub struct ExpertsWeights<W> {
+    pub router: W,              // (experts, dim)
+    pub choice_bias: Option<W>, // (experts)
+    pub experts: Vec<Expert<W>>,
 }
 
 /// A matrix and what is added to its product.
@@ -72,7 +85,9 @@ impl<B: Backend> Loader<'_, B> {
 
     fn layer(&mut self, i: usize, dim: u32, layer: &Layer) -> Result<LayerWeights<B::Weight>, BackendError> {
         let a = &layer.attention;
-        let (q, kv, ffn) = (a.heads * a.head_dim, a.kv_heads * a.head_dim, &layer.ffn);
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let ffn = layer.ffn.as_ref().map(|ffn| self.ffn(i, dim, ffn)).transpose()?;
+        let experts = layer.experts.as_ref().map(|experts| self.experts(i, dim, experts)).transpose()?;
         let name = |part: &str| format!("l{i}.{part}");
         Ok(LayerWeights {
             attn_norm: self.take(&name("attn.norm"), 1, dim)?,
@@ -85,10 +100,39 @@ impl<B: Backend> Loader<'_, B> {
             out: self.affine(&name("attn.out"), dim, q, a.out_bias)?,
             attn_post_norm: self.take_if(layer.post_norms, &name("attn.post_norm"), dim)?,
             ffn_norm: self.take(&name("ffn.norm"), 1, dim)?,
-            gate: self.affine(&name("ffn.gate"), ffn.dim, dim, ffn.bias)?,
-            up: self.affine(&name("ffn.up"), ffn.dim, dim, ffn.bias)?,
-            down: self.affine(&name("ffn.down"), dim, ffn.dim, ffn.bias)?,
+            ffn,
+            experts,
             ffn_post_norm: self.take_if(layer.post_norms, &name("ffn.post_norm"), dim)?,
+        })
+    }
+
+    fn ffn(&mut self, i: usize, dim: u32, ffn: &Ffn) -> Result<FfnWeights<B::Weight>, BackendError> {
+        Ok(FfnWeights {
+            gate: self.affine(&format!("l{i}.ffn.gate"), ffn.dim, dim, ffn.bias)?,
+            up: self.affine(&format!("l{i}.ffn.up"), ffn.dim, dim, ffn.bias)?,
+            down: self.affine(&format!("l{i}.ffn.down"), dim, ffn.dim, ffn.bias)?,
+        })
+    }
+
+    fn experts(
+        &mut self,
+        i: usize,
+        dim: u32,
+        experts: &Experts,
+    ) -> Result<ExpertsWeights<B::Weight>, BackendError> {
+        let name = |part: &str| format!("l{i}.experts.{part}");
+        Ok(ExpertsWeights {
+            router: self.take(&name("router"), experts.count, dim)?,
+            choice_bias: self.take_if(experts.choice_bias, &name("choice_bias"), experts.count)?,
+            experts: (0..experts.count)
+                .map(|e| {
+                    Ok(Expert {
+                        gate: self.take(&name(&format!("{e}.gate")), experts.dim, dim)?,
+                        up: self.take(&name(&format!("{e}.up")), experts.dim, dim)?,
+                        down: self.take(&name(&format!("{e}.down")), dim, experts.dim)?,
+                    })
+                })
+                .collect::<Result<_, BackendError>>()?,
         })
     }
 
@@ -116,6 +160,8 @@ pub struct State<B: Backend> {
     pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
     pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
     pub up: B::Buffer,         // (rows, ffn_dim)
+    pub scores: B::Buffer,     // (rows, experts): products of a router
+    pub routed: B::Buffer,     // (rows, dim): what the experts give
     pub logits: B::Buffer,     // (logit_rows, vocab)
     pub caches: Vec<B::Cache>, // one a layer
 }
@@ -123,7 +169,10 @@ pub struct State<B: Backend> {
 impl<B: Backend> State<B> {
     fn new(backend: &mut B, plan: &Plan) -> Result<Self, BackendError> {
         backend.reserve(plan.batch_tokens as usize, plan.input_width)?;
-        let BufferLens { x, y, q, k, v, mix, gate, up, logits } = plan.buffers;
+        if let Some(shape) = plan.experts {
+            backend.reserve_experts(plan.batch_tokens as usize, shape)?;
+        }
+        let BufferLens { x, y, q, k, v, mix, gate, up, scores, routed, logits } = plan.buffers;
         Ok(Self {
             x: backend.buffer(x)?,
             y: backend.buffer(y)?,
@@ -133,6 +182,8 @@ impl<B: Backend> State<B> {
             mix: backend.buffer(mix)?,
             gate: backend.buffer(gate)?,
             up: backend.buffer(up)?,
+            scores: backend.buffer(scores)?,
+            routed: backend.buffer(routed)?,
             logits: backend.buffer(logits)?,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
         })

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use muse_format::{Layer, Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape, CpuBackend, TILE_POSITIONS};
+use muse_format::{Experts, Layer, Layout, Spec};
+use muse_kernels::{CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS};
 use serde::Serialize;
 
 use crate::{BackendChoice, LoadError, LoadOptions};
@@ -26,12 +26,37 @@ pub struct BufferLens {
     pub mix: usize,
     pub gate: usize,
     pub up: usize,
+    pub scores: usize,
+    pub routed: usize,
     pub logits: usize,
+}
+
+/// Hidden width of a layer's dense feed-forward; 0 for none.
+fn ffn_dim(layer: &Layer) -> u32 {
+    layer.ffn.as_ref().map_or(0, |ffn| ffn.dim)
+}
+
+/// Hidden width of one of a layer's experts; 0 for none.
+fn experts_dim(layer: &Layer) -> u32 {
+    layer.experts.as_ref().map_or(0, |experts| experts.dim)
+}
+
+/// The largest of all layers' mixtures in each of its numbers; none where there are none.
+fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
+    let widest = |number: fn(&Experts) -> u32| {
+        spec.layers.iter().filter_map(|layer| layer.experts.as_ref()).map(number).max()
+    };
+    Some(ExpertsShape {
+        count: widest(|e| e.count)? as usize,
+        used: widest(|e| e.used)? as usize,
+        dim: spec.dim as usize,
+        ffn_dim: widest(|e| e.dim)? as usize,
+    })
 }
 
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 fn widest_input(spec: &Spec) -> u32 {
-    let inputs = |l: &Layer| [l.attention.heads * l.attention.head_dim, l.ffn.dim];
+    let inputs = |l: &Layer| [l.attention.heads * l.attention.head_dim, ffn_dim(l), experts_dim(l)];
     spec.layers.iter().flat_map(inputs).chain([spec.dim]).max().unwrap_or(0)
 }
 
@@ -65,6 +90,9 @@ pub struct Plan {
     /// Widest input of a matrix product.
     #[serde(skip)]
     pub input_width: usize,
+    /// The largest mixture of experts.
+    #[serde(skip)]
+    pub experts: Option<ExpertsShape>,
     /// One a layer.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
@@ -106,35 +134,32 @@ fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
 }
 
 /// Elements of each buffer, in the order of [`BufferLens`].
-fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 9] {
+fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 11] {
     let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
     let q = widest(|l| l.attention.heads * l.attention.head_dim);
     let kv = widest(|l| l.attention.kv_heads * l.attention.head_dim);
-    let ffn = widest(|l| l.ffn.dim);
+    let ffn = widest(ffn_dim);
+    let experts = experts_shape(spec);
+    let scores = experts.map_or(0, |experts| experts.count as u32);
+    let routed = experts.map_or(0, |_| spec.dim);
     let gate = widest(|l| if l.attention.out_gate { l.attention.heads * l.attention.head_dim } else { 0 });
     let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
     let logits = u64::from(d.logit_rows) * u64::from(spec.vocab);
-    [
-        rows(spec.dim),
-        rows(spec.dim),
-        rows(q),
-        rows(kv),
-        rows(kv),
-        rows(q),
-        rows(ffn.max(gate)),
-        rows(ffn),
-        logits,
-    ]
+    let [gate, up, scores, routed] = [ffn.max(gate), ffn, scores, routed].map(rows);
+    let dim = rows(spec.dim);
+    [dim, dim, rows(q), rows(kv), rows(kv), rows(q), gate, up, scores, routed, logits]
 }
 
-/// Bytes of quantized activations and of attention's partial sums, which the reference backend does not keep.
-fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 2] {
-    let width = widest_input(spec).into();
+/// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
+/// backend does not keep.
+fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
+    let (rows, width) = (u64::from(d.batch_tokens), widest_input(spec).into());
+    let experts = experts_shape(spec).map_or(0, |shape| CpuBackend::experts_bytes(rows, shape));
     match d.backend {
         BackendChoice::Cpu => {
-            [CpuBackend::reserved_bytes(d.batch_tokens.into(), width), CpuBackend::attention_bytes(width)]
+            [CpuBackend::reserved_bytes(rows, width), CpuBackend::attention_bytes(width), experts]
         }
-        BackendChoice::Reference => [0; 2],
+        BackendChoice::Reference => [0; 3],
     }
 }
 
@@ -201,23 +226,27 @@ impl Plan {
         let caches: Vec<_> = spec.layers.iter().map(|layer| cache_shape(layer, d)).collect();
         let lens = buffer_lens(spec, d);
         let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
-        let [x, y, q, k, v, mix, gate, up, logits] = lens.map(fit);
+        let [x, y, q, k, v, mix, gate, up, scores, routed, logits] = lens.map(fit);
         let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
-        let widths = ["x", "y", "q", "k", "v", "attention", "gate", "up"];
+        let widths = ["x", "y", "q", "k", "v", "attention", "gate", "up", "scores", "routed"];
         let rows = u64::from(d.batch_tokens);
-        items.extend(widths.iter().zip(lens).map(|(name, len)| Item {
+        items.extend(widths.iter().zip(lens).filter(|(_, len)| *len > 0).map(|(name, len)| Item {
             what: "activations",
             shape: format!("{name}: {rows} tokens x {} f32", len / rows),
             bytes: 4 * len,
         }));
         let input_width = widest_input(spec);
         let shape = format!("quantized activations: {rows} tokens x {input_width} q8");
-        let [quantized, partial] = scratch_bytes(spec, d);
+        let [quantized, partial, experts] = scratch_bytes(spec, d);
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
         items.push(Item { what: "scratch", shape, bytes: partial });
+        if let Some(ExpertsShape { count, used, .. }) = experts_shape(spec) {
+            let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
+            items.push(Item { what: "scratch", shape, bytes: experts });
+        }
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
-        items.push(Item { what: "logits", shape, bytes: 4 * lens[8] });
+        items.push(Item { what: "logits", shape, bytes: 4 * lens[10] });
         items.extend(cache_items(&caches, d.context));
         Self {
             context: d.context,
@@ -228,8 +257,9 @@ impl Plan {
             working_bytes: items[1..].iter().map(|item| item.bytes).sum(),
             budget_bytes,
             items,
-            buffers: BufferLens { x, y, q, k, v, mix, gate, up, logits },
+            buffers: BufferLens { x, y, q, k, v, mix, gate, up, scores, routed, logits },
             input_width: input_width as usize,
+            experts: experts_shape(spec),
             caches,
         }
     }

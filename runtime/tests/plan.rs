@@ -2,7 +2,7 @@
 
 mod support;
 
-use muse_format::{Layout, Spec};
+use muse_format::{Activation, Experts, Layout, Score, Spec};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
@@ -123,7 +123,18 @@ fn the_largest_numbers_that_a_spec_may_hold_are_refused_without_overflow() {
     let mut spec = plain();
     (spec.dim, spec.vocab, spec.context) = (1 << 20, 1 << 24, 1 << 27);
     let layer = &mut spec.layers[0];
-    layer.ffn.dim = 1 << 20;
+    let most = Experts {
+        count: 300,
+        used: 300,
+        dim: 1 << 20,
+        activation: Activation::Silu,
+        score: Score::Softmax,
+        choice_bias: true,
+        normalise: true,
+        scale: 1.0,
+    };
+    layer.experts = Some(most);
+    layer.ffn.as_mut().unwrap().dim = 1 << 20;
     (layer.attention.heads, layer.attention.kv_heads, layer.attention.head_dim) = (4096, 4096, 4096);
     for window in [None, Some(1 << 27)] {
         layer_window(&mut spec, window);

@@ -14,6 +14,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 
@@ -73,18 +75,23 @@ def qwen_keys_of_transformers_4(config: dict) -> None:
     config.pop("layer_types")
 
 
+def qwen_moe_keys_of_transformers_4(config: dict) -> None:
+    rope_keys_of_transformers_4(config)
+    config["num_experts"] = config.pop("num_local_experts")
+
+
 def no_head_dim(config: dict) -> None:
     """Llama 2 left `head_dim` to be hidden_size / num_attention_heads."""
     config.pop("head_dim")
 
 
-# Small enough to be committed, and with a head wider than hidden_size / heads.
+# Small enough to be committed; the heads together are not the hidden size.
 MUSE_TEXT = dict(
     hidden_size=36,
-    intermediate_size=44,
-    num_attention_heads=3,
+    intermediate_size=34,
+    num_attention_heads=2,
     num_key_value_heads=1,
-    head_dim=14,
+    head_dim=10,
     max_position_embeddings=128,
     rms_norm_eps=1e-5,
     sliding_window=8,
@@ -114,13 +121,15 @@ FIXTURES = [
         | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
         "bfloat16",
     ),
-    # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE.
+    # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE,
+    # a tied head.
     Fixture(
         "muse-glimmer-options",
         MuseGlimmerForConditionalGeneration,
         MuseGlimmerConfig,
         MUSE_VISION
         | dict(
+            tie_word_embeddings=True,
             text_config=MUSE_TEXT
             | dict(
                 num_hidden_layers=3,
@@ -129,7 +138,7 @@ FIXTURES = [
                 layer_rope_theta=[50000.0, 50000.0, 0],
                 rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=50000.0),
                 qk_scale_factor=2.5,
-                output_multiplier=0.4,
+                output_multiplier=2.0,
                 final_logit_softcapping=5.0,
             )
         ),
@@ -199,6 +208,27 @@ FIXTURES = [
         Qwen3Config,
         BASE | dict(head_dim=24, tie_word_embeddings=True),  # heads * head_dim is not the hidden size
         "bfloat16",
+    ),
+    # A layer of experts, a dense one, and another of experts; 20 wide, so that no expert fills a tile or a group.
+    Fixture(
+        "qwen3-moe",
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig,
+        BASE
+        | dict(
+            hidden_size=36,
+            intermediate_size=44,
+            num_hidden_layers=3,
+            head_dim=8,
+            tie_word_embeddings=True,
+            moe_intermediate_size=20,
+            num_experts=5,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            mlp_only_layers=[1],
+        ),
+        "bfloat16",
+        published=qwen_moe_keys_of_transformers_4,
     ),
     Fixture(
         "gemma3",

@@ -56,8 +56,9 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             # A tied table as large as the blocks' output would answer every token with itself.
             parameter.data = (0.12 if tied(model.config) else 0.5) * noise
         else:
-            gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
-            parameter.data = gain / parameter.shape[1] ** 0.5 * noise
+            # Experts lie in one tensor, the input last; routers choose clearly.
+            gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith("mlp.gate.weight") else 1.2
+            parameter.data = gain / parameter.shape[-1] ** 0.5 * noise
 
 
 def tied(config) -> bool:

@@ -25,6 +25,7 @@
 
 mod attention;
 mod elementwise;
+mod experts;
 mod features;
 mod linear;
 #[cfg(target_arch = "x86_64")]
@@ -52,7 +53,7 @@ use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, row_count, zeroed};
 use crate::reference::dequantize_row;
-use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Span, Tensor};
+use crate::{AttentionShape, Backend, BackendError, CacheShape, ExpertsShape, Linear, Mixture, Span, Tensor};
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
 const WORTH_A_CHUNK: usize = 16 * 1024;
@@ -67,6 +68,7 @@ pub struct CpuBackend {
     partial: Vec<f32>,
     elementwise: Elementwise,
     rotations: Rotations,
+    experts: experts::Scratch,
 }
 
 impl CpuBackend {
@@ -88,6 +90,7 @@ impl CpuBackend {
             partial: Vec::new(),
             elementwise: Elementwise::best(features),
             rotations: Rotations::default(),
+            experts: experts::Scratch::default(),
         }
     }
 
@@ -99,6 +102,11 @@ impl CpuBackend {
     /// Bytes that [`Backend::reserve`] takes for attention.
     pub fn attention_bytes(cols: u64) -> u64 {
         attention::partial_bytes(cols)
+    }
+
+    /// Bytes that [`Backend::reserve_experts`] takes.
+    pub fn experts_bytes(rows: u64, shape: ExpertsShape) -> u64 {
+        experts::Scratch::bytes(rows, shape)
     }
 
     /// `avx512-vnni, 2 threads`
@@ -141,6 +149,11 @@ impl Backend for CpuBackend {
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         self.multiply.reserve(tokens, cols);
         self.partial = zeroed(attention::partial_len(cols).max(self.partial.len()))?;
+        Ok(())
+    }
+
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+        self.experts = experts::Scratch::new(rows, shape)?;
         Ok(())
     }
 
@@ -264,6 +277,21 @@ impl Backend for CpuBackend {
         let elementwise = self.elementwise;
         self.split(gate, len, 1, |at, gate| elementwise.glu(gate, &up[at..][..gate.len()], activation));
         Ok(())
+    }
+
+    fn experts(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        logits: &Vec<f32>,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let mut scratch = std::mem::take(&mut self.experts);
+        let out = &mut out[..rows * mixture.experts[0].gate.cols()];
+        let done = self.mixture(&mut scratch, out, x, &logits[..rows * mixture.experts.len()], mixture);
+        self.experts = scratch;
+        done
     }
 
     fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {

@@ -1,6 +1,7 @@
 //! Every operation in plain scalar loops with f64 sums: the definition of every answer, never tuned.
 
 mod attention;
+mod experts;
 mod linear;
 mod quantize;
 mod rowwise;
@@ -14,7 +15,7 @@ pub(crate) use quantize::{GROUP, TINY, quantize_group};
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
-use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Span, Tensor};
+use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Mixture, Span, Tensor};
 
 /// The backend that others are compared with.
 #[derive(Debug, Default)]
@@ -152,6 +153,19 @@ impl Backend for ReferenceBackend {
         activation: Activation,
     ) -> Result<(), BackendError> {
         rowwise::glu(&mut gate[..len], &up[..len], activation);
+        Ok(())
+    }
+
+    fn experts(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        logits: &Vec<f32>,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let len = rows * mixture.experts[0].gate.cols();
+        experts::run(&mut out[..len], &x[..len], &logits[..rows * mixture.experts.len()], mixture);
         Ok(())
     }
 

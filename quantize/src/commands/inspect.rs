@@ -104,6 +104,11 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         let count = spec.layers.iter().filter(|l| l.attention.window == Some(window)).count();
         writeln!(out, "window      {window} on {count} of {} layers", spec.layers.len())?;
     }
+    if let Some(experts) = spec.layers.iter().find_map(|l| l.experts.as_ref()) {
+        let count = spec.layers.iter().filter(|l| l.experts.is_some()).count();
+        let (used, all, layers) = (experts.used, experts.count, spec.layers.len());
+        writeln!(out, "experts     {used} of {all}, {} wide, on {count} of {layers} layers", experts.dim)?;
+    }
     writeln!(out, "stop ids    {:?}", c.generation.stop_ids)?;
     writeln!(out, "tokenizer   {} bytes; chat template {} bytes", c.tokenizer_bytes, c.chat_template_bytes)?;
     writeln!(

@@ -98,6 +98,12 @@ impl<'a> Config<'a> {
         self.typed(key, rule, |v| v.as_array()?.iter().map(above_zero).collect())
     }
 
+    pub fn indices(&self, key: &str) -> Result<Option<Vec<u32>>, ImportError> {
+        let index = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        let rule = "it must be a list of whole numbers below 2^32";
+        self.typed(key, rule, |v| v.as_array()?.iter().map(index).collect())
+    }
+
     /// Numbers of which some may be 0.
     pub fn numbers_from_zero(&self, key: &str) -> Result<Option<Vec<f64>>, ImportError> {
         let rule = "it must be a list of numbers, none below zero";

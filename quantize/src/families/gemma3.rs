@@ -78,7 +78,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             rope: Some(u32::from(window.is_none() && any_local)),
             ..attention.clone()
         },
-        ffn: Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false },
+        ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false }),
+        experts: None,
         post_norms: true,
         post_norm_eps: None,
     };

@@ -36,7 +36,12 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             out_bias: bias,
             softcap: None,
         },
-        ffn: Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: config.bool("mlp_bias", false)? },
+        ffn: Some(Ffn {
+            dim: common.ffn_dim,
+            activation: Activation::Silu,
+            bias: config.bool("mlp_bias", false)?,
+        }),
+        experts: None,
         post_norms: false,
         post_norm_eps: None,
     };

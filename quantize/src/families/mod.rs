@@ -9,6 +9,7 @@ mod llama;
 mod muse_glimmer;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,14 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 5] =
-    [&muse_glimmer::FAMILY, &llama::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
+const FAMILIES: [&Family; 6] = [
+    &muse_glimmer::FAMILY,
+    &llama::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &gemma3::FAMILY,
+];
 
 /// How a family is written down by Hugging Face.
 struct Family {
@@ -37,7 +44,8 @@ struct Family {
     harmless: &'static [&'static str],
     /// What the decoder's names begin with: `model`.
     prefix: &'static str,
-    /// Our name and theirs of a layer's weights, biases aside: those are our name + `_bias` and `.bias` for `.weight`.
+    /// Our name and theirs of a layer's weights, with `*` for an expert's number; biases aside: those are our name +
+    /// `_bias` and `.bias` for `.weight`.
     layer: &'static [(&'static str, &'static str)],
     /// Whether a tensor of ours multiplies by `1 + weight`.
     centred: fn(&str) -> bool,
@@ -184,9 +192,14 @@ impl Family {
         }
         let (layer, part) = ours.strip_prefix('l').and_then(|o| o.split_once('.')).expect("l<i>.<part>");
         let (part, bias) = part.strip_suffix("_bias").map_or((part, false), |p| (p, true));
+        let (part, expert) = match part.split('.').collect::<Vec<_>>()[..] {
+            ["experts", expert, of] => (format!("experts.*.{of}"), expert),
+            _ => (part.to_owned(), ""),
+        };
         let (_, theirs) =
             self.layer.iter().find(|(o, _)| *o == part).expect("a family names every part it asks for");
-        let theirs = if bias { theirs.replace(".weight", ".bias") } else { (*theirs).into() };
+        let theirs = theirs.replace('*', expert);
+        let theirs = if bias { theirs.replace(".weight", ".bias") } else { theirs };
         format!("{prefix}.layers.{layer}.{theirs}")
     }
 
@@ -312,7 +325,7 @@ fn windows(
 }
 
 /// The names that Llama gave and most families kept.
-const LAYER: [(&str, &str); 11] = [
+const LAYER: [(&str, &str); 15] = [
     ("attn.norm", "input_layernorm.weight"),
     ("attn.q", "self_attn.q_proj.weight"),
     ("attn.k", "self_attn.k_proj.weight"),
@@ -324,4 +337,8 @@ const LAYER: [(&str, &str); 11] = [
     ("ffn.gate", "mlp.gate_proj.weight"),
     ("ffn.up", "mlp.up_proj.weight"),
     ("ffn.down", "mlp.down_proj.weight"),
+    ("experts.router", "mlp.gate.weight"),
+    ("experts.*.gate", "mlp.experts.*.gate_proj.weight"),
+    ("experts.*.up", "mlp.experts.*.up_proj.weight"),
+    ("experts.*.down", "mlp.experts.*.down_proj.weight"),
 ];

@@ -75,7 +75,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let post_norm_eps = need("post_norm_eps")?;
     let layer = |(window, rotates): (Option<u32>, &bool)| Layer {
         attention: Attention { window, rope: rotates.then_some(0), ..attention.clone() },
-        ffn: Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false },
+        ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false }),
+        experts: None,
         post_norms: true,
         post_norm_eps: Some(post_norm_eps),
     };

@@ -52,7 +52,8 @@ pub(super) fn draft(
     let ffn = Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false };
     let layer = |window| Layer {
         attention: Attention { window, scale, ..attention.clone() },
-        ffn: ffn.clone(),
+        ffn: Some(ffn.clone()),
+        experts: None,
         post_norms: false,
         post_norm_eps: None,
     };

@@ -18,12 +18,23 @@ pub(super) const FAMILY: Family = Family {
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
+    // Not derived from the width where absent, unlike the other families.
+    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
+    let attention = attention(config, &common, head_dim)?;
+    qwen2::draft(config, &common, attention, "qwen3")
+}
+
+/// What Qwen3 has with and without experts; scale and window are the caller's.
+pub(super) fn attention(
+    config: &Config<'_>,
+    common: &Common,
+    head_dim: u32,
+) -> Result<Attention, ImportError> {
     let bias = config.bool("attention_bias", false)?;
-    let attention = Attention {
+    Ok(Attention {
         heads: common.heads,
         kv_heads: config.size("num_key_value_heads", 4096)?,
-        // Not derived from the width where absent, unlike the other families.
-        head_dim: if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 },
+        head_dim,
         scale: 1.0,
         window: None,
         rope: Some(0),
@@ -32,6 +43,5 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         out_gate: false,
         out_bias: bias,
         softcap: None,
-    };
-    qwen2::draft(config, &common, attention, "qwen3")
+    })
 }

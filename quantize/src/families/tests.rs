@@ -43,6 +43,12 @@ fn family(name: &str) -> Value {
         "qwen2" => base("qwen2", "Qwen2ForCausalLM"),
         "qwen3" => base("qwen3", "Qwen3ForCausalLM"),
         "muse_glimmer" => muse_glimmer(),
+        "qwen3_moe" => {
+            let more = json!({"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
+                "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [], "max_window_layers": 3,
+                "output_router_logits": false, "router_aux_loss_coef": 0.001});
+            Value::Object(with(base("qwen3_moe", "Qwen3MoeForCausalLM"), &more))
+        }
         _ => {
             let mut config = base("gemma3_text", "Gemma3ForCausalLM");
             config["sliding_window"] = 32.into();
@@ -128,7 +134,43 @@ fn each_family_reads_its_own_defaults() {
     let windows: Vec<_> = gemma.layers.iter().map(|l| (l.attention.window, l.attention.rope)).collect();
     assert_eq!(windows, [(Some(32), Some(0)), (None, Some(1)), (Some(32), Some(0))]);
     assert_eq!((gemma.embed_scale, gemma.layers[0].attention.scale), (8.0, 0.0625));
-    assert_eq!((gemma.layers[0].post_norms, gemma.layers[0].ffn.activation), (true, Activation::GeluTanh));
+    assert_eq!(
+        (gemma.layers[0].post_norms, gemma.layers[0].ffn.as_ref().map(|f| f.activation)),
+        (true, Some(Activation::GeluTanh))
+    );
+}
+
+#[test]
+fn qwen3_moe_has_experts_where_its_config_says() {
+    let which = |changes: Value| -> Vec<(bool, bool)> {
+        let spec = spec(with(family("qwen3_moe"), &changes)).expect("qwen3_moe");
+        spec.layers.iter().map(|l| (l.ffn.is_some(), l.experts.is_some())).collect()
+    };
+    let (dense, sparse) = ((true, false), (false, true));
+    assert_eq!(which(json!({})), [sparse; 3]);
+    assert_eq!(which(json!({"mlp_only_layers": [1]})), [sparse, dense, sparse]);
+    assert_eq!(which(json!({"decoder_sparse_step": 2})), [dense, sparse, dense]);
+    let moe = spec(with(family("qwen3_moe"), &json!({"num_experts": null, "num_local_experts": 6})));
+    let experts = moe.expect("the key of transformers 5").layers[0].experts.clone().expect("experts");
+    let expected = muse_format::Experts {
+        count: 6,
+        used: 2,
+        dim: 20,
+        activation: Activation::Silu,
+        score: muse_format::Score::Softmax,
+        choice_bias: false,
+        normalise: true,
+        scale: 1.0,
+    };
+    assert_eq!(experts, expected);
+    let window = json!({"use_sliding_window": true, "sliding_window": 8});
+    let window = spec(with(family("qwen3_moe"), &window)).expect("a window");
+    assert!(window.layers.iter().all(|l| l.attention.window == Some(8) && l.attention.scale == 0.25));
+    assert_eq!(
+        super::qwen3_moe::FAMILY.their_name("l2.experts.5.up"),
+        "model.layers.2.mlp.experts.5.up_proj.weight"
+    );
+    assert_eq!(super::qwen3_moe::FAMILY.their_name("l2.experts.router"), "model.layers.2.mlp.gate.weight");
 }
 
 #[test]
@@ -232,7 +274,9 @@ fn keys_that_change_the_answer_are_read() {
     let bias =
         spec(with(family("llama"), &json!({"attention_bias": true, "mlp_bias": true}))).expect("biases");
     let layer = &bias.layers[0];
-    assert!(layer.attention.qkv_bias && layer.attention.out_bias && layer.ffn.bias);
+    assert!(
+        layer.attention.qkv_bias && layer.attention.out_bias && layer.ffn.as_ref().is_some_and(|f| f.bias)
+    );
 
     let sliding = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
     let windows = |s: Spec| s.layers.iter().map(|l| l.attention.window).collect::<Vec<_>>();
@@ -274,6 +318,18 @@ fn what_is_not_implemented_is_refused_by_name_and_value() {
         ("qwen2", "layer_types", json!(["full_attention"])),
         ("qwen2", "layer_types", json!(["full_attention", "full_attention", "linear_attention"])),
         ("qwen3", "num_experts", json!(8)),
+        ("qwen3_moe", "num_experts", json!(0)),
+        ("qwen3_moe", "num_experts", json!(5000)),
+        ("qwen3_moe", "num_local_experts", json!(7)),
+        ("qwen3_moe", "num_experts_per_tok", json!(7)),
+        ("qwen3_moe", "num_experts_per_tok", json!(null)),
+        ("qwen3_moe", "moe_intermediate_size", json!(null)),
+        ("qwen3_moe", "norm_topk_prob", json!("yes")),
+        ("qwen3_moe", "decoder_sparse_step", json!(0)),
+        ("qwen3_moe", "mlp_only_layers", json!([-1])),
+        ("qwen3_moe", "hidden_act", json!("gelu")),
+        ("qwen3_moe", "layer_types", json!(["full_attention", "full_attention", "full_attention"])),
+        ("qwen3_moe", "shared_expert_intermediate_size", json!(20)),
         ("gemma3", "hidden_activation", json!("gelu")),
         ("gemma3", "use_bidirectional_attention", json!(true)),
         ("gemma3", "sliding_window", json!(null)),

@@ -218,14 +218,17 @@ impl<'a> File<'a> {
     }
 
     fn check_against_spec(&self) -> Result<(), FormatError> {
-        let expected = self.spec.tensors();
-        for e in &expected {
+        let mut known = 0;
+        // Ends at the first that the table lacks, so that memory and time follow the table, not what a spec claims.
+        self.spec.try_each_tensor(|e| {
             let t = self.tensor(&e.name).ok_or_else(|| FormatError::Missing(e.name.clone()))?;
-            self.check_tensor(e, t)?;
-        }
-        if self.tensors.len() == expected.len() {
+            known += 1;
+            self.check_tensor(&e, t)
+        })?;
+        if self.tensors.len() == known {
             return Ok(());
         }
+        let expected = self.spec.tensors();
         let known: std::collections::HashSet<_> = expected.iter().map(|e| e.name.as_str()).collect();
         let unused = self.tensors.iter().find(|t| !known.contains(t.name));
         unused.map_or(Ok(()), |t| Err(FormatError::Unused(t.name.into())))
@@ -246,6 +249,10 @@ impl<'a> File<'a> {
         }
         if e.role == Role::Vector && t.layout != Layout::F32 {
             let problem = "vectors are f32";
+            return Err(FormatError::Role { name: e.name.clone(), layout: t.layout.to_string(), problem });
+        }
+        if e.role == Role::Router && t.layout.is_quantized() {
+            let problem = "routers are f32, f16 or bf16";
             return Err(FormatError::Role { name: e.name.clone(), layout: t.layout.to_string(), problem });
         }
         Ok(())
@@ -270,9 +277,10 @@ impl<'a> File<'a> {
             }
             ends.push(tensor.offset + tensor.bytes.len() as u64);
         }
+        let mut starts: Vec<u64> = self.tensors.iter().map(|t| t.offset).collect();
+        starts.sort_unstable();
         for end in ends {
-            let starts = self.tensors.iter().map(|t| t.offset).filter(|o| *o >= end);
-            let next = starts.min().unwrap_or(self.tail);
+            let next = starts.get(starts.partition_point(|start| *start < end)).copied().unwrap_or(self.tail);
             let gap = Extent { offset: end.into(), len: next.saturating_sub(end).into() };
             let gap = slice(self.bytes, &gap, 0, "padding")?;
             if let Some(at) = gap.iter().position(|b| *b != 0) {

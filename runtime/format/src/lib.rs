@@ -19,6 +19,7 @@
 
 mod blocks;
 mod error;
+mod expected;
 mod file;
 mod layout;
 mod meta;
@@ -29,8 +30,9 @@ mod writer;
 
 pub use blocks::{Block, BlockMut};
 pub use error::FormatError;
+pub use expected::{Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, Provenance, Text};
-pub use spec::{Activation, Attention, Expected, Ffn, Layer, Role, Spec};
+pub use spec::{Activation, Attention, Experts, Ffn, Layer, Score, Spec};
 pub use writer::{Meta, WriteError, Writer};

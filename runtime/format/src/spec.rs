@@ -45,7 +45,12 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 pub struct Layer {
     pub attention: Attention,
-    pub ffn: Ffn,
+    /// What every token gets; absent where there are only experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn: Option<Ffn>,
+    /// What each token gets of a few of many, added to `ffn` where both are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
     /// RMS norms on the output of both halves, before the residual sum.
     pub post_norms: bool,
     /// Epsilon of the post norms where it is not [`Spec::norm_eps`].
@@ -89,6 +94,37 @@ pub struct Ffn {
     pub bias: bool,
 }
 
+/// Mixture of experts, each a gated feed-forward without biases. A router scores them for each token; those with the
+/// highest score run, and their outputs are weighted with their scores and summed. Shazeer et al. 2017,
+/// <https://arxiv.org/abs/1701.06538>.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    pub count: u32,
+    /// Experts that a token runs through.
+    pub used: u32,
+    /// Hidden width of one expert.
+    pub dim: u32,
+    pub activation: Activation,
+    pub score: Score,
+    /// A vector that is added to scores to choose by, not to weight with.
+    pub choice_bias: bool,
+    /// Weights are divided by their sum.
+    pub normalise: bool,
+    /// Multiplies the weights, after that.
+    pub scale: f32,
+}
+
+/// What the products of a router become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// The softmax over all experts.
+    Softmax,
+    /// `1 / (1 + exp(-x))` of each.
+    Sigmoid,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -99,28 +135,11 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// How a tensor is used, which decides the layouts it may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// A matrix `out_features x in_features`: any layout.
-    Matrix,
-    /// A table read by row and, where tied, as a matrix: any layout.
-    Table,
-    /// Norm weights, biases, frequencies: `1 x n`, f32.
-    Vector,
-}
-
-/// A tensor that a [`Spec`] asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
-    pub name: String,
-    pub rows: u64,
-    pub cols: u64,
-    pub role: Role,
-}
-
 const DIM_MAX: u32 = 1 << 20;
 const LAYERS_MAX: usize = 1024;
+const EXPERTS_MAX: u32 = 4096;
+/// Tensors of all experts; the format's table has room for a few more.
+const EXPERT_TENSORS_MAX: u64 = 1_000_000;
 
 /// Whether a flag is left out of the file.
 fn is_false(flag: &bool) -> bool {
@@ -167,12 +186,27 @@ impl Spec {
             let rule = "a model has at most 64 rotation tables";
             return Err(FormatError::Spec { field: "ropes".into(), value: self.ropes.to_string(), rule });
         }
+        let experts = |layer: &Layer| layer.experts.as_ref().map_or(0, |e| u64::from(e.count));
+        let expert_tensors = 3 * self.layers.iter().map(experts).sum::<u64>();
+        if expert_tensors > EXPERT_TENSORS_MAX {
+            let (field, value) =
+                ("layers[].experts.count".into(), format!("{expert_tensors} tensors in all"));
+            return Err(FormatError::Spec { field, value, rule: "a model has at most 1000000 of them" });
+        }
         self.layers.iter().enumerate().try_for_each(|(i, layer)| self.validate_layer(i, layer))
     }
 
     fn validate_layer(&self, i: usize, layer: &Layer) -> Result<(), FormatError> {
         let a = &layer.attention;
-        bounded(format!("layers[{i}].ffn.dim"), layer.ffn.dim, DIM_MAX)?;
+        if let Some(ffn) = &layer.ffn {
+            bounded(format!("layers[{i}].ffn.dim"), ffn.dim, DIM_MAX)?;
+        }
+        if let Some(experts) = &layer.experts {
+            experts.validate(i)?;
+        } else if layer.ffn.is_none() {
+            let (field, rule) = (format!("layers[{i}].ffn"), "a layer has it, or experts, or both");
+            return Err(FormatError::Spec { field, value: "absent".into(), rule });
+        }
         bounded(format!("layers[{i}].heads"), a.heads, 4096)?;
         bounded(format!("layers[{i}].kv_heads"), a.kv_heads, 4096)?;
         bounded(format!("layers[{i}].head_dim"), a.head_dim, 4096)?;
@@ -196,64 +230,18 @@ impl Spec {
             format!("{} heads, {} kv_heads, {} head_dim, rope {:?}", a.heads, a.kv_heads, a.head_dim, a.rope);
         Err(FormatError::Spec { field: format!("layers[{i}].attention"), value, rule })
     }
+}
 
-    /// Every tensor of the model, in file order: the order in which a forward pass reads them.
-    /// A rotation table's width may be anything from 1 to `head_dim / 2`; its `cols` here is 0.
-    pub fn tensors(&self) -> Vec<Expected> {
-        let mut list = Vec::new();
-        let mut add = |role: Role, name: String, rows: u32, cols: u32| {
-            list.push(Expected { name, rows: rows.into(), cols: cols.into(), role });
-        };
-        add(Role::Table, "embed".into(), self.vocab, self.dim);
-        if self.embed_norm {
-            add(Role::Vector, "embed_norm".into(), 1, self.dim);
+impl Experts {
+    fn validate(&self, layer: usize) -> Result<(), FormatError> {
+        let field = |name: &str| format!("layers[{layer}].experts.{name}");
+        bounded(field("count"), self.count, EXPERTS_MAX)?;
+        bounded(field("dim"), self.dim, DIM_MAX)?;
+        finite_positive(field("scale"), self.scale)?;
+        if !(1..=self.count).contains(&self.used) {
+            let rule = "a token runs through at least one expert and at most all";
+            return Err(FormatError::Spec { field: field("used"), value: self.used.to_string(), rule });
         }
-        for i in 0..self.ropes {
-            add(Role::Vector, format!("rope.{i}"), 1, 0);
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let a = &layer.attention;
-            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-            add(Role::Vector, format!("l{i}.attn.norm"), 1, self.dim);
-            for (name, rows) in [("q", q), ("k", kv), ("v", kv)] {
-                add(Role::Matrix, format!("l{i}.attn.{name}"), rows, self.dim);
-                if a.qkv_bias {
-                    add(Role::Vector, format!("l{i}.attn.{name}_bias"), 1, rows);
-                }
-            }
-            if a.qk_norm {
-                add(Role::Vector, format!("l{i}.attn.q_norm"), 1, a.head_dim);
-                add(Role::Vector, format!("l{i}.attn.k_norm"), 1, a.head_dim);
-            }
-            if a.out_gate {
-                add(Role::Matrix, format!("l{i}.attn.gate"), q, self.dim);
-            }
-            add(Role::Matrix, format!("l{i}.attn.out"), self.dim, q);
-            if a.out_bias {
-                add(Role::Vector, format!("l{i}.attn.out_bias"), 1, self.dim);
-            }
-            if layer.post_norms {
-                add(Role::Vector, format!("l{i}.attn.post_norm"), 1, self.dim);
-            }
-            add(Role::Vector, format!("l{i}.ffn.norm"), 1, self.dim);
-            for (name, rows, cols) in [
-                ("gate", layer.ffn.dim, self.dim),
-                ("up", layer.ffn.dim, self.dim),
-                ("down", self.dim, layer.ffn.dim),
-            ] {
-                add(Role::Matrix, format!("l{i}.ffn.{name}"), rows, cols);
-                if layer.ffn.bias {
-                    add(Role::Vector, format!("l{i}.ffn.{name}_bias"), 1, rows);
-                }
-            }
-            if layer.post_norms {
-                add(Role::Vector, format!("l{i}.ffn.post_norm"), 1, self.dim);
-            }
-        }
-        add(Role::Vector, "norm".into(), 1, self.dim);
-        if !self.tied_head {
-            add(Role::Matrix, "head".into(), self.vocab, self.dim);
-        }
-        list
+        Ok(())
     }
 }

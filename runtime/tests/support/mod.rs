@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, Expected, Ffn, Generation, Layer, Layout, Meta, Provenance, Role, Spec,
-    TILE_ROWS, Text as TextMeta, Writer,
+    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, Provenance,
+    Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -54,7 +54,13 @@ pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
 /// A Llama of two layers whose widths are not multiples of a group or a tile.
 pub fn plain() -> Spec {
     let ffn = Ffn { dim: 52, activation: Activation::Silu, bias: false };
-    let layer = Layer { attention: attention(4, 2, 10), ffn, post_norms: false, post_norm_eps: None };
+    let layer = Layer {
+        attention: attention(4, 2, 10),
+        ffn: Some(ffn),
+        experts: None,
+        post_norms: false,
+        post_norm_eps: None,
+    };
     Spec {
         family: "tiny".into(),
         dim: 40,
@@ -85,7 +91,7 @@ pub fn everything() -> Spec {
     full.post_norm_eps = Some(0.3);
     full.attention.qk_norm = true;
     full.attention.softcap = Some(1.5);
-    full.ffn = Ffn { dim: 36, activation: Activation::GeluTanh, bias: true };
+    full.ffn = Some(Ffn { dim: 36, activation: Activation::GeluTanh, bias: true });
     let ring = &mut spec.layers[1];
     ring.attention = attention(6, 3, 8);
     ring.attention.window = Some(5);
@@ -98,6 +104,34 @@ pub fn everything() -> Spec {
     still.attention.window = Some(13);
     still.attention.scale = 0.9;
     spec.layers.push(still);
+    spec
+}
+
+/// Two layers of experts: alone and chosen by softmax, and beside a dense feed-forward by biased sigmoids.
+pub fn mixture() -> Spec {
+    let mut spec = plain();
+    let experts = Experts {
+        count: 7,
+        used: 3,
+        dim: 20,
+        activation: Activation::Silu,
+        score: Score::Softmax,
+        choice_bias: false,
+        normalise: true,
+        scale: 1.0,
+    };
+    spec.layers[0].ffn = None;
+    spec.layers[0].experts = Some(experts.clone());
+    spec.layers[1].experts = Some(Experts {
+        count: 5,
+        used: 2,
+        dim: 36,
+        activation: Activation::GeluTanh,
+        score: Score::Sigmoid,
+        choice_bias: true,
+        normalise: false,
+        scale: 1.7,
+    });
     spec
 }
 
@@ -163,7 +197,11 @@ pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFi
     for e in spec.tensors() {
         let half = spec.layers.iter().map(|l| l.attention.head_dim / 2).min().unwrap();
         let cols = if e.cols == 0 { u64::from(half) } else { e.cols };
-        let layout = if e.role == Role::Vector { Layout::F32 } else { layout };
+        let layout = match e.role {
+            Role::Vector => Layout::F32,
+            Role::Router if layout.is_quantized() => Layout::F16,
+            _ => layout,
+        };
         writer.begin(&e.name, layout, e.rows, cols).unwrap();
         writer.write(&random_tensor(&mut rng, &e, layout, cols as usize)).unwrap();
         writer.end().unwrap();

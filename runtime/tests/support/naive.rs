@@ -1,7 +1,7 @@
 //! The forward pass once more, written from the spec's documentation alone: f64, no cache, a whole sequence at
 //! once, masks written out. It shares no code with the graph, the plan or a backend.
 
-use muse_format::{Activation, File, Layer, Spec};
+use muse_format::{Activation, Experts, File, Layer, Score, Spec};
 
 /// A matrix or vector of the file as f64; f32 tensors only.
 fn tensor(file: &File<'_>, name: &str) -> Vec<f64> {
@@ -76,19 +76,59 @@ fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[
     mixed
 }
 
-fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64> {
-    let activate = |x: f64| match layer.ffn.activation {
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
         Activation::Silu => x * sigmoid(x),
         Activation::Sigmoid => sigmoid(x),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
+    }
+}
+
+/// A gated feed-forward whose matrices' names begin with `prefix`.
+fn gated(file: &File<'_>, prefix: &str, activation: Activation, y: &[f64]) -> Vec<f64> {
+    let gate = affine(file, &format!("{prefix}.gate"), y);
+    let up = affine(file, &format!("{prefix}.up"), y);
+    let hidden: Vec<f64> = gate.iter().zip(up).map(|(g, u)| activate(activation, *g) * u).collect();
+    affine(file, &format!("{prefix}.down"), &hidden)
+}
+
+fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64]) -> Vec<f64> {
+    let products = affine(file, &format!("l{l}.experts.router"), y);
+    let scores: Vec<f64> = match experts.score {
+        Score::Softmax => {
+            let total: f64 = products.iter().map(|x| x.exp()).sum();
+            products.iter().map(|x| x.exp() / total).collect()
+        }
+        Score::Sigmoid => products.iter().map(|x| sigmoid(*x)).collect(),
     };
-    let gate = affine(file, &format!("l{l}.ffn.gate"), y);
-    let up = affine(file, &format!("l{l}.ffn.up"), y);
-    let hidden: Vec<f64> = gate.iter().zip(up).map(|(g, u)| activate(*g) * u).collect();
-    affine(file, &format!("l{l}.ffn.down"), &hidden)
+    let bias = match experts.choice_bias {
+        true => tensor(file, &format!("l{l}.experts.choice_bias")),
+        false => vec![0.0; scores.len()],
+    };
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| (scores[*b] + bias[*b]).total_cmp(&(scores[*a] + bias[*a])));
+    let chosen = &order[..experts.used as usize];
+    let total: f64 = if experts.normalise { chosen.iter().map(|e| scores[*e]).sum() } else { 1.0 };
+    let mut sum = vec![0.0; y.len()];
+    for e in chosen {
+        let out = gated(file, &format!("l{l}.experts.{e}"), experts.activation, y);
+        let weight = f64::from(experts.scale) * scores[*e] / total;
+        sum.iter_mut().zip(out).for_each(|(sum, x)| *sum += weight * x);
+    }
+    sum
+}
+
+fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64> {
+    let mut sum = vec![0.0; y.len()];
+    let dense = layer.ffn.as_ref().map(|ffn| gated(file, &format!("l{l}.ffn"), ffn.activation, y));
+    let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, y));
+    for part in [dense, routed].into_iter().flatten() {
+        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    sum
 }
 
 /// The logits of every position, `(tokens, vocab)`.

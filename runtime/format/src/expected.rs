@@ -1,0 +1,141 @@
+//! The tensors that a [`Spec`] asks for.
+
+use crate::{Experts, Layer, Spec};
+
+/// How a tensor is used, which decides the layouts it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A matrix `out_features x in_features`: any layout.
+    Matrix,
+    /// A table read by row and, where tied, as a matrix: any layout.
+    Table,
+    /// Norm weights, biases, frequencies: `1 x n`, f32.
+    Vector,
+    /// A matrix whose products decide which weights are used: a float layout.
+    Router,
+}
+
+/// A tensor that a [`Spec`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub name: String,
+    pub rows: u64,
+    pub cols: u64,
+    pub role: Role,
+}
+
+impl Spec {
+    /// Every tensor of the model, in file order: the order in which a forward pass reads them.
+    /// A rotation table's width may be anything from 1 to `head_dim / 2`; its `cols` here is 0.
+    pub fn tensors(&self) -> Vec<Expected> {
+        let mut list = Vec::new();
+        let all: Result<(), std::convert::Infallible> = self.try_each_tensor(|tensor| {
+            list.push(tensor);
+            Ok(())
+        });
+        let Ok(()) = all;
+        list
+    }
+
+    /// Shows `visit` one tensor of [`tensors`](Self::tensors) after another until it fails.
+    pub(crate) fn try_each_tensor<E>(
+        &self,
+        mut visit: impl FnMut(Expected) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut add = |role: Role, name: String, rows: u32, cols: u32| {
+            visit(Expected { name, rows: rows.into(), cols: cols.into(), role })
+        };
+        add(Role::Table, "embed".into(), self.vocab, self.dim)?;
+        if self.embed_norm {
+            add(Role::Vector, "embed_norm".into(), 1, self.dim)?;
+        }
+        for i in 0..self.ropes {
+            add(Role::Vector, format!("rope.{i}"), 1, 0)?;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let prefixed = |part: &str| format!("l{i}.{part}");
+            layer
+                .try_each_tensor(self.dim, |role, part, rows, cols| add(role, prefixed(part), rows, cols))?;
+        }
+        add(Role::Vector, "norm".into(), 1, self.dim)?;
+        if self.tied_head {
+            return Ok(());
+        }
+        add(Role::Matrix, "head".into(), self.vocab, self.dim)
+    }
+}
+
+impl Layer {
+    /// Shows `add` the role, name, rows and columns of one tensor after another until it fails.
+    fn try_each_tensor<E>(
+        &self,
+        dim: u32,
+        mut add: impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let a = &self.attention;
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        add(Role::Vector, "attn.norm", 1, dim)?;
+        for (name, bias, rows) in
+            [("attn.q", "attn.q_bias", q), ("attn.k", "attn.k_bias", kv), ("attn.v", "attn.v_bias", kv)]
+        {
+            add(Role::Matrix, name, rows, dim)?;
+            if a.qkv_bias {
+                add(Role::Vector, bias, 1, rows)?;
+            }
+        }
+        if a.qk_norm {
+            add(Role::Vector, "attn.q_norm", 1, a.head_dim)?;
+            add(Role::Vector, "attn.k_norm", 1, a.head_dim)?;
+        }
+        if a.out_gate {
+            add(Role::Matrix, "attn.gate", q, dim)?;
+        }
+        add(Role::Matrix, "attn.out", dim, q)?;
+        if a.out_bias {
+            add(Role::Vector, "attn.out_bias", 1, dim)?;
+        }
+        if self.post_norms {
+            add(Role::Vector, "attn.post_norm", 1, dim)?;
+        }
+        add(Role::Vector, "ffn.norm", 1, dim)?;
+        if let Some(ffn) = &self.ffn {
+            for (name, bias, rows, cols) in [
+                ("ffn.gate", "ffn.gate_bias", ffn.dim, dim),
+                ("ffn.up", "ffn.up_bias", ffn.dim, dim),
+                ("ffn.down", "ffn.down_bias", dim, ffn.dim),
+            ] {
+                add(Role::Matrix, name, rows, cols)?;
+                if ffn.bias {
+                    add(Role::Vector, bias, 1, rows)?;
+                }
+            }
+        }
+        if let Some(experts) = &self.experts {
+            experts.try_each_tensor(dim, &mut add)?;
+        }
+        if self.post_norms {
+            add(Role::Vector, "ffn.post_norm", 1, dim)?;
+        }
+        Ok(())
+    }
+}
+
+impl Experts {
+    /// An expert's matrices lie together: a token reads all three of the few that it uses.
+    fn try_each_tensor<E>(
+        &self,
+        dim: u32,
+        add: &mut impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        add(Role::Router, "experts.router", self.count, dim)?;
+        if self.choice_bias {
+            add(Role::Vector, "experts.choice_bias", 1, self.count)?;
+        }
+        for e in 0..self.count {
+            add(Role::Matrix, &format!("experts.{e}.gate"), self.dim, dim)?;
+            add(Role::Matrix, &format!("experts.{e}.up"), self.dim, dim)?;
+            add(Role::Matrix, &format!("experts.{e}.down"), dim, self.dim)?;
+        }
+        Ok(())
+    }
+}
