@@ -6,11 +6,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
-use muse_format::{ALIGN, Layout, Meta, TILE_ROWS, WriteError, Writer};
+use muse_format::{ALIGN, Layout, Meta, Role, TILE_ROWS, WriteError, Writer};
 use rayon::prelude::*;
 
 use crate::checkpoint::{Checkpoint, ImportError, TensorSource};
-use crate::families::{Import, Imported, Origin, Transform};
+use crate::families::{Import, Imported, Origin, Rows, Transform};
 use crate::pack::{self, Loss, TooLarge};
 use crate::policy::{Policy, Storage};
 
@@ -86,11 +86,11 @@ pub fn plan<'a>(
         .map(|tensor| {
             let (layout, kept) = match source(checkpoint, tensor) {
                 None => (Layout::F32, false),
-                Some((source, _)) => match policy.storage(&tensor.name, tensor.role, source.native()) {
+                Some((source, ..)) => match policy.storage(&tensor.name, tensor.role, source.native()) {
                     Storage::Kept(layout) => (layout, true),
                     Storage::Rounded(layout) => (layout, false),
                     Storage::F16IfItFits => {
-                        let fits = largest(tensor, source, watch)? <= f16::MAX.to_f32();
+                        let fits = largest(tensor, checkpoint, watch)? <= f16::MAX.to_f32();
                         (if fits { Layout::F16 } else { Layout::Bf16 }, false)
                     }
                 },
@@ -150,9 +150,9 @@ fn write_tensor<W: Write + Seek + Send>(
     watch: &Watch<'_>,
     fail: impl Fn(WriteError) -> ConvertError + Send + Sync,
 ) -> Result<Loss, ConvertError> {
-    let (source, transform) = source(checkpoint, job.tensor).expect("families::import found it");
+    let from = source(checkpoint, job.tensor).expect("families::import found it");
     let compute = |tiles: Range<usize>| -> Result<Vec<(Vec<u8>, Loss)>, ConvertError> {
-        tiles.into_par_iter().map(|tile| band(job, source, transform, tile)).collect()
+        tiles.into_par_iter().map(|tile| band(job, from, tile)).collect()
     };
     let mut loss = Loss::default();
     let mut ready: Vec<(Vec<u8>, Loss)> = Vec::new();
@@ -186,12 +186,7 @@ fn rows_of(tensor: &Imported, tile: usize) -> Range<usize> {
     tile * TILE_ROWS..tensor.rows.min((tile + 1) * TILE_ROWS)
 }
 
-fn band(
-    job: &Job<'_>,
-    source: &dyn TensorSource,
-    transform: Transform,
-    tile: usize,
-) -> Result<(Vec<u8>, Loss), ConvertError> {
+fn band(job: &Job<'_>, from: Source<'_>, tile: usize) -> Result<(Vec<u8>, Loss), ConvertError> {
     let rows = rows_of(job.tensor, tile);
     let cols = job.tensor.cols;
     let first = rows.start;
@@ -201,9 +196,9 @@ fn band(
         value,
         layout: job.layout,
     };
-    let weights = read(job.tensor, source, transform, rows.clone())?;
+    let weights = read(job.tensor, from, rows.clone())?;
     if job.kept {
-        let groups: Result<Vec<_>, _> = rows.map(|row| source.groups(row)).collect();
+        let groups: Result<Vec<_>, _> = rows.map(|row| from.0.groups(from.1.source(row))).collect();
         return pack::keep_tile(job.layout, &groups?, &weights, cols).map_err(too_large);
     }
     if job.layout.is_quantized() {
@@ -217,12 +212,24 @@ fn band(
 /// Finite values of `rows`, transformed.
 fn read(
     tensor: &Imported,
-    source: &dyn TensorSource,
-    transform: Transform,
+    (source, from, transform): Source<'_>,
     rows: Range<usize>,
 ) -> Result<Vec<f32>, ImportError> {
     let mut values = vec![0.0; rows.len() * tensor.cols];
-    source.read(rows.clone(), &mut values)?;
+    match from.pairs {
+        None => source.read(from.first + rows.start..from.first + rows.end, &mut values)?,
+        Some(_) if tensor.role == Role::Vector => {
+            let mut theirs = vec![0.0; tensor.cols];
+            source.read(0..1, &mut theirs)?;
+            values.iter_mut().enumerate().for_each(|(i, value)| *value = theirs[from.source(i)]);
+        }
+        Some(_) => {
+            for (row, values) in rows.clone().zip(values.chunks_exact_mut(tensor.cols)) {
+                let row = from.source(row);
+                source.read(row..row + 1, values)?;
+            }
+        }
+    }
     if transform == Transform::AddOne {
         values.iter_mut().for_each(|v| *v += 1.0);
     }
@@ -234,12 +241,13 @@ fn read(
 }
 
 /// The largest magnitude of a tensor.
-fn largest(tensor: &Imported, source: &dyn TensorSource, watch: &Watch<'_>) -> Result<f32, ConvertError> {
+fn largest(tensor: &Imported, checkpoint: &Checkpoint, watch: &Watch<'_>) -> Result<f32, ConvertError> {
+    let (source, rows, _) = source(checkpoint, tensor).expect("families::import found it");
     let mut largest = 0.0f32;
     for tiles in batches(tensor) {
         watch.check()?;
         let of_tile = |tile| {
-            let values = read(tensor, source, Transform::AsIs, rows_of(tensor, tile))?;
+            let values = read(tensor, (source, rows, Transform::AsIs), rows_of(tensor, tile))?;
             Ok::<_, ImportError>(values.iter().fold(0.0f32, |max, v| max.max(v.abs())))
         };
         let maxima: Result<Vec<f32>, _> = tiles.into_par_iter().map(of_tile).collect();
@@ -248,12 +256,15 @@ fn largest(tensor: &Imported, source: &dyn TensorSource, watch: &Watch<'_>) -> R
     Ok(largest)
 }
 
-fn source<'a>(checkpoint: &'a Checkpoint, tensor: &Imported) -> Option<(&'a dyn TensorSource, Transform)> {
+/// A tensor of the checkpoint, which of its rows are ours, and what becomes of their values.
+type Source<'a> = (&'a dyn TensorSource, Rows, Transform);
+
+fn source<'a>(checkpoint: &'a Checkpoint, tensor: &Imported) -> Option<Source<'a>> {
     match &tensor.origin {
         Origin::Computed(_) => None,
-        Origin::Tensor { name, transform } => {
+        Origin::Tensor { name, rows, transform } => {
             let source = checkpoint.tensors.get(name).expect("families::import found it");
-            Some((source.as_ref(), *transform))
+            Some((source.as_ref(), *rows, *transform))
         }
     }
 }

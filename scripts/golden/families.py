@@ -6,6 +6,8 @@ from typing import Callable
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
@@ -78,6 +80,12 @@ def qwen_keys_of_transformers_4(config: dict) -> None:
 def qwen_moe_keys_of_transformers_4(config: dict) -> None:
     rope_keys_of_transformers_4(config)
     config["num_experts"] = config.pop("num_local_experts")
+
+
+def partial_rope_key_of_transformers_4(config: dict) -> None:
+    factor = config["rope_parameters"].pop("partial_rotary_factor")
+    rope_keys_of_transformers_4(config)
+    config["partial_rotary_factor"] = factor
 
 
 def no_head_dim(config: dict) -> None:
@@ -209,6 +217,24 @@ FIXTURES = [
         BASE | dict(head_dim=24, tie_word_embeddings=True),  # heads * head_dim is not the hidden size
         "bfloat16",
     ),
+    # 6 of 12 elements of a head are rotated.
+    Fixture(
+        "glm4",
+        Glm4ForCausalLM,
+        Glm4Config,
+        BASE
+        | dict(
+            hidden_size=36,
+            intermediate_size=34,
+            head_dim=12,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+            attention_bias=True,
+        ),
+        "bfloat16",
+        published=partial_rope_key_of_transformers_4,
+    ),
     # A layer of experts, a dense one, and another of experts; 20 wide, so that no expert fills a tile or a group.
     Fixture(
         "qwen3-moe",
@@ -217,12 +243,12 @@ FIXTURES = [
         BASE
         | dict(
             hidden_size=36,
-            intermediate_size=44,
+            intermediate_size=34,
             num_hidden_layers=3,
             head_dim=8,
             tie_word_embeddings=True,
             moe_intermediate_size=20,
-            num_experts=5,
+            num_experts=4,
             num_experts_per_tok=2,
             norm_topk_prob=True,
             mlp_only_layers=[1],

@@ -34,6 +34,8 @@ pub(super) const FAMILY: Family = Family {
         ("ffn.down", "mlp.down_proj.weight"),
         ("ffn.post_norm", "post_feedforward_layernorm.weight"),
     ],
+    fused: |_| None,
+    interleaved: false,
     centred: |name| name.ends_with("norm"),
     left_out: &[],
 };

@@ -12,6 +12,8 @@ pub(super) const FAMILY: Family = Family {
     harmless: &["is_llama_config"],
     prefix: "model",
     layer: &LAYER,
+    fused: |_| None,
+    interleaved: false,
     centred: |_| false,
     left_out: &[],
 };

@@ -5,6 +5,7 @@
 
 mod config;
 mod gemma3;
+mod glm4;
 mod llama;
 mod muse_glimmer;
 mod qwen2;
@@ -24,13 +25,14 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 6] = [
+const FAMILIES: [&Family; 7] = [
     &muse_glimmer::FAMILY,
     &llama::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
     &gemma3::FAMILY,
+    &glm4::FAMILY,
 ];
 
 /// How a family is written down by Hugging Face.
@@ -47,6 +49,11 @@ struct Family {
     /// Our name and theirs of a layer's weights, with `*` for an expert's number; biases aside: those are our name +
     /// `_bias` and `.bias` for `.weight`.
     layer: &'static [(&'static str, &'static str)],
+    /// Where a layer's weight of ours is one of several that a tensor of theirs holds one below the other: which, and of
+    /// how many of equal size. Matrices only.
+    fused: fn(&str) -> Option<(usize, usize)>,
+    /// True where rotated pairs of a head lie side by side, ours `n/2` apart.
+    interleaved: bool,
     /// Whether a tensor of ours multiplies by `1 + weight`.
     centred: fn(&str) -> bool,
     /// Parts of the model that are not imported: what people call one, and what its tensors' names begin with.
@@ -94,10 +101,41 @@ pub struct Imported {
 
 #[derive(Debug)]
 pub enum Origin {
-    /// A tensor of the checkpoint, by its name there.
-    Tensor { name: String, transform: Transform },
+    /// Rows of a tensor of the checkpoint, by its name there.
+    Tensor { name: String, rows: Rows, transform: Transform },
     /// Computed from the config, `(1, cols)`.
     Computed(Vec<f32>),
+}
+
+/// Which outputs of a source our tensor has, in order: rows of a matrix, elements of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rows {
+    /// The first.
+    pub first: usize,
+    /// Where pairs are brought from side by side to half a rotation apart.
+    pub pairs: Option<Pairs>,
+}
+
+/// Heads of which the first `rotated` elements are pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pairs {
+    pub head_dim: usize,
+    pub rotated: usize,
+}
+
+impl Rows {
+    /// The source's row for ours.
+    pub fn source(&self, row: usize) -> usize {
+        let Some(Pairs { head_dim, rotated }) = self.pairs else { return self.first + row };
+        let (head, at) = (row / head_dim * head_dim, row % head_dim);
+        let half = rotated / 2;
+        let at = match at {
+            at if at < half => 2 * at,
+            at if at < rotated => 2 * (at - half) + 1,
+            at => at,
+        };
+        self.first + head + at
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,12 +212,35 @@ impl Family {
         let theirs = self.their_name(&name);
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-        if source.shape() != (rows, cols) {
-            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected: (rows, cols) });
+        let part = part_of(&name);
+        let (index, of) = (self.fused)(part).unwrap_or((0, 1));
+        if source.shape() != (of * rows, cols) {
+            let expected = (of * rows, cols);
+            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
         }
+        let from = Rows { first: index * rows, pairs: self.pairs(&name, draft) };
         let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
         let transform = if add_one { Transform::AddOne } else { Transform::AsIs };
-        Ok(Imported { name, role, rows, cols, origin: Origin::Tensor { name: theirs, transform } })
+        Ok(Imported {
+            name,
+            role,
+            rows,
+            cols,
+            origin: Origin::Tensor { name: theirs, rows: from, transform },
+        })
+    }
+
+    /// How the pairs of our tensor `name` lie in the source, where they are to be moved.
+    fn pairs(&self, name: &str, draft: &Draft) -> Option<Pairs> {
+        let part = part_of(name).trim_end_matches("_bias");
+        if !self.interleaved || !matches!(part, "attn.q" | "attn.k" | "attn.q_norm" | "attn.k_norm") {
+            return None;
+        }
+        let layer: usize = name.strip_prefix('l')?.split('.').next()?.parse().ok()?;
+        let attention = &draft.spec.layers[layer].attention;
+        let rope = &draft.ropes[attention.rope? as usize];
+        let (head_dim, rotated) = (attention.head_dim as usize, rope.rotated(attention.head_dim) as usize);
+        Some(Pairs { head_dim, rotated })
     }
 
     fn their_name(&self, ours: &str) -> String {
@@ -280,6 +341,17 @@ impl Common {
 
     /// A model around `layers` as Llama has it: plain embedding and logits, one rotation table.
     fn draft(&self, config: &Config<'_>, family: &str, layers: Vec<Layer>) -> Result<Draft, ImportError> {
+        self.draft_with(config, family, layers, Rope::from_model(config, 10_000.0)?)
+    }
+
+    /// [`draft`](Self::draft) with a rotation table of the family's own.
+    fn draft_with(
+        &self,
+        config: &Config<'_>,
+        family: &str,
+        layers: Vec<Layer>,
+        rope: Rope,
+    ) -> Result<Draft, ImportError> {
         let spec = Spec {
             family: family.into(),
             dim: self.dim,
@@ -294,7 +366,7 @@ impl Common {
             ropes: 1,
             layers,
         };
-        Ok(Draft { spec, ropes: vec![Rope::from_model(config, 10_000.0)?], constants: Vec::new() })
+        Ok(Draft { spec, ropes: vec![rope], constants: Vec::new() })
     }
 }
 

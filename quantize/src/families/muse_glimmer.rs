@@ -41,6 +41,8 @@ pub(super) const FAMILY: Family = Family {
         ("ffn.post_norm", "post_feedforward_layernorm.weight"),
     ],
     // The last norm is a plain one.
+    fused: |_| None,
+    interleaved: false,
     centred: |name| name != "norm" && name.ends_with("norm"),
     left_out: &[("vision", &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."])],
 };

@@ -14,6 +14,8 @@ pub(super) const FAMILY: Family = Family {
     harmless: &["max_window_layers", "output_router_logits", "router_aux_loss_coef"],
     prefix: "model",
     layer: &LAYER,
+    fused: |_| None,
+    interleaved: false,
     centred: |_| false,
     left_out: &[],
 };

@@ -10,6 +10,8 @@ use crate::checkpoint::ImportError;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rope {
     theta: f64,
+    /// Part of a head that is rotated, its first elements.
+    partial: f64,
     scaling: Scaling,
 }
 
@@ -31,7 +33,7 @@ enum Scaling {
 
 impl Rope {
     pub const fn plain(theta: f64) -> Self {
-        Self { theta, scaling: Scaling::None }
+        Self { theta, partial: 1.0, scaling: Scaling::None }
     }
 
     pub fn theta(&self) -> f64 {
@@ -41,20 +43,42 @@ impl Rope {
     /// The one table of a model: transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5
     /// `rope_parameters`; where both are there, `rope_scaling` wins.
     pub fn from_model(config: &Config<'_>, default_theta: f64) -> Result<Self, ImportError> {
+        Self::from_partial_model(config, default_theta, 1.0)
+    }
+
+    /// [`from_model`](Self::from_model) for a family that rotates `default_partial` of a head where nothing is said.
+    pub fn from_partial_model(
+        config: &Config<'_>,
+        default_theta: f64,
+        default_partial: f64,
+    ) -> Result<Self, ImportError> {
         let theta = config.f64("rope_theta")?.unwrap_or(default_theta);
-        config.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
+        // Only a family with such a default has been seen to rotate parts of heads.
+        if default_partial == 1.0 {
+            config.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
+        }
+        let partial = config.f64("partial_rotary_factor")?.unwrap_or(default_partial);
         config.only("rope_interleaved", &[false.into()], "only the half-split order is supported")?;
         let new = config.object("rope_parameters")?;
         match config.object("rope_scaling")?.or(new) {
-            None => Ok(Self::plain(theta)),
-            Some(object) => Self::from_object(&object, theta, config),
+            None => Ok(Self { partial, ..Self::plain(theta) }),
+            Some(object) if default_partial == 1.0 => Self::from_object(&object, theta, config),
+            Some(object) => {
+                let partial = object.f64("partial_rotary_factor")?.unwrap_or(partial);
+                Ok(Self { partial, ..Self::from_partial_object(&object, theta, config)? })
+            }
         }
     }
 
     /// One `rope_parameters` or `rope_scaling` object of `model`.
     pub fn from_object(object: &Config<'_>, theta: f64, model: &Config<'_>) -> Result<Self, ImportError> {
-        let theta = object.f64("rope_theta")?.unwrap_or(theta);
         object.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
+        Self::from_partial_object(object, theta, model)
+    }
+
+    /// [`from_object`](Self::from_object) where the part of a head is the caller's to read.
+    fn from_partial_object(object: &Config<'_>, theta: f64, model: &Config<'_>) -> Result<Self, ImportError> {
+        let theta = object.f64("rope_theta")?.unwrap_or(theta);
         let legacy = object.str("type")?;
         let need = |key: &str| {
             object.f64(key)?.ok_or_else(|| object.refuse(key, "this kind of rope needs a number above zero"))
@@ -82,17 +106,24 @@ impl Rope {
             }
         };
         object.finish(&[])?;
-        Ok(Self { theta, scaling })
+        Ok(Self { theta, partial: 1.0, scaling })
     }
 
-    /// `head_dim / 2` inverse frequencies; `None` where the config lists another number of factors.
+    /// Elements of a head of `head_dim` that are rotated.
+    pub fn rotated(&self, head_dim: u32) -> u32 {
+        (f64::from(head_dim) * self.partial) as u32
+    }
+
+    /// Half as many inverse frequencies as elements are rotated; `None` where the config lists another number of
+    /// factors.
     pub fn frequencies(&self, head_dim: u32) -> Option<Vec<f32>> {
+        let rotated = self.rotated(head_dim);
         // The power is rounded once from f64: the nearest f32 to what any f32 library should give.
         let plain = |i: u32| {
-            let exponent = (2 * i) as f32 / head_dim as f32;
+            let exponent = (2 * i) as f32 / rotated as f32;
             1.0 / f64::from(self.theta as f32).powf(f64::from(exponent)) as f32
         };
-        (0..head_dim / 2).map(|i| self.scaling.apply(i as usize, plain(i))).collect()
+        (0..rotated / 2).map(|i| self.scaling.apply(i as usize, plain(i))).collect()
     }
 }
 

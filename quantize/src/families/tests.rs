@@ -43,6 +43,7 @@ fn family(name: &str) -> Value {
         "qwen2" => base("qwen2", "Qwen2ForCausalLM"),
         "qwen3" => base("qwen3", "Qwen3ForCausalLM"),
         "muse_glimmer" => muse_glimmer(),
+        "glm4" => base("glm4", "Glm4ForCausalLM"),
         "qwen3_moe" => {
             let more = json!({"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
                 "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [], "max_window_layers": 3,
@@ -138,6 +139,43 @@ fn each_family_reads_its_own_defaults() {
         (gemma.layers[0].post_norms, gemma.layers[0].ffn.as_ref().map(|f| f.activation)),
         (true, Some(Activation::GeluTanh))
     );
+}
+
+#[test]
+fn glm4_rotates_half_of_a_head_and_splits_what_is_fused() {
+    let rotated = |changes: Value| {
+        let config = with(family("glm4"), &changes);
+        let draft = (super::glm4::FAMILY.read)(&super::Config::new(&config)).expect("glm4");
+        draft.ropes[0].frequencies(16).expect("a table").len()
+    };
+    assert_eq!(rotated(json!({})), 4);
+    assert_eq!(rotated(json!({"partial_rotary_factor": 0.25})), 2);
+    assert_eq!(
+        rotated(json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0}})),
+        8
+    );
+    let layer = spec(with(family("glm4"), &json!({}))).expect("glm4").layers[0].clone();
+    assert_eq!((layer.attention.qkv_bias, layer.attention.out_bias, layer.post_norms), (true, false, true));
+
+    let config = with(family("glm4"), &json!({"num_hidden_layers": 1, "attention_bias": false}));
+    let mut tensors = LLAMA_TENSORS.iter().copied().filter(|t| !t.0.contains("mlp")).collect::<Vec<_>>();
+    tensors.extend([
+        ("model.layers.0.mlp.gate_up_proj.weight", 96, 64),
+        ("model.layers.0.mlp.down_proj.weight", 64, 48),
+        ("model.layers.0.post_self_attn_layernorm.weight", 1, 64),
+        ("model.layers.0.post_mlp_layernorm.weight", 1, 64),
+    ]);
+    let import = import(&checkpoint(config, &tensors)).expect("a whole model");
+    let rows = |name: &str| {
+        let tensor = import.tensors.iter().find(|t| t.name == name).expect(name);
+        let Origin::Tensor { rows, .. } = &tensor.origin else { panic!("{name} is computed") };
+        (0..tensor.rows).map(|row| rows.source(row)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows("l0.ffn.up"), (48..96).collect::<Vec<_>>());
+    assert_eq!(rows("l0.ffn.gate"), (0..48).collect::<Vec<_>>());
+    let head = [0, 2, 4, 6, 1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    assert_eq!(rows("l0.attn.k"), [head, head.map(|row| row + 16)].concat());
+    assert_eq!(rows("l0.attn.v"), (0..32).collect::<Vec<_>>());
 }
 
 #[test]
@@ -318,6 +356,11 @@ fn what_is_not_implemented_is_refused_by_name_and_value() {
         ("qwen2", "layer_types", json!(["full_attention"])),
         ("qwen2", "layer_types", json!(["full_attention", "full_attention", "linear_attention"])),
         ("qwen3", "num_experts", json!(8)),
+        ("glm4", "hidden_act", json!("gelu")),
+        ("glm4", "partial_rotary_factor", json!(0.05)),
+        ("glm4", "partial_rotary_factor", json!(0.2)),
+        ("glm4", "partial_rotary_factor", json!(1.5)),
+        ("glm4", "rope_interleaved", json!(true)),
         ("qwen3_moe", "num_experts", json!(0)),
         ("qwen3_moe", "num_experts", json!(5000)),
         ("qwen3_moe", "num_local_experts", json!(7)),
@@ -452,7 +495,7 @@ fn every_tensor_has_one_place() {
     assert_eq!(named, expected);
     let down = import.tensors.iter().find(|t| t.name == "l0.ffn.down").expect("down");
     assert_eq!((down.rows, down.cols), (64, 48));
-    assert!(matches!(&down.origin, Origin::Tensor { name, transform: Transform::AsIs }
+    assert!(matches!(&down.origin, Origin::Tensor { name, transform: Transform::AsIs, .. }
         if name == "model.layers.0.mlp.down_proj.weight"));
 
     let extra = |name| [&LLAMA_TENSORS[..], &[(name, 1, 8)]].concat();

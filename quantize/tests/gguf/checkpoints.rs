@@ -214,7 +214,7 @@ fn written(checkpoint: &Checkpoint, architecture: &str) -> Gguf {
 fn values(checkpoint: &Checkpoint, origin: &Origin) -> Vec<f32> {
     match origin {
         Origin::Computed(values) => values.clone(),
-        Origin::Tensor { name, transform } => {
+        Origin::Tensor { name, transform, .. } => {
             let source = &checkpoint.tensors[name];
             let (rows, cols) = source.shape();
             let mut values = vec![0.0; rows * cols];

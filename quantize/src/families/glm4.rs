@@ -1,0 +1,70 @@
+//! GLM-4 of 2025 (GLM-4-0414): half of each head is rotated, in pairs that lie side by side, norms stand around both
+//! halves, and gate and up are one tensor. The pairs are brought half a rotation apart while importing, queries and keys
+//! alike, which changes no product of the two.
+
+use muse_format::{Activation, Attention, Ffn, Layer};
+
+use super::{Common, Config, Draft, Family, Rope};
+use crate::checkpoint::ImportError;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "glm4",
+    architecture: "Glm4ForCausalLM",
+    read,
+    harmless: &[],
+    prefix: "model",
+    layer: &[
+        ("attn.norm", "input_layernorm.weight"),
+        ("attn.q", "self_attn.q_proj.weight"),
+        ("attn.k", "self_attn.k_proj.weight"),
+        ("attn.v", "self_attn.v_proj.weight"),
+        ("attn.out", "self_attn.o_proj.weight"),
+        ("attn.post_norm", "post_self_attn_layernorm.weight"),
+        ("ffn.norm", "post_attention_layernorm.weight"),
+        ("ffn.gate", "mlp.gate_up_proj.weight"),
+        ("ffn.up", "mlp.gate_up_proj.weight"),
+        ("ffn.down", "mlp.down_proj.weight"),
+        ("ffn.post_norm", "post_mlp_layernorm.weight"),
+    ],
+    fused: |part| match part {
+        "ffn.gate" => Some((0, 2)),
+        "ffn.up" => Some((1, 2)),
+        _ => None,
+    },
+    interleaved: true,
+    centred: |_| false,
+    left_out: &[],
+};
+
+fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
+    let common = Common::read(config)?;
+    config.only("hidden_act", &["silu".into()], "only silu is supported")?;
+    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
+    let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
+    let rotated = rope.rotated(head_dim);
+    if rotated == 0 || !rotated.is_multiple_of(2) || rotated > head_dim {
+        let rule =
+            format!("it makes {rotated} of {head_dim} elements of a head, and pairs of them are rotated");
+        return Err(config.refuse("partial_rotary_factor", rule));
+    }
+    let layer = Layer {
+        attention: Attention {
+            heads: common.heads,
+            kv_heads: config.size("num_key_value_heads", 4096)?,
+            head_dim,
+            scale: f64::from(head_dim).powf(-0.5) as f32,
+            window: None,
+            rope: Some(0),
+            qk_norm: false,
+            qkv_bias: config.bool("attention_bias", true)?,
+            out_gate: false,
+            out_bias: false,
+            softcap: None,
+        },
+        ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false }),
+        experts: None,
+        post_norms: true,
+        post_norm_eps: None,
+    };
+    common.draft_with(config, "glm4", vec![layer; common.layers as usize], rope)
+}
