@@ -5,6 +5,10 @@
 
 use serde_json::{Map, Value};
 
+/// Values compared with schemas for one call. A schema with many alternatives, for a list with many items, takes the
+/// engine's thread no longer than milliseconds: past this the call is text.
+const CHECKS_MAX: u32 = 1 << 18;
+
 /// Declared tools, in the caller's order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tools {
@@ -52,18 +56,19 @@ impl Tools {
     ) -> Option<(String, Map<String, Value>)> {
         let name = self.resolve(name)?;
         let (_, schema) = self.tools.iter().find(|(tool, _)| tool == name)?;
+        let mut checks = CHECKS_MAX;
         let mut typed = Map::new();
         for (key, argument) in arguments {
             let schema = schema.get("properties").and_then(|all| all.get(&key));
             let value = match argument {
-                Argument::Untyped(text) => from_text(&text, schema)?,
+                Argument::Untyped(text) => from_text(&text, schema, &mut checks)?,
                 Argument::Json(value) => value,
             };
             if typed.insert(key, value).is_some() {
                 return None;
             }
         }
-        match conform(Value::Object(typed), Some(schema))? {
+        match conform(Value::Object(typed), Some(schema), &mut checks)? {
             Value::Object(typed) => Some((name.into(), typed)),
             _ => None,
         }
@@ -89,14 +94,14 @@ fn alternatives(schema: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// A value written without quotes.
-fn from_text(text: &str, schema: Option<&Value>) -> Option<Value> {
+fn from_text(text: &str, schema: Option<&Value>, checks: &mut u32) -> Option<Value> {
     let types = types(schema);
     let string = || Value::String(text.into());
     if !types.is_empty() && types.iter().all(|name| *name == "string") {
         return Some(string());
     }
     let other = literal(text).filter(|value| !value.is_string());
-    let typed = other.and_then(|value| conform(value, schema));
+    let typed = other.and_then(|value| conform(value, schema, checks));
     let may_be_string = types.is_empty() || types.contains(&"string");
     typed.or_else(|| may_be_string.then(string))
 }
@@ -112,29 +117,33 @@ fn literal(text: &str) -> Option<Value> {
 }
 
 /// `value` where it is what `schema` wants, numbers and booleans taken out of strings where that is wanted.
-fn conform(value: Value, schema: Option<&Value>) -> Option<Value> {
+fn conform(value: Value, schema: Option<&Value>, checks: &mut u32) -> Option<Value> {
+    let listed = schema.and_then(|schema| schema.get("enum")?.as_array());
+    let cost = 1 + listed.map_or(0, Vec::len) + schema.map_or(0, |schema| alternatives(schema).count());
+    *checks = checks.checked_sub(u32::try_from(cost).ok()?)?;
     let Some(schema) = schema.filter(|schema| schema.is_object()) else { return Some(value) };
     let mut branches = alternatives(schema).peekable();
-    if branches.peek().is_some() && !branches.any(|branch| conform(value.clone(), Some(branch)).is_some()) {
+    if branches.peek().is_some()
+        && !branches.any(|branch| conform(value.clone(), Some(branch), checks).is_some())
+    {
         return None;
     }
     let names = types(Some(schema));
     let value = of_type(value, &names)?;
-    let listed = schema.get("enum").and_then(Value::as_array);
     if listed.is_some_and(|listed| !listed.contains(&value)) {
         return None;
     }
     match value {
-        Value::Object(fields) => object(fields, schema).map(Value::Object),
+        Value::Object(fields) => object(fields, schema, checks).map(Value::Object),
         Value::Array(items) => {
-            let items = items.into_iter().map(|item| conform(item, schema.get("items")));
+            let items = items.into_iter().map(|item| conform(item, schema.get("items"), checks));
             items.collect::<Option<Vec<_>>>().map(Value::Array)
         }
         scalar => Some(scalar),
     }
 }
 
-fn object(fields: Map<String, Value>, schema: &Value) -> Option<Map<String, Value>> {
+fn object(fields: Map<String, Value>, schema: &Value, checks: &mut u32) -> Option<Map<String, Value>> {
     let properties = schema.get("properties").and_then(Value::as_object);
     let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
     let required = schema.get("required").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -146,7 +155,7 @@ fn object(fields: Map<String, Value>, schema: &Value) -> Option<Map<String, Valu
         if property.is_none() && closed {
             return None;
         }
-        Some((name, conform(value, property)?))
+        Some((name, conform(value, property, checks)?))
     });
     typed.collect()
 }

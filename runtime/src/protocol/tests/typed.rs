@@ -105,3 +105,14 @@ fn only_declared_tools_are_called() {
         assert!(Tools::new(Some(&nothing)).is_empty());
     }
 }
+
+#[test]
+fn checking_has_an_end() {
+    let any_of = |branches: Vec<Value>| json!({"type": "array", "items": {"anyOf": branches}});
+    let numbers = || Argument::Json(json!(vec![1; 2000]));
+    let null = json!({"type": "null"});
+    let few = any_of(vec![null.clone(), json!({"type": "integer"})]);
+    assert_eq!(typed(&few, numbers()), Some(json!(vec![1; 2000])));
+    let many = any_of([vec![null; 1999], vec![json!({})]].concat());
+    assert_eq!(typed(&many, numbers()), None, "it would fit after four million checks");
+}
