@@ -107,7 +107,7 @@ fn gemv(criterion: &mut Criterion) {
 
 /// A prompt's step: many tokens, weights from the cache.
 fn gemm(criterion: &mut Criterion) {
-    let (rows, tokens) = (256, 64);
+    let (rows, tokens) = (1024, 64);
     let mut group = group(criterion, "gemm");
     for layout in LAYOUTS {
         let weights = [matrix(layout, rows, COLS).expect("it fits in memory")];

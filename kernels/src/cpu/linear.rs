@@ -9,12 +9,9 @@ use super::matmul_float::MatmulFloat;
 use super::matmul_q8::MatmulQ8;
 use super::output::Output;
 use super::pool::Pool;
-use super::quantize::{Activations, Quantize, Scratch};
+use super::quantize::{BLOCK, Batch, Quantize, Scratch};
 use crate::{Linear, Tensor};
 
-/// Rows of activations that a kernel call takes at most: as many as every variant takes in one go, so that their
-/// quants stay in the first cache while tiles pass. The sums are held on the stack.
-const TOKENS: usize = 16;
 /// Tiles whose outputs are written together: one row of outputs is far from the next, so that each is worth a longer
 /// write.
 const STRIP: usize = 16;
@@ -38,7 +35,7 @@ struct Inputs<'a> {
     tokens: usize,
     x: &'a [f32],
     /// Present where a weight is quantized.
-    quantized: Option<Activations<'a>>,
+    quantized: Option<Batch<'a>>,
 }
 
 /// One matrix of a call.
@@ -99,7 +96,7 @@ impl Multiply {
             if tokens == 1 {
                 inputs.tiles::<1>(&products, own)
             } else {
-                inputs.tiles::<TOKENS>(&products, own)
+                inputs.tiles::<BLOCK>(&products, own)
             }
         });
     }
@@ -120,7 +117,7 @@ impl<'a> Product<'a> {
 }
 
 impl Inputs<'_> {
-    /// Multiplies the tiles `own`, counted over all products, by all rows of activations, `T` at a time.
+    /// Multiplies the tiles `own`, counted over all products, by all rows of activations, `T` at a time: one block, or the only row.
     fn tiles<const T: usize>(&self, products: &[Product<'_>], own: Range<usize>) {
         let mut sums = [[[0.0; TILE_ROWS]; T]; STRIP];
         let mut begin = 0;
@@ -174,7 +171,7 @@ impl Inputs<'_> {
             layout => {
                 let x = self.quantized.expect("activations of a quantized weight are quantized");
                 let len = weight.bytes().len() / product.tiles;
-                self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.rows(begin, tokens));
+                self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.block(begin));
             }
         }
     }

@@ -176,8 +176,8 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
     first: usize,
     g: usize,
 ) {
-    assert!(g < x.groups && (first + N) * x.groups <= x.scales.len());
-    let at = |t: usize| (first + t) * x.groups + g;
+    assert!(g < x.groups && x.at(first + N - 1, g) < x.scales.len());
+    let at = |t: usize| x.at(first + t, g);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for i in 0..VECTORS {

@@ -74,7 +74,8 @@ fn run<const BITS: usize, const ASYM: bool, const TABLE: bool>(
     }
 }
 
-/// `N` rows of activations: each group of weights is unpacked once for all.
+/// `N` rows of activations by each group of weights. Four columns at a time meet all rows, so that the sums of a row,
+/// which wait for one another, are far apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")]
 fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize>(
@@ -94,35 +95,42 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
         let scales = halves(&head[..32]);
         // A correction is -8 times the sum that an offset multiplies.
         let offsets = if ASYM { _mm512_mul_ps(halves(&head[32..]), _mm512_set1_ps(-0.125)) } else { scales };
-        for quants in quants.chunks_exact(group_bytes).take(x.groups - g) {
-            let weights = unpack::<BITS, TABLE>(quants);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let at = t * x.groups + g;
-                // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
-                let (scale, correction, quants) = unsafe {
-                    let quants = x.quants.as_ptr().add(at * GROUP).cast::<[i32; VECTORS]>();
-                    (*x.scales.get_unchecked(at), *x.corrections.get_unchecked(at), quants.read_unaligned())
-                };
-                let correction = _mm512_set1_epi32(correction);
-                let mut dot = match (BITS, ASYM) {
-                    (4, false) if !TABLE => correction,
+        for weights in quants.chunks_exact(group_bytes).take(x.groups - g) {
+            // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
+            let correction = |t: usize| unsafe { *x.corrections.get_unchecked(x.at(t, g)) };
+            // SAFETY: as above.
+            let scale = |t: usize| unsafe { *x.scales.get_unchecked(x.at(t, g)) };
+            // SAFETY: as above; `i < VECTORS` is one of the four quants of a group.
+            let quants = |t: usize, i: usize| unsafe {
+                x.quants.as_ptr().add(x.at(t, g) * GROUP + 4 * i).cast::<i32>().read_unaligned()
+            };
+            let mut dots = [_mm512_setzero_si512(); N];
+            for (t, dot) in dots.iter_mut().enumerate() {
+                *dot = match (BITS, ASYM) {
+                    (4, false) if !TABLE => _mm512_set1_epi32(correction(t)),
                     (4, true) => _mm512_setzero_si512(),
-                    _ => _mm512_slli_epi32::<4>(correction),
+                    _ => _mm512_set1_epi32(16 * correction(t)),
                 };
-                // With one row of activations, products that waited for one another would be the limit.
-                let mut odd = _mm512_setzero_si512();
-                for (i, (weights, quants)) in weights.iter().zip(quants).enumerate() {
-                    let sum = if N == 1 && i % 2 == 1 { &mut odd } else { &mut dot };
-                    *sum = _mm512_dpbusd_epi32(*sum, *weights, _mm512_set1_epi32(quants));
+            }
+            // With one row of activations, even products that are far apart would be the limit.
+            let mut odd = _mm512_setzero_si512();
+            for i in 0..VECTORS / 2 {
+                for (i, weights) in [2 * i, 2 * i + 1].into_iter().zip(unpack::<BITS, TABLE>(weights, i)) {
+                    for (t, dot) in dots.iter_mut().enumerate() {
+                        let sum = if N == 1 && i % 2 == 1 { &mut odd } else { dot };
+                        *sum = _mm512_dpbusd_epi32(*sum, weights, _mm512_set1_epi32(quants(t, i)));
+                    }
                 }
-                if N == 1 {
-                    dot = _mm512_add_epi32(dot, odd);
-                }
+            }
+            if N == 1 {
+                dots[0] = _mm512_add_epi32(dots[0], odd);
+            }
+            for (t, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
                 let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scales);
                 if ASYM {
-                    scaled = _mm512_fmadd_ps(_mm512_cvtepi32_ps(correction), offsets, scaled);
+                    scaled = _mm512_fmadd_ps(_mm512_set1_ps(correction(t) as f32), offsets, scaled);
                 }
-                *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale), *sum);
+                *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale(t)), *sum);
             }
             g += 1;
         }
@@ -133,33 +141,25 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
     }
 }
 
-/// The unsigned weights of 16 rows x 32 columns, 4 columns a vector.
+/// The unsigned weights of 16 rows in columns `8 * i..8 * i + 8` of a group, 4 columns a vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack<const BITS: usize, const TABLE: bool>(quants: &[u8]) -> [__m512i; VECTORS] {
-    assert_eq!(quants.len(), VECTORS * 8 * BITS);
+fn unpack<const BITS: usize, const TABLE: bool>(quants: &[u8], i: usize) -> [__m512i; 2] {
+    assert!(quants.len() == VECTORS * 8 * BITS && 2 * i < VECTORS);
     // SAFETY: vector `i` is inside `quants` by the assertion; no alignment is needed.
     let load = |i: usize| unsafe { _mm512_loadu_si512(quants.as_ptr().add(64 * i).cast()) };
-    let mut weights = [_mm512_setzero_si512(); VECTORS];
     if BITS == 8 {
-        for (i, weights) in weights.iter_mut().enumerate() {
-            *weights = _mm512_xor_si512(load(i), _mm512_set1_epi8(i8::MIN));
-        }
-    } else {
-        let low = _mm512_set1_epi8(15);
-        for (i, weights) in weights.chunks_exact_mut(2).enumerate() {
-            let packed = load(i);
-            weights[0] = _mm512_and_si512(packed, low);
-            weights[1] = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low);
-        }
-        if TABLE {
-            // SAFETY: 16 bytes are read from an array of 16; no alignment is needed.
-            let levels = unsafe { _mm_loadu_si128(UNSIGNED.as_ptr().cast()) };
-            let levels = _mm512_broadcast_i32x4(levels);
-            weights.iter_mut().for_each(|index| *index = _mm512_shuffle_epi8(levels, *index));
-        }
+        let sign = _mm512_set1_epi8(i8::MIN);
+        return [_mm512_xor_si512(load(2 * i), sign), _mm512_xor_si512(load(2 * i + 1), sign)];
     }
-    weights
+    let (packed, low) = (load(i), _mm512_set1_epi8(15));
+    let indices = [_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low)];
+    if !TABLE {
+        return indices;
+    }
+    // SAFETY: 16 bytes are read from an array of 16; no alignment is needed.
+    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(UNSIGNED.as_ptr().cast()) });
+    [_mm512_shuffle_epi8(levels, indices[0]), _mm512_shuffle_epi8(levels, indices[1])]
 }
 
 /// 16 f16 as f32.

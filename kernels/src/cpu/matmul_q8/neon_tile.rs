@@ -211,7 +211,7 @@ impl Group<'_> {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn columns<W: Weights>(&self, x: Activations<'_>, t: usize) -> Columns {
-        let at = t * x.groups + self.index;
+        let at = x.at(t, self.index);
         debug_assert!(self.index < x.groups && at < x.scales.len());
         // SAFETY: the caller promises a row and a group that `x` has: 32 quants, a scale and a correction.
         unsafe {

@@ -28,10 +28,11 @@ fn unpacked(layout: Layout, tile: &[u8], groups: usize, r: usize) -> Vec<Weights
 fn expected(row: &[Weights], x: Activations<'_>) -> (f64, f64) {
     let (mut sum, mut magnitude) = (0.0, 0.0);
     for (g, (weights, scale, offset)) in row.iter().enumerate() {
-        let quants = &x.quants[g * GROUP..][..GROUP];
+        let at = x.at(0, g);
+        let quants = &x.quants[at * GROUP..][..GROUP];
         let dot: i32 = quants.iter().zip(weights).map(|(q, w)| w * i32::from(*q)).sum();
         let total: i32 = quants.iter().map(|q| i32::from(*q)).sum();
-        let x_scale = f64::from(x.scales[g]);
+        let x_scale = f64::from(x.scales[at]);
         let scaled = x_scale * scale * f64::from(dot);
         let offset = x_scale * offset * f64::from(total);
         sum += scaled + offset;
@@ -75,8 +76,14 @@ fn every_variant_agrees() {
                         (0..tokens * groups * GROUP).map(|_| random.int(-127, 127) as i8).collect();
                     let scales: Vec<f32> = random.normal(tokens * groups).iter().map(|s| s.abs()).collect();
                     let corrections = corrections(&quants);
-                    let x =
-                        Activations { groups, quants: &quants, scales: &scales, corrections: &corrections };
+                    let stride = tokens;
+                    let x = Activations {
+                        groups,
+                        stride,
+                        quants: &quants,
+                        scales: &scales,
+                        corrections: &corrections,
+                    };
                     assert_agrees(matmul, layout, &tile, x, tokens);
                 }
             }
@@ -107,7 +114,8 @@ fn extreme_integers_do_not_saturate() {
                 let groups = layout.group() / GROUP;
                 let (quants, scales) = (vec![q; layout.group() * 2], vec![1.0; groups * 2]);
                 let corrections = corrections(&quants);
-                let x = Activations { groups, quants: &quants, scales: &scales, corrections: &corrections };
+                let (quants, scales, corrections) = (&quants[..], &scales[..], &corrections[..]);
+                let x = Activations { groups, stride: 2, quants, scales, corrections };
                 assert_agrees(matmul, layout, &tile, x, 2);
             }
         }
@@ -117,7 +125,7 @@ fn extreme_integers_do_not_saturate() {
 #[test]
 #[should_panic]
 fn a_short_tile_is_refused() {
-    let x = Activations { groups: 2, quants: &[0; 64], scales: &[0.0; 2], corrections: &[0; 2] };
+    let x = Activations { groups: 2, stride: 1, quants: &[0; 64], scales: &[0.0; 2], corrections: &[0; 2] };
     let layout = Layout::Q4 { group: 32 };
     MatmulQ8::best(Features::detect()).run(layout, &mut [[0.0; TILE_ROWS]], &[0; 288], x);
 }

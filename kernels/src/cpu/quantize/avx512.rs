@@ -1,18 +1,12 @@
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::x86_64::*;
 
-use super::GROUP;
+use super::{GROUP, Groups};
 use crate::reference::TINY;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn run(quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]) {
-    let (groups, tail) = x.as_chunks::<GROUP>();
-    let outputs = quants.as_chunks_mut::<GROUP>().0.iter_mut().zip(scales).zip(corrections);
-    let mut padded = [0.0; GROUP];
-    padded[..tail.len()].copy_from_slice(tail);
-    for (((quants, scale), correction), x) in outputs.zip(groups.iter().chain([&padded])) {
-        (*scale, *correction) = group(quants, x);
-    }
+pub(super) fn run(out: Groups<'_>, x: &[f32], cols: usize, first: usize) {
+    out.each(x, cols, first, |quants, x| group(quants, x));
 }
 
 #[inline]

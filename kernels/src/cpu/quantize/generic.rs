@@ -1,11 +1,9 @@
-use super::GROUP;
+use super::Groups;
 use crate::reference::quantize_group;
 
-pub(super) fn run(quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]) {
-    let outputs = quants.chunks_exact_mut(GROUP).zip(scales).zip(corrections);
-    for (((quants, scale), correction), x) in outputs.zip(x.chunks(GROUP)) {
-        quants[x.len()..].fill(0);
-        *scale = quantize_group(&mut quants[..x.len()], x);
-        *correction = -8 * quants.iter().map(|q| i32::from(*q)).sum::<i32>();
-    }
+pub(super) fn run(out: Groups<'_>, x: &[f32], cols: usize, first: usize) {
+    out.each(x, cols, first, |quants, x| {
+        let scale = quantize_group(quants, x);
+        (scale, -8 * quants.iter().map(|q| i32::from(*q)).sum::<i32>())
+    });
 }

@@ -7,6 +7,8 @@
 //! | `neon` | neon | one group in eight vectors |
 //! | `generic` | - | the reference's own loop |
 
+use std::ops::Range;
+
 use super::features::Features;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::features::Level;
@@ -28,20 +30,49 @@ mod tests;
 /// Elements that make a chunk worth handing to another thread.
 const WORTH_A_CHUNK: usize = 16 * 1024;
 
-/// Rows of quantized activations, zero-padded to whole groups.
+/// Rows whose groups stand side by side. Rows one after another would be powers of two apart, all in one set of the
+/// first cache; this many are what every matmul variant takes in one go.
+pub(super) const BLOCK: usize = 16;
+
+/// Quantized activations of a batch, zero-padded to whole groups: blocks of [`BLOCK`] rows, the last of those left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch<'a> {
+    tokens: usize,
+    /// Of every block in turn; each is an [`Activations`].
+    all: Activations<'a>,
+}
+
+impl<'a> Batch<'a> {
+    /// The block of the rows from `first`, which is a multiple of [`BLOCK`].
+    pub(super) fn block(self, first: usize) -> Activations<'a> {
+        let rows = BLOCK.min(self.tokens - first);
+        let groups = self.all.groups;
+        self.all.slice(rows, first * groups..(first + rows) * groups)
+    }
+}
+
+/// Some rows of one block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Activations<'a> {
     /// Groups a row.
     pub(super) groups: usize,
-    /// `(tokens, groups * 32)`, each in `-127..=127`
+    /// Rows of the block: group `g` of row `t` is number `g * stride + t`, see [`at`](Self::at).
+    pub(super) stride: usize,
+    /// `(groups, stride, 32)`, each in `-127..=127`
     pub(super) quants: &'a [i8],
-    /// `(tokens, groups)`
+    /// `(groups, stride)`
     pub(super) scales: &'a [f32],
-    /// `-8` times the sum of each group's quants, `(tokens, groups)`: what takes the 8 off unsigned nibbles.
+    /// `-8` times the sum of each group's quants, `(groups, stride)`: what takes the 8 off unsigned nibbles.
     pub(super) corrections: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
+    /// The number of group `g` of row `t`, in groups.
+    #[inline(always)]
+    pub(super) fn at(&self, t: usize, g: usize) -> usize {
+        g * self.stride + t
+    }
+
     /// Row `t` alone.
     pub(super) fn row(self, t: usize) -> Activations<'a> {
         self.rows(t, 1)
@@ -49,12 +80,16 @@ impl<'a> Activations<'a> {
 
     /// `len` rows from `first`.
     pub(super) fn rows(self, first: usize, len: usize) -> Activations<'a> {
-        let groups = self.groups;
+        self.slice(self.stride, first..first + (self.groups - 1) * self.stride + len)
+    }
+
+    fn slice(self, stride: usize, groups: Range<usize>) -> Activations<'a> {
         Activations {
-            groups,
-            quants: &self.quants[first * groups * GROUP..][..len * groups * GROUP],
-            scales: &self.scales[first * groups..][..len * groups],
-            corrections: &self.corrections[first * groups..][..len * groups],
+            groups: self.groups,
+            stride,
+            quants: &self.quants[groups.start * GROUP..groups.end * GROUP],
+            scales: &self.scales[groups.clone()],
+            corrections: &self.corrections[groups],
         }
     }
 
@@ -63,10 +98,11 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// Unless there are exactly `tokens` rows of at least one group.
     pub(super) fn assert_rows(&self, tokens: usize) {
-        assert!(self.groups > 0);
-        assert_eq!(self.quants.len(), tokens * self.groups * GROUP);
-        assert_eq!(self.scales.len(), tokens * self.groups);
-        assert_eq!(self.corrections.len(), tokens * self.groups);
+        assert!(self.groups > 0 && tokens <= self.stride);
+        let len = (self.groups - 1) * self.stride + tokens;
+        assert_eq!(self.quants.len(), len * GROUP);
+        assert_eq!(self.scales.len(), len);
+        assert_eq!(self.corrections.len(), len);
     }
 }
 
@@ -95,22 +131,60 @@ impl Scratch {
     }
 
     /// The first `tokens` rows of `cols`.
-    pub(super) fn view(&self, tokens: usize, cols: usize) -> Activations<'_> {
+    pub(super) fn view(&self, tokens: usize, cols: usize) -> Batch<'_> {
         let groups = cols.div_ceil(GROUP);
-        Activations {
-            groups,
-            quants: &self.quants[..tokens * groups * GROUP],
-            scales: &self.scales[..tokens * groups],
-            corrections: &self.corrections[..tokens * groups],
+        let (quants, scales, corrections) = (&self.quants, &self.scales, &self.corrections);
+        let all = Activations { groups, stride: BLOCK, quants, scales, corrections };
+        Batch { tokens, all }
+    }
+}
+
+/// Where the groups of some columns of a block go.
+pub(super) struct Groups<'a> {
+    /// `(groups, rows, 32)`
+    quants: &'a mut [[i8; GROUP]],
+    /// `(groups, rows)`
+    scales: &'a mut [f32],
+    /// `(groups, rows)`
+    corrections: &'a mut [i32],
+}
+
+impl Groups<'_> {
+    /// Calls `quantize` with every group of the rows of `x`, `(rows, cols)`, from group `first` on, the last of a row
+    /// zero-padded.
+    #[inline(always)]
+    fn each(
+        self,
+        x: &[f32],
+        cols: usize,
+        first: usize,
+        mut quantize: impl FnMut(&mut [i8; GROUP], &[f32; GROUP]) -> (f32, i32),
+    ) {
+        let rows = x.len() / cols;
+        let outputs = self.quants.chunks_exact_mut(rows).zip(self.scales.chunks_exact_mut(rows));
+        let outputs = outputs.zip(self.corrections.chunks_exact_mut(rows));
+        for (g, ((quants, scales), corrections)) in (first..).zip(outputs) {
+            let outputs = quants.iter_mut().zip(scales).zip(corrections);
+            for (((quants, scale), correction), x) in outputs.zip(x.chunks_exact(cols)) {
+                let rest = &x[g * GROUP..];
+                (*scale, *correction) = match rest.first_chunk() {
+                    Some(x) => quantize(quants, x),
+                    None => {
+                        let mut padded = [0.0; GROUP];
+                        padded[..rest.len()].copy_from_slice(rest);
+                        quantize(quants, &padded)
+                    }
+                };
+            }
         }
     }
 }
 
-/// Quantizes one row `x` of any length; the outputs have its groups, the last zero-padded.
+/// Quantizes what `Groups::each` says.
 ///
 /// # Safety
 /// The variant's `supported` returned true for the features of this CPU.
-type Run = unsafe fn(quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]);
+type Run = unsafe fn(out: Groups<'_>, x: &[f32], cols: usize, first: usize);
 
 /// Fastest first; `generic` is last and runs everywhere.
 const VARIANTS: &[Variant<Run>] = &[
@@ -145,29 +219,31 @@ impl Quantize {
     pub(super) fn run(self, pool: &mut Pool, scratch: &mut Scratch, x: &[f32], cols: usize) {
         let (tokens, groups) = (x.len() / cols, cols.div_ceil(GROUP));
         scratch.reserve(tokens, cols);
-        let quants = Output::new(&mut scratch.quants);
+        let quants = Output::new(scratch.quants.as_chunks_mut().0);
         let scales = Output::new(&mut scratch.scales);
         let corrections = Output::new(&mut scratch.corrections);
-        let per_chunk = (WORTH_A_CHUNK / cols).max(1);
-        pool.run(tokens.div_ceil(per_chunk), &|chunk| {
-            for t in chunk * per_chunk..tokens.min((chunk + 1) * per_chunk) {
-                // SAFETY: token `t` is in one chunk, and only its chunk touches its groups.
-                let (quants, scales, corrections) = unsafe {
-                    (
-                        quants.slice(t * groups * GROUP, groups * GROUP),
-                        scales.slice(t * groups, groups),
-                        corrections.slice(t * groups, groups),
-                    )
-                };
-                self.row(quants, scales, corrections, &x[t * cols..][..cols]);
-            }
+        // Chunks are groups of one block.
+        let per_chunk = (WORTH_A_CHUNK / (GROUP * BLOCK.min(tokens.max(1)))).clamp(1, groups);
+        let in_block = groups.div_ceil(per_chunk);
+        pool.run(tokens.div_ceil(BLOCK) * in_block, &|chunk| {
+            let token = chunk / in_block * BLOCK;
+            let rows = BLOCK.min(tokens - token);
+            let first = chunk % in_block * per_chunk;
+            let (at, len) = (token * groups + first * rows, per_chunk.min(groups - first) * rows);
+            // SAFETY: a group is in one chunk, and only its chunk touches it.
+            let out = unsafe {
+                Groups {
+                    quants: quants.slice(at, len),
+                    scales: scales.slice(at, len),
+                    corrections: corrections.slice(at, len),
+                }
+            };
+            self.groups(out, &x[token * cols..][..rows * cols], cols, first);
         });
     }
 
-    fn row(self, quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]) {
-        let groups = x.len().div_ceil(GROUP);
-        assert!(quants.len() == groups * GROUP && scales.len() == groups && corrections.len() == groups);
+    fn groups(self, out: Groups<'_>, x: &[f32], cols: usize, first: usize) {
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
-        unsafe { self.0.get()(quants, scales, corrections, x) }
+        unsafe { self.0.get()(out, x, cols, first) }
     }
 }

@@ -3,20 +3,12 @@ use std::arch::aarch64::{
     vmaxq_u32, vmaxvq_u32, vmulq_n_f32, vpaddlq_s8, vqmovn_s16, vqmovn_s32, vreinterpretq_u32_f32, vst1q_s8,
 };
 
-use super::GROUP;
+use super::{GROUP, Groups};
 use crate::reference::TINY;
 
 #[target_feature(enable = "neon")]
-pub(super) fn run(quants: &mut [i8], scales: &mut [f32], corrections: &mut [i32], x: &[f32]) {
-    let (quants, _) = quants.as_chunks_mut::<GROUP>();
-    let (whole, tail) = x.as_chunks::<GROUP>();
-    let mut padded = [0.0; GROUP];
-    padded[..tail.len()].copy_from_slice(tail);
-    let groups = whole.iter().chain((!tail.is_empty()).then_some(&padded));
-    let outputs = quants.iter_mut().zip(scales).zip(corrections);
-    for (((quants, scale), correction), x) in outputs.zip(groups) {
-        (*scale, *correction) = quantize_group(quants, x);
-    }
+pub(super) fn run(out: Groups<'_>, x: &[f32], cols: usize, first: usize) {
+    out.each(x, cols, first, |quants, x| quantize_group(quants, x));
 }
 
 /// The conversions saturate, turn NaN into 0 and round ties to even, as those of the definition do.

@@ -6,20 +6,29 @@ use crate::test_data::Random;
 #[test]
 fn every_variant_finds_the_same_integers() {
     let mut random = Random::new(1);
+    let mut pool = Pool::new(2);
     for quantize in Quantize::all(Features::detect()) {
-        for cols in [1, 5, 16, 31, 32, 33, 64, 172, 576] {
+        for (tokens, cols) in
+            [(1, 1), (1, 5), (2, 16), (3, 31), (15, 32), (16, 33), (17, 64), (40, 172), (5, 5760)]
+        {
             for size in [1.0, 1e-20, 1e-36, 1e-38, 0.0, 1e30] {
-                let x: Vec<f32> = random.normal(cols).iter().map(|x| x * size).collect();
-                let expected = quantize_row(&x);
-                let groups = cols.div_ceil(GROUP);
-                let (mut quants, mut scales) = (vec![99; groups * GROUP], vec![f32::NAN; groups]);
-                let mut corrections = vec![99; groups];
-                quantize.row(&mut quants, &mut scales, &mut corrections, &x);
-                let case = format!("{} {cols} columns of {size}", quantize.name());
-                assert_eq!(quants, expected.quants, "{case}");
-                assert_eq!(scales, expected.scales, "{case}");
-                let sums = quants.chunks(GROUP).map(|q| q.iter().map(|q| -8 * i32::from(*q)).sum::<i32>());
-                assert!(corrections.iter().copied().eq(sums), "{case}");
+                let x: Vec<f32> = random.normal(tokens * cols).iter().map(|x| x * size).collect();
+                let mut scratch = Scratch::default();
+                quantize.run(&mut pool, &mut scratch, &x, cols);
+                let batch = scratch.view(tokens, cols);
+                for (t, x) in x.chunks(cols).enumerate() {
+                    let case = format!("{} row {t} of {tokens}, {cols} columns of {size}", quantize.name());
+                    let expected = quantize_row(x);
+                    let row = batch.block(t / BLOCK * BLOCK).row(t % BLOCK);
+                    row.assert_rows(1);
+                    for (g, quants) in expected.quants.chunks(GROUP).enumerate() {
+                        let at = row.at(0, g);
+                        assert_eq!(&row.quants[at * GROUP..][..GROUP], quants, "{case}");
+                        assert_eq!(row.scales[at], expected.scales[g], "{case}");
+                        let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
+                        assert_eq!(row.corrections[at], -8 * sum, "{case}");
+                    }
+                }
             }
         }
     }
@@ -27,11 +36,12 @@ fn every_variant_finds_the_same_integers() {
 
 #[test]
 fn ties_go_to_even_and_what_is_not_finite_stays_so() {
+    let mut pool = Pool::new(1);
     for quantize in Quantize::all(Features::detect()) {
-        let row = |x: &[f32]| {
-            let (mut quants, mut scales, mut corrections) = ([0; GROUP], [0.0], [0]);
-            quantize.row(&mut quants, &mut scales, &mut corrections, x);
-            (quants, scales[0])
+        let mut row = |x: &[f32]| {
+            let mut scratch = Scratch::default();
+            quantize.run(&mut pool, &mut scratch, x, x.len());
+            (scratch.quants, scratch.scales[0])
         };
         let (quants, scale) = row(&[127.0, 2.5, -3.5, 0.5, -126.5, -127.0]);
         assert_eq!((&quants[..6], scale), (&[127, 2, -4, 0, -126, -127][..], 1.0), "{}", quantize.name());
