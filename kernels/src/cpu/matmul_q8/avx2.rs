@@ -19,7 +19,7 @@ use crate::cpu::quantize::GROUP;
 const VECTORS: usize = GROUP / 4;
 
 /// How far ahead weights are asked for: a CPU's own streams stop at every 4 KiB.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 8192;
 
 /// Both halves of 4 columns.
 type Columns = [__m256i; 2];

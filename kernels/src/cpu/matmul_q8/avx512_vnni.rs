@@ -33,6 +33,9 @@ pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usiz
     run::<4, false, true>(out, tile, group, x);
 }
 
+/// How far ahead weights are asked for: a CPU's own streams stop at every 4 KiB.
+const AHEAD: usize = 8192;
+
 /// The codebook, each level 128 higher.
 const UNSIGNED: [u8; 16] = {
     let mut levels = [0; 16];
@@ -96,6 +99,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
         // A correction is -8 times the sum that an offset multiplies.
         let offsets = if ASYM { _mm512_mul_ps(halves(&head[32..]), _mm512_set1_ps(-0.125)) } else { scales };
         for weights in quants.chunks_exact(group_bytes).take(x.groups - g) {
+            prefetch(weights);
             // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
             let correction = |t: usize| unsafe { *x.corrections.get_unchecked(x.at(t, g)) };
             // SAFETY: as above.
@@ -138,6 +142,16 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
     for (out, sum) in out.iter_mut().zip(sums) {
         // SAFETY: `out` is 16 f32; no alignment is needed.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
+    }
+}
+
+/// Asks for as many bytes as `quants` and a block's head have, [`AHEAD`] of them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(quants: &[u8]) {
+    for line in 0..=quants.len() / 64 {
+        // Any address may be asked for.
+        _mm_prefetch::<_MM_HINT_T0>(quants.as_ptr().wrapping_add(AHEAD + 64 * line).cast());
     }
 }
 
