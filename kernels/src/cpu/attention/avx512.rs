@@ -1,5 +1,6 @@
 //! Scores take 16 positions a vector and one element of a query broadcast; the mix takes 16 elements a vector and one
-//! weight broadcast. Neither sums across a vector, and loaded keys and values are shared by the queries of a call.
+//! weight broadcast. Neither sums across a vector. Six queries share four loaded vectors: 24 sums of 32 registers, far
+//! enough apart not to wait for one another.
 
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::x86_64::*;
@@ -8,38 +9,49 @@ use super::{BLOCK, Scores};
 use crate::cache::TILE_POSITIONS;
 use crate::cpu::load_x86::{Element, load_16, load_some};
 
+/// Queries that share a load.
+const SHARED: usize = 6;
+/// Tiles of keys, or vectors of values, that share a query.
+const WIDE: usize = 4;
+/// How many positions ahead values are asked for.
+const AHEAD: usize = 32;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
     let tile = head_dim * TILE_POSITIONS;
     assert!(scores.len() == q.len() && q.iter().all(|q| q.len() == head_dim));
     assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / head_dim <= BLOCK);
+    let wide = keys.chunks_exact(WIDE * tile);
+    let rest = wide.remainder();
     let mut at = 0;
-    // Few queries take two tiles at a time: their sums would wait for one another.
-    while at < keys.len() / tile {
-        let two = q.len() <= 4 && at + 2 <= keys.len() / tile;
-        let keys = &keys[at * tile..];
-        match (q.len(), two) {
-            (1, true) => tiles::<E, 1, 2>(scores, q, keys, at),
-            (2, true) => tiles::<E, 2, 2>(scores, q, keys, at),
-            (3, true) => tiles::<E, 3, 2>(scores, q, keys, at),
-            (4, true) => tiles::<E, 4, 2>(scores, q, keys, at),
-            (8, _) => tiles::<E, 8, 1>(scores, q, keys, at),
-            _ => {
-                for (scores, q) in scores.chunks_mut(3).zip(q.chunks(3)) {
-                    match q.len() {
-                        3 => tiles::<E, 3, 1>(scores, q, keys, at),
-                        2 => tiles::<E, 2, 1>(scores, q, keys, at),
-                        _ => tiles::<E, 1, 1>(scores, q, keys, at),
-                    }
-                }
-            }
-        }
-        at += if two { 2 } else { 1 };
+    for keys in wide {
+        queries::<E, WIDE>(scores, q, keys, at);
+        at += WIDE;
+    }
+    for keys in rest.chunks_exact(tile) {
+        queries::<E, 1>(scores, q, keys, at);
+        at += 1;
     }
 }
 
-/// The first `T` tiles of `keys`, which become the scores from tile `at` on, for `N` queries.
+/// The `T` tiles of `keys`, which become the scores from tile `at` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+fn queries<E: Element, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E], at: usize) {
+    for (scores, q) in scores.chunks_mut(SHARED).zip(q.chunks(SHARED)) {
+        match q.len() {
+            SHARED => tiles::<E, SHARED, T>(scores, q, keys, at),
+            5 => tiles::<E, 5, T>(scores, q, keys, at),
+            4 => tiles::<E, 4, T>(scores, q, keys, at),
+            3 => tiles::<E, 3, T>(scores, q, keys, at),
+            2 => tiles::<E, 2, T>(scores, q, keys, at),
+            _ => tiles::<E, 1, T>(scores, q, keys, at),
+        }
+    }
+}
+
+/// [`queries`] for `N` of them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn tiles<E: Element, const N: usize, const T: usize>(
@@ -56,7 +68,12 @@ fn tiles<E: Element, const N: usize, const T: usize>(
         let mut key = [_mm512_setzero_ps(); T];
         for (t, key) in key.iter_mut().enumerate() {
             // SAFETY: row `i` of tile `t` is inside `keys` by the first assertion.
-            *key = unsafe { load_16(keys.as_ptr().add((t * head_dim + i) * TILE_POSITIONS)) };
+            unsafe {
+                let from = keys.as_ptr().add((t * head_dim + i) * TILE_POSITIONS);
+                *key = load_16(from);
+                // The next tiles of as many; any address may be asked for.
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(T * head_dim * TILE_POSITIONS).cast());
+            }
         }
         for (sums, q) in sums.iter_mut().zip(q) {
             // SAFETY: every query has `head_dim` elements by the second assertion.
@@ -80,41 +97,44 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
     assert!(head_dim > 0 && values.len() / head_dim <= BLOCK && values.len().is_multiple_of(head_dim));
     assert!(weights.len() == out.len() && decay.len() == out.len());
     assert!(out.iter().all(|out| out.len() == head_dim));
-    let queries = out.chunks_mut(4).zip(weights.chunks(4)).zip(decay.chunks(4));
-    for ((out, weights), decay) in queries {
-        match out.len() {
-            4 => columns::<E, 4>(out, weights, decay, values),
-            3 => columns::<E, 3>(out, weights, decay, values),
-            2 => columns::<E, 2>(out, weights, decay, values),
-            _ => columns::<E, 1>(out, weights, decay, values),
-        }
-    }
-}
-
-/// `N` queries, 64 elements of the values at a time, then 16 or fewer.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-fn columns<E: Element, const N: usize>(
-    out: &mut [&mut [f32]],
-    weights: &[Scores],
-    decay: &[f32],
-    values: &[E],
-) {
-    let head_dim = out[0].len();
     let mut first = 0;
     while first < head_dim {
-        if first + 64 <= head_dim {
-            strip::<E, N, 4>(out, weights, decay, values, first, u16::MAX);
-            first += 64;
+        if first + WIDE * 16 <= head_dim {
+            columns::<E, WIDE>(out, weights, decay, values, first, u16::MAX);
+            first += WIDE * 16;
         } else {
             let left = (head_dim - first).min(16);
-            strip::<E, N, 1>(out, weights, decay, values, first, u16::MAX >> (16 - left));
+            columns::<E, 1>(out, weights, decay, values, first, u16::MAX >> (16 - left));
             first += left;
         }
     }
 }
 
 /// `C` vectors of elements from `first`, the last limited to `mask`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+fn columns<E: Element, const C: usize>(
+    out: &mut [&mut [f32]],
+    weights: &[Scores],
+    decay: &[f32],
+    values: &[E],
+    first: usize,
+    mask: __mmask16,
+) {
+    let queries = out.chunks_mut(SHARED).zip(weights.chunks(SHARED)).zip(decay.chunks(SHARED));
+    for ((out, weights), decay) in queries {
+        match out.len() {
+            SHARED => strip::<E, SHARED, C>(out, weights, decay, values, first, mask),
+            5 => strip::<E, 5, C>(out, weights, decay, values, first, mask),
+            4 => strip::<E, 4, C>(out, weights, decay, values, first, mask),
+            3 => strip::<E, 3, C>(out, weights, decay, values, first, mask),
+            2 => strip::<E, 2, C>(out, weights, decay, values, first, mask),
+            _ => strip::<E, 1, C>(out, weights, decay, values, first, mask),
+        }
+    }
+}
+
+/// [`columns`] for `N` queries.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn strip<E: Element, const N: usize, const C: usize>(
@@ -143,7 +163,12 @@ fn strip<E: Element, const N: usize, const C: usize>(
         for (c, value) in value.iter_mut().enumerate() {
             let at = p * head_dim + first + 16 * c;
             // SAFETY: `p < positions`, and the elements of the mask are inside a row by the second assertion.
-            *value = unsafe { load_some(values.as_ptr().add(at), mask) };
+            unsafe {
+                let from = values.as_ptr().add(at);
+                *value = load_some(from, mask);
+                // Any address may be asked for.
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * head_dim).cast());
+            }
         }
         for (sums, weights) in sums.iter_mut().zip(weights) {
             // SAFETY: `p < positions <= BLOCK` by the first assertion.
