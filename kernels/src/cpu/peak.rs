@@ -79,6 +79,9 @@ rounds!(int16_512, "vpdpwssd zmm\\sum, zmm14, zmm15");
 rounds!(int8_512, "vpdpbusd zmm\\sum, zmm14, zmm15");
 
 #[cfg(target_arch = "x86_64")]
+rounds!(bf16_512, "vdpbf16ps zmm\\sum, zmm14, zmm15");
+
+#[cfg(target_arch = "x86_64")]
 const PEAKS: &[Peak] = &[
     Peak { name: "f32 x 8", ops_per_round: 12 * 16, supported: |f| f.has(Level::Avx2), run: f32_256 },
     Peak { name: "int16 x 16", ops_per_round: 12 * 32, supported: |f| f.has(Level::Avx2), run: int16_256 },
@@ -95,6 +98,12 @@ const PEAKS: &[Peak] = &[
         ops_per_round: 12 * 128,
         supported: |f| f.has(Level::Avx512Vnni),
         run: int8_512,
+    },
+    Peak {
+        name: "bf16 x 32",
+        ops_per_round: 12 * 64,
+        supported: |f| f.has(Level::Avx512Vnni) && std::arch::is_x86_feature_detected!("avx512bf16"),
+        run: bf16_512,
     },
 ];
 
