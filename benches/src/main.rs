@@ -77,7 +77,7 @@ struct Arguments {
     #[arg(short, long, value_delimiter = ',', value_name = "N,N")]
     threads: Vec<usize>,
     /// Most prompt tokens of one step
-    #[arg(short, long, default_value_t = 512, value_name = "TOKENS")]
+    #[arg(short, long, default_value_t = 128, value_name = "TOKENS")]
     batch: u32,
     /// How keys and values are kept: f32, f16 or int8 [default: f16, or f32 where the weights are f32]
     #[arg(long)]

@@ -131,7 +131,7 @@ impl Default for Engine {
             weights: Placement::Mapped,
             context: None,
             slots: 4,
-            batch_tokens: 256,
+            batch_tokens: 128,
             speculation: true,
             cache: None,
         }

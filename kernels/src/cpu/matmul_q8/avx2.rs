@@ -146,8 +146,7 @@ fn prefetch(quants: &[u8]) {
     }
 }
 
-/// The f16 scales of a block as f32, and its offsets by -1/8: a correction is -8 times the sum that an offset
-/// multiplies.
+/// The f16 scales and offsets of a block as f32.
 struct Scales<const ASYM: bool> {
     scales: [__m256; 2],
     offsets: [__m256; 2],
@@ -158,9 +157,7 @@ impl<const ASYM: bool> Scales<ASYM> {
     #[target_feature(enable = "avx2,f16c")]
     fn new(head: &[u8]) -> Self {
         let scales = [halves(&head[..16]), halves(&head[16..32])];
-        let eighth = _mm256_set1_ps(-0.125);
-        let offset = |at: usize| _mm256_mul_ps(halves(&head[at..at + 16]), eighth);
-        let offsets = if ASYM { [offset(32), offset(48)] } else { scales };
+        let offsets = if ASYM { [halves(&head[32..48]), halves(&head[48..64])] } else { scales };
         Self { scales, offsets }
     }
 }
@@ -200,22 +197,25 @@ fn tokens<const BITS: usize, const ASYM: bool, const N: usize>(
     }
     for (t, (out, sums)) in out.into_iter().zip(sums).enumerate() {
         // SAFETY: inside `x` by the assertion and by `assert_rows`.
-        let (scale, correction) =
-            unsafe { (*x.scales.get_unchecked(at(t)), *x.corrections.get_unchecked(at(t))) };
+        let (scale, correction, total) = unsafe {
+            let scale = *x.scales.get_unchecked(at(t));
+            (scale, *x.corrections.get_unchecked(at(t)), *x.totals.get_unchecked(at(t)))
+        };
         let (scale, correction) = (_mm256_set1_ps(scale), _mm256_set1_epi32(correction));
         for (half, sum) in sums.into_iter().enumerate() {
             let mut dot = if BITS == 8 { sum } else { _mm256_madd_epi16(sum, ones) };
             if BITS == 4 && !ASYM {
                 dot = _mm256_add_epi32(dot, correction);
             }
-            let mut scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scales.scales[half]);
-            if ASYM {
-                scaled = _mm256_fmadd_ps(_mm256_cvtepi32_ps(correction), scales.offsets[half], scaled);
-            }
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scales.scales[half]);
             // SAFETY: `out` is 16 f32: two vectors; no alignment is needed.
             unsafe {
                 let out = out.as_mut_ptr().add(8 * half);
-                _mm256_storeu_ps(out, _mm256_fmadd_ps(scaled, scale, _mm256_loadu_ps(out)));
+                let mut sum = _mm256_loadu_ps(out);
+                if ASYM {
+                    sum = _mm256_fmadd_ps(_mm256_set1_ps(total), scales.offsets[half], sum);
+                }
+                _mm256_storeu_ps(out, _mm256_fmadd_ps(scaled, scale, sum));
             }
         }
     }

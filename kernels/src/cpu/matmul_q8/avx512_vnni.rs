@@ -96,12 +96,13 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
     for block in tile.chunks_exact(head + per_block * group_bytes) {
         let (head, quants) = block.split_at(head);
         let scales = halves(&head[..32]);
-        // A correction is -8 times the sum that an offset multiplies.
-        let offsets = if ASYM { _mm512_mul_ps(halves(&head[32..]), _mm512_set1_ps(-0.125)) } else { scales };
+        let offsets = if ASYM { halves(&head[32..]) } else { scales };
         for weights in quants.chunks_exact(group_bytes).take(x.groups - g) {
             prefetch(weights);
-            // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the three lengths for `N` rows.
+            // SAFETY: `t < N` and `g < x.groups`, and `assert_rows` checked the lengths for `N` rows.
             let correction = |t: usize| unsafe { *x.corrections.get_unchecked(x.at(t, g)) };
+            // SAFETY: as above.
+            let total = |t: usize| unsafe { *x.totals.get_unchecked(x.at(t, g)) };
             // SAFETY: as above.
             let scale = |t: usize| unsafe { *x.scales.get_unchecked(x.at(t, g)) };
             // SAFETY: as above; `i < VECTORS` is one of the four quants of a group.
@@ -130,9 +131,9 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
                 dots[0] = _mm512_add_epi32(dots[0], odd);
             }
             for (t, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scales);
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scales);
                 if ASYM {
-                    scaled = _mm512_fmadd_ps(_mm512_set1_ps(correction(t) as f32), offsets, scaled);
+                    *sum = _mm512_fmadd_ps(_mm512_set1_ps(total(t)), offsets, *sum);
                 }
                 *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale(t)), *sum);
             }

@@ -31,13 +31,12 @@ fn run(layout: Layout, out: &mut [[f32; TILE_ROWS]], tile: &[u8], x: Activations
             let at = row.at(0, g);
             let quants = &row.quants[at * GROUP..][..GROUP];
             let first = g % per_block * GROUP;
-            let total = (row.corrections[at] / -8) as f32;
             for (r, out) in out.iter_mut().enumerate() {
                 let products =
                     quants.iter().enumerate().map(|(i, q)| block.quant(r, first + i) * i32::from(*q));
                 let dot: i32 = products.sum();
                 let (scale, offset) = (f16::from_bits(block.scale(r)), f16::from_bits(block.offset(r)));
-                *out += row.scales[at] * (scale.to_f32() * dot as f32 + offset.to_f32() * total);
+                *out += row.scales[at] * (scale.to_f32() * dot as f32) + row.totals[at] * offset.to_f32();
             }
         }
     }

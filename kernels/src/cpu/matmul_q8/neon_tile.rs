@@ -213,15 +213,16 @@ impl Group<'_> {
     pub(super) unsafe fn columns<W: Weights>(&self, x: Activations<'_>, t: usize) -> Columns {
         let at = x.at(t, self.index);
         debug_assert!(self.index < x.groups && at < x.scales.len());
-        // SAFETY: the caller promises a row and a group that `x` has: 32 quants, a scale and a correction.
+        // SAFETY: the caller promises a row and a group that `x` has: 32 quants and three numbers.
         unsafe {
             let quants = x.quants.as_ptr().add(at * GROUP);
             let (scale, correction) = (*x.scales.get_unchecked(at), *x.corrections.get_unchecked(at));
+            let total = *x.totals.get_unchecked(at);
             Columns {
                 quants: [vld1q_s8(quants), vld1q_s8(quants.add(16))],
                 start: vdupq_n_s32(if W::BIASED { correction } else { 0 }),
                 scale,
-                total: if W::OFFSETS { scale * (correction as f32 * -0.125) } else { 0.0 },
+                total: if W::OFFSETS { total } else { 0.0 },
             }
         }
     }

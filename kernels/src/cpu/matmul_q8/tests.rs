@@ -83,6 +83,7 @@ fn every_variant_agrees() {
                         quants: &quants,
                         scales: &scales,
                         corrections: &corrections,
+                        totals: &totals(&corrections, &scales),
                     };
                     assert_agrees(matmul, layout, &tile, x, tokens);
                 }
@@ -93,6 +94,10 @@ fn every_variant_agrees() {
 
 fn corrections(quants: &[i8]) -> Vec<i32> {
     quants.chunks(GROUP).map(|q| q.iter().map(|q| -8 * i32::from(*q)).sum()).collect()
+}
+
+fn totals(corrections: &[i32], scales: &[f32]) -> Vec<f32> {
+    corrections.iter().zip(scales).map(|(correction, scale)| scale * (correction / -8) as f32).collect()
 }
 
 /// The largest integers that the types allow: no variant may saturate or wrap on the way.
@@ -114,8 +119,9 @@ fn extreme_integers_do_not_saturate() {
                 let groups = layout.group() / GROUP;
                 let (quants, scales) = (vec![q; layout.group() * 2], vec![1.0; groups * 2]);
                 let corrections = corrections(&quants);
+                let totals = &totals(&corrections, &scales);
                 let (quants, scales, corrections) = (&quants[..], &scales[..], &corrections[..]);
-                let x = Activations { groups, stride: 2, quants, scales, corrections };
+                let x = Activations { groups, stride: 2, quants, scales, corrections, totals };
                 assert_agrees(matmul, layout, &tile, x, 2);
             }
         }
@@ -125,7 +131,8 @@ fn extreme_integers_do_not_saturate() {
 #[test]
 #[should_panic]
 fn a_short_tile_is_refused() {
-    let x = Activations { groups: 2, stride: 1, quants: &[0; 64], scales: &[0.0; 2], corrections: &[0; 2] };
+    let (scales, totals) = (&[0.0; 2], &[0.0; 2]);
+    let x = Activations { groups: 2, stride: 1, quants: &[0; 64], scales, corrections: &[0; 2], totals };
     let layout = Layout::Q4 { group: 32 };
     MatmulQ8::best(Features::detect()).run(layout, &mut [[0.0; TILE_ROWS]], &[0; 288], x);
 }

@@ -31,7 +31,7 @@ fn group(quants: &mut [i8; GROUP], x: &[f32; GROUP]) -> (f32, i32) {
     let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words.0, words.1), order);
     // SAFETY: 32 bytes are one vector; no alignment is needed.
     unsafe { _mm256_storeu_si256(quants.as_mut_ptr().cast(), bytes) };
-    (max / 127.0, add_across(sums).wrapping_mul(-8))
+    (max / 127.0, add_across(sums))
 }
 
 #[inline]

@@ -28,5 +28,5 @@ fn group(quants: &mut [i8; GROUP], x: &[f32; GROUP]) -> (f32, i32) {
         _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(a));
         _mm_storeu_si128(quants.as_mut_ptr().add(16).cast(), _mm512_cvtsepi32_epi8(b));
     }
-    (max / 127.0, _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)).wrapping_mul(-8))
+    (max / 127.0, _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)))
 }

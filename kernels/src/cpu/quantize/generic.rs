@@ -4,6 +4,6 @@ use crate::reference::quantize_group;
 pub(super) fn run(out: Groups<'_>, x: &[f32], cols: usize, first: usize) {
     out.each(x, cols, first, |quants, x| {
         let scale = quantize_group(quants, x);
-        (scale, -8 * quants.iter().map(|q| i32::from(*q)).sum::<i32>())
+        (scale, quants.iter().map(|q| i32::from(*q)).sum())
     });
 }

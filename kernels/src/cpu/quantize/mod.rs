@@ -64,6 +64,8 @@ pub(super) struct Activations<'a> {
     pub(super) scales: &'a [f32],
     /// `-8` times the sum of each group's quants, `(groups, stride)`: what takes the 8 off unsigned nibbles.
     pub(super) corrections: &'a [i32],
+    /// The sum of each group's quants by its scale, `(groups, stride)`: what multiplies an offset.
+    pub(super) totals: &'a [f32],
 }
 
 impl<'a> Activations<'a> {
@@ -89,7 +91,8 @@ impl<'a> Activations<'a> {
             stride,
             quants: &self.quants[groups.start * GROUP..groups.end * GROUP],
             scales: &self.scales[groups.clone()],
-            corrections: &self.corrections[groups],
+            corrections: &self.corrections[groups.clone()],
+            totals: &self.totals[groups],
         }
     }
 
@@ -103,12 +106,13 @@ impl<'a> Activations<'a> {
         assert_eq!(self.quants.len(), len * GROUP);
         assert_eq!(self.scales.len(), len);
         assert_eq!(self.corrections.len(), len);
+        assert_eq!(self.totals.len(), len);
     }
 }
 
-/// Bytes of [`Scratch`] for `tokens` rows of `cols`: of each group 32 quants, a scale and a correction.
+/// Bytes of [`Scratch`] for `tokens` rows of `cols`: of each group 32 quants and three numbers.
 pub(super) fn scratch_bytes(tokens: u64, cols: u64) -> u64 {
-    tokens * cols.div_ceil(GROUP as u64) * (GROUP as u64 + 4 + 4)
+    tokens * cols.div_ceil(GROUP as u64) * (GROUP as u64 + 3 * 4)
 }
 
 /// Memory that activations are quantized into.
@@ -117,6 +121,7 @@ pub(super) struct Scratch {
     quants: Vec<i8>,
     scales: Vec<f32>,
     corrections: Vec<i32>,
+    totals: Vec<f32>,
 }
 
 impl Scratch {
@@ -127,14 +132,15 @@ impl Scratch {
             self.quants.resize(groups * GROUP, 0);
             self.scales.resize(groups, 0.0);
             self.corrections.resize(groups, 0);
+            self.totals.resize(groups, 0.0);
         }
     }
 
     /// The first `tokens` rows of `cols`.
     pub(super) fn view(&self, tokens: usize, cols: usize) -> Batch<'_> {
         let groups = cols.div_ceil(GROUP);
-        let (quants, scales, corrections) = (&self.quants, &self.scales, &self.corrections);
-        let all = Activations { groups, stride: BLOCK, quants, scales, corrections };
+        let Self { quants, scales, corrections, totals } = self;
+        let all = Activations { groups, stride: BLOCK, quants, scales, corrections, totals };
         Batch { tokens, all }
     }
 }
@@ -147,11 +153,13 @@ pub(super) struct Groups<'a> {
     scales: &'a mut [f32],
     /// `(groups, rows)`
     corrections: &'a mut [i32],
+    /// `(groups, rows)`
+    totals: &'a mut [f32],
 }
 
 impl Groups<'_> {
     /// Calls `quantize` with every group of the rows of `x`, `(rows, cols)`, from group `first` on, the last of a row
-    /// zero-padded.
+    /// zero-padded. It returns the scale and the sum of the quants.
     #[inline(always)]
     fn each(
         self,
@@ -162,12 +170,12 @@ impl Groups<'_> {
     ) {
         let rows = x.len() / cols;
         let outputs = self.quants.chunks_exact_mut(rows).zip(self.scales.chunks_exact_mut(rows));
-        let outputs = outputs.zip(self.corrections.chunks_exact_mut(rows));
-        for (g, ((quants, scales), corrections)) in (first..).zip(outputs) {
-            let outputs = quants.iter_mut().zip(scales).zip(corrections);
-            for (((quants, scale), correction), x) in outputs.zip(x.chunks_exact(cols)) {
+        let sums = self.corrections.chunks_exact_mut(rows).zip(self.totals.chunks_exact_mut(rows));
+        for (g, ((quants, scales), (corrections, totals))) in (first..).zip(outputs.zip(sums)) {
+            let outputs = quants.iter_mut().zip(scales).zip(corrections.iter_mut().zip(totals));
+            for (((quants, scale), (correction, total)), x) in outputs.zip(x.chunks_exact(cols)) {
                 let rest = &x[g * GROUP..];
-                (*scale, *correction) = match rest.first_chunk() {
+                let (own_scale, sum) = match rest.first_chunk() {
                     Some(x) => quantize(quants, x),
                     None => {
                         let mut padded = [0.0; GROUP];
@@ -175,6 +183,7 @@ impl Groups<'_> {
                         quantize(quants, &padded)
                     }
                 };
+                (*scale, *correction, *total) = (own_scale, -8 * sum, own_scale * sum as f32);
             }
         }
     }
@@ -222,6 +231,7 @@ impl Quantize {
         let quants = Output::new(scratch.quants.as_chunks_mut().0);
         let scales = Output::new(&mut scratch.scales);
         let corrections = Output::new(&mut scratch.corrections);
+        let totals = Output::new(&mut scratch.totals);
         // Chunks are groups of one block.
         let per_chunk = (WORTH_A_CHUNK / (GROUP * BLOCK.min(tokens.max(1)))).clamp(1, groups);
         let in_block = groups.div_ceil(per_chunk);
@@ -236,6 +246,7 @@ impl Quantize {
                     quants: quants.slice(at, len),
                     scales: scales.slice(at, len),
                     corrections: corrections.slice(at, len),
+                    totals: totals.slice(at, len),
                 }
             };
             self.groups(out, &x[token * cols..][..rows * cols], cols, first);

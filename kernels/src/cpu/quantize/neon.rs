@@ -36,5 +36,5 @@ fn quantize_group(quants: &mut [i8; GROUP], x: &[f32; GROUP]) -> (f32, i32) {
         unsafe { vst1q_s8(half.as_mut_ptr(), bytes) };
     }
     let sums = vaddq_s16(vpaddlq_s8(bytes[0]), vpaddlq_s8(bytes[1]));
-    (max / 127.0, -8 * i32::from(vaddvq_s16(sums)))
+    (max / 127.0, i32::from(vaddvq_s16(sums)))
 }

@@ -27,6 +27,7 @@ fn every_variant_finds_the_same_integers() {
                         assert_eq!(row.scales[at], expected.scales[g], "{case}");
                         let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
                         assert_eq!(row.corrections[at], -8 * sum, "{case}");
+                        assert_eq!(row.totals[at], sum as f32 * expected.scales[g], "{case}");
                     }
                 }
             }
