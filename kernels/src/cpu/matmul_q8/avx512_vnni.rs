@@ -60,14 +60,15 @@ fn run<const BITS: usize, const ASYM: bool, const TABLE: bool>(
     while done < out.len() {
         let step = match out.len() - done {
             16.. => 16,
-            8.. => 8,
-            4.. => 4,
-            left => left,
+            left => left.min(8),
         };
         let (out, x) = (&mut out[done..done + step], x.rows(done, step));
         match step {
             16 => tokens::<BITS, ASYM, TABLE, 16>(out, tile, group, x),
             8 => tokens::<BITS, ASYM, TABLE, 8>(out, tile, group, x),
+            7 => tokens::<BITS, ASYM, TABLE, 7>(out, tile, group, x),
+            6 => tokens::<BITS, ASYM, TABLE, 6>(out, tile, group, x),
+            5 => tokens::<BITS, ASYM, TABLE, 5>(out, tile, group, x),
             4 => tokens::<BITS, ASYM, TABLE, 4>(out, tile, group, x),
             3 => tokens::<BITS, ASYM, TABLE, 3>(out, tile, group, x),
             2 => tokens::<BITS, ASYM, TABLE, 2>(out, tile, group, x),
