@@ -110,6 +110,26 @@ async fn reasoning_text_and_tool_calls_are_frames_of_their_own() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_schema_is_json_of_it() {
+    let daemon = daemon_with_markers().await;
+    let session = daemon.open().await;
+    let schema = r#"{"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"], "additionalProperties": false}"#;
+    let options = || Options::from([("json_schema", Variant::from(schema))]);
+    for (script, expected) in [
+        ("<think>wet</think>{\"rain\": true}", "{\"rain\": true}"),
+        ("<think>wet</think>It rains.", "{\"rain\": false}"),
+    ] {
+        let stream = session.try_respond(&user(&format!("{SAY}{script}")), options()).await.unwrap();
+        let (frames, done) = frames(stream).await;
+        let wanted = serde_json::json!([
+            {"event": "reasoning", "text": "wet"},
+            {"event": "delta", "text": expected},
+        ]);
+        assert_eq!((serde_json::Value::from(frames), &done["finish_reason"]), (wanted, &"stop".into()));
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_call_is_text() {
     let daemon = daemon_with_markers().await;
     let session = daemon.open().await;

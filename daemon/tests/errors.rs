@@ -18,6 +18,10 @@ fn with(name: &'static str, value: impl Into<Variant<'static>>) -> Vec<Options> 
     vec![message]
 }
 
+fn both() -> Options {
+    Options::from([("json_schema", Variant::from("{}")), ("tools", Variant::from("[]"))])
+}
+
 fn calls(json: &str) -> Vec<Options> {
     let mut message = message("assistant", "");
     message.insert("tool_calls", json.to_owned().into());
@@ -69,7 +73,16 @@ fn cases() -> Vec<Case> {
         ),
         ("tools text", hi(), option("tools", "{"), "InvalidOption", &["tools", "not JSON", "line 1"]),
         ("tools object", hi(), option("tools", "{}"), "InvalidOption", &["tools", "array"]),
-        ("schema", hi(), option("json_schema", "{}"), "Unsupported", &["json_schema"]),
+        ("schema text", hi(), option("json_schema", "{"), "InvalidOption", &["json_schema", "not JSON"]),
+        ("schema list", hi(), option("json_schema", "[]"), "InvalidOption", &["schema", "not a JSON object"]),
+        (
+            "schema type",
+            hi(),
+            option("json_schema", r#"{"type": "date"}"#),
+            "InvalidOption",
+            &["schema", "date"],
+        ),
+        ("schema and tools", hi(), both(), "InvalidOption", &["json_schema", "tools", "one of them"]),
         ("images", with("images", Vec::<u32>::new()), none(), "Unsupported", &["message 0", "images"]),
         (
             "unknown key",

@@ -148,12 +148,15 @@ async fn musectl_shows_calls_and_sends_their_results() {
             {"role": "tool", "name": "add", "tool_call_id": "c1", "content": "2"}]"#,
     );
     let broken = file("broken.json", "[{");
+    let schema = file("schema.json", r#"{"enum": ["red", "blue"]}"#);
     let script =
         r#"sim:say <think>so</think>Wait.<tool_call>{"name": "add", "arguments": {"a": "1"}}</tool_call>"#;
     let chat = format!("{script}\n2\n/quit\n");
     /// Arguments, standard input, exit code, and what the outputs have and do not have.
     type Case<'a> = (&'a [&'a str], &'a str, i32, &'a [&'a str], &'a [&'a str]);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
+        (&["generate", "--json-schema", &schema, "a colour"], "", 0, &["\"blue\"\n"], &["echo"]),
+        (&["generate", "--raw", "--json-schema", &schema, "a colour"], "", 0, &["\"blue\"\n"], &[]),
         (
             &["generate", "--tools", &tools, script],
             "",

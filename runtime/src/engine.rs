@@ -70,6 +70,8 @@ pub enum TextError {
     NoTemplate,
     #[error("the chat template failed: {0}")]
     Template(String),
+    #[error("the JSON schema cannot be used: {0}")]
+    Schema(String),
 }
 
 /// Text to ids and back.
@@ -83,6 +85,12 @@ pub trait Text: Send + Sync {
     /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front
     /// belongs to it.
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder>;
+
+    /// What `id` adds to a text; nothing where it is special or unknown. Asked once for every token of a model, for
+    /// answers that a schema constrains.
+    fn piece(&self, _id: u32) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// How answers to a conversation are written; all of it is text by default.
     fn protocol(&self) -> Protocol {

@@ -9,6 +9,7 @@
 //! `graph.rs`. Nothing here asks for a model's name, repacks a weight or allocates after load.
 #![deny(unsafe_code)]
 
+mod constraint;
 mod decoder;
 mod engine;
 pub mod eval;

@@ -106,6 +106,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     pub priority: Priority,
     pub speculation: Speculation,
+    /// The answer's text is JSON of this schema. Reasoning is free; tools cannot be called.
+    pub json_schema: Option<Value>,
     pub chat: ChatOptions,
 }
 

@@ -212,6 +212,10 @@ impl Text for SimText {
         Box::new(Utf8Stream::default())
     }
 
+    fn piece(&self, id: u32) -> Vec<u8> {
+        u8::try_from(id).into_iter().collect()
+    }
+
     fn protocol(&self) -> Protocol {
         let token = |text: &str| {
             let (id, _) = (END + 1..VOCAB).zip(MARKERS).find(|(_, marker)| *marker == text)?;

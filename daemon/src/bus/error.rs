@@ -1,6 +1,6 @@
 //! The names of errors on the wire. Clients match on them: they change only with the interface.
 
-use muse_runtime::Refusal;
+use muse_runtime::{Refusal, TextError};
 use zbus::DBusError;
 
 use crate::service;
@@ -30,7 +30,7 @@ pub enum Error {
     InvalidOption(String),
     /// A message's keys, types or role.
     InvalidMessage(String),
-    /// What this model or this version cannot do: images, a JSON schema.
+    /// What this model or this version cannot do: images.
     Unsupported(String),
     /// A count or size of the request, or the number of open sessions.
     LimitExceeded(String),
@@ -81,7 +81,7 @@ fn refused(refusal: &Refusal, text: String) -> Error {
         Refusal::TooManySessions { .. } => Error::LimitExceeded(text),
         Refusal::PromptTooLong { .. } => Error::PromptTooLong(text),
         Refusal::EmptyPrompt => Error::EmptyPrompt(text),
-        Refusal::Option { .. } => Error::InvalidOption(text),
+        Refusal::Option { .. } | Refusal::Text(TextError::Schema(_)) => Error::InvalidOption(text),
         Refusal::Text(_) => Error::PromptFailed(text),
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         _ => Error::Failed(text),

@@ -80,10 +80,6 @@ impl Keys {
 
     /// Takes the options that every answer has.
     pub fn generate(&mut self, limits: &Limits) -> Result<GenerateOptions, Error> {
-        if self.take::<String>("json_schema")?.is_some() {
-            let text = "json_schema is not supported by this version; ask for JSON in the prompt instead";
-            return Err(Error::Unsupported(text.into()));
-        }
         let options = GenerateOptions {
             max_tokens: self.take("max_tokens")?,
             temperature: self.number("temperature")?,
@@ -98,6 +94,7 @@ impl Keys {
                 Some(false) => Speculation::Off,
                 Some(true) | None => Speculation::Auto,
             },
+            json_schema: self.json("json_schema", limits)?,
             chat: ChatOptions { mode: self.one_of("mode", &MODES)?, tools: self.tools(limits)? },
         };
         let stop_bytes: usize = options.stop.iter().map(String::len).sum();
@@ -117,11 +114,15 @@ impl Keys {
         found.map(|(_, value)| Some(*value)).ok_or_else(|| Error::InvalidOption(problem()))
     }
 
+    fn json(&mut self, name: &'static str, limits: &Limits) -> Result<Option<serde_json::Value>, Error> {
+        let Some(text) = self.take::<String>(name)? else { return Ok(None) };
+        bounded(&format!("option {name} has"), text.len(), limits.text_bytes(), "bytes")?;
+        let value = serde_json::from_str(&text);
+        value.map(Some).map_err(|e| Error::InvalidOption(format!("option {name} is not JSON: {e}")))
+    }
+
     fn tools(&mut self, limits: &Limits) -> Result<Option<serde_json::Value>, Error> {
-        let Some(text) = self.take::<String>("tools")? else { return Ok(None) };
-        bounded("option tools has", text.len(), limits.text_bytes(), "bytes")?;
-        let tools: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| Error::InvalidOption(format!("option tools is not JSON: {e}")))?;
+        let Some(tools) = self.json("tools", limits)? else { return Ok(None) };
         let objects = tools.as_array().is_some_and(|tools| tools.iter().all(serde_json::Value::is_object));
         if !objects {
             let text = "option tools is not a JSON array of tool definitions, which are objects";

@@ -58,7 +58,9 @@ impl Session {
     /// options: max_tokens u, temperature d (0 is greedy), top_p d, top_k u, min_p d, repetition_penalty d, seed t,
     /// stop as (ends the text, not the reasoning), mode s (instant, thinking, contemplating: how hard a model thinks that
     /// can), priority s (interactive, background), tools s (JSON, an array of {"type":"function","function":{"name",
-    /// "description","parameters"}} with a JSON schema as parameters), speculation b (default true: tokens that repeat
+    /// "description","parameters"}} with a JSON schema as parameters), json_schema s (the text is JSON of this schema, laid
+    /// out as {"a": 1, "b": [2, 3]}; a schema that says what is not supported is an error; not with tools; max_tokens
+    /// may cut it off), speculation b (default true: tokens that repeat
     /// the conversation may be computed several in one step, which changes the speed and not the answer). An option
     /// that is not known is an error.
     ///

@@ -38,6 +38,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  musectl generate 'What is gravity?'\n  \
                             musectl generate --json --temperature 0 --max-tokens 50 'Name three colours.'\n  \
                             musectl generate --raw 'Once upon a time' --max-tokens 40\n  \
+                            musectl generate --json-schema person.json 'Invent a person.'\n  \
                             musectl generate --json --tools tools.json 'Is it raining in Oslo?'\n  \
                             musectl generate --tools tools.json --messages conversation.json\n  \
                             musectl generate < prompt.txt\n\n\
@@ -152,6 +153,9 @@ pub struct Answer {
     /// Tools that the model may call: a JSON array of definitions with name, description and parameters
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,
+    /// Answer with JSON of the JSON schema in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "tools")]
+    pub json_schema: Option<PathBuf>,
     /// Do not show what the model thinks before it answers
     #[arg(long)]
     pub hide_reasoning: bool,

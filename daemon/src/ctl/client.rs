@@ -110,6 +110,7 @@ impl Answer {
     /// [`Error::File`] and [`Error::Json`] of the tools.
     pub fn options(&self) -> Result<Options, Error> {
         let tools = self.tools.as_deref().map(read_json).transpose()?;
+        let schema = self.json_schema.as_deref().map(read_json).transpose()?;
         let mode = self.mode.map(|mode| match mode {
             Mode::Instant => "instant",
             Mode::Thinking => "thinking",
@@ -127,6 +128,7 @@ impl Answer {
             ("stop", stop.map(Variant::from)),
             ("mode", mode.map(Variant::from)),
             ("tools", tools.map(|tools| Variant::from(tools.to_string()))),
+            ("json_schema", schema.map(|schema| Variant::from(schema.to_string()))),
             ("speculation", self.no_speculation.then(|| Variant::from(false))),
             ("priority", self.background.then(|| Variant::from("background"))),
         ];

@@ -107,6 +107,10 @@ impl Channels {
         }
     }
 
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.state, State::User)
+    }
+
     /// `complete` where the model ended the answer itself.
     pub(super) fn finish(&mut self, complete: bool) {
         self.message_ended(complete);

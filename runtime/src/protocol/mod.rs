@@ -172,6 +172,23 @@ impl Parser {
         }
     }
 
+    /// Whether what comes next is text, unless it is a marker.
+    fn is_text(&self) -> bool {
+        match &self.state {
+            State::Plain(_) => true,
+            State::Tagged(tagged) => tagged.is_text(),
+            State::Channels(channels) => channels.is_text(),
+        }
+    }
+
+    /// The token that begins reasoning, before there is any.
+    fn reasoning_token(&self) -> Option<u32> {
+        match &self.state {
+            State::Tagged(tagged) => tagged.reasoning_token(),
+            State::Plain(_) | State::Channels(_) => None,
+        }
+    }
+
     /// Calls so far.
     pub fn calls(&self) -> u32 {
         match &self.state {

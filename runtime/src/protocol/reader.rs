@@ -12,6 +12,8 @@ const TAIL: usize = 64;
 pub(crate) struct Reader {
     decoder: Box<dyn TextDecoder>,
     parser: Parser,
+    /// Nothing is a marker any more.
+    all_text: bool,
 }
 
 /// A piece of a prompt's end.
@@ -23,7 +25,7 @@ enum Piece {
 impl Reader {
     /// For raw text that goes on.
     pub(crate) fn plain(text: &dyn Text) -> Self {
-        Self { decoder: text.decoder(true), parser: Protocol::default().parser(None, 0) }
+        Self { decoder: text.decoder(true), parser: Protocol::default().parser(None, 0), all_text: false }
     }
 
     /// For the answer to a rendered conversation.
@@ -31,11 +33,14 @@ impl Reader {
         let protocol = text.protocol();
         let mut parser = protocol.parser(tools, seed);
         parser.resume(&tail(text, &protocol, prompt));
-        Self { decoder: text.decoder(false), parser }
+        Self { decoder: text.decoder(false), parser, all_text: false }
     }
 
     /// The parts that `id` completes.
     pub(crate) fn push(&mut self, id: u32) -> Vec<Part> {
+        if self.all_text {
+            return self.decoded(id);
+        }
         if self.parser.protocol.marker(id).is_some() {
             // Bytes of a character that never came to its end.
             let rest = self.decoder.finish();
@@ -51,9 +56,36 @@ impl Reader {
     /// What is left; `complete` where the model ended the answer itself.
     pub(crate) fn finish(&mut self, complete: bool) -> Vec<Part> {
         let rest = self.decoder.finish();
+        if self.all_text {
+            return if rest.is_empty() { Vec::new() } else { vec![Part::Text(rest)] };
+        }
         self.parser.text(&rest);
         self.parser.finish(complete);
         self.parser.take()
+    }
+
+    /// Whether what comes next is text for the person.
+    pub(crate) fn is_text(&self) -> bool {
+        self.all_text || self.parser.is_text()
+    }
+
+    /// From here on every token is text, markers written out.
+    pub(crate) fn all_is_text(&mut self) {
+        self.all_text = true;
+    }
+
+    pub(crate) fn is_all_text(&self) -> bool {
+        self.all_text
+    }
+
+    /// The token that begins reasoning, where it may come next.
+    pub(crate) fn reasoning_token(&self) -> Option<u32> {
+        if self.all_text { None } else { self.parser.reasoning_token() }
+    }
+
+    fn decoded(&mut self, id: u32) -> Vec<Part> {
+        let text = self.decoder.push(id);
+        if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] }
     }
 
     /// See [`Parser::ended`].

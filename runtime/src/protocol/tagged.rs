@@ -43,6 +43,8 @@ pub(super) struct Tagged {
     trim: Trim,
     /// Nothing was shown yet but white space and reasoning.
     fresh: bool,
+    /// There was reasoning.
+    reasoned: bool,
     pub(super) parts: Parts,
     pub(super) calls: u32,
     pub(super) ended: bool,
@@ -58,6 +60,7 @@ impl Tagged {
             held: String::new(),
             trim: Trim::default(),
             fresh: true,
+            reasoned: false,
             parts: Parts::default(),
             calls: 0,
             ended: false,
@@ -67,6 +70,7 @@ impl Tagged {
     /// The prompt has opened the reasoning.
     pub(super) fn start_in_reasoning(&mut self) {
         self.trim.marker();
+        self.reasoned = true;
         self.state = State::Reasoning { name: "" };
     }
 
@@ -87,6 +91,16 @@ impl Tagged {
     pub(super) fn token(&mut self, marker: Marker) {
         self.release();
         self.meet(marker);
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.state, State::Text)
+    }
+
+    pub(super) fn reasoning_token(&self) -> Option<u32> {
+        let open = self.tags.markers.iter().find(|marker| marker.kind == Kind::ReasoningOpen);
+        let first = self.is_text() && self.fresh && !self.reasoned;
+        open.filter(|_| first).and_then(|marker| Some(marker.token?.id))
     }
 
     /// `complete` where the model ended the answer itself, which ends a call without an end marker.
@@ -212,6 +226,7 @@ impl Tagged {
             (_, Kind::OtherTurn) => self.ended = true,
             (State::Text, Kind::ReasoningOpen) => {
                 self.trim.marker();
+                self.reasoned = true;
                 self.state = State::Reasoning { name: self.tags.channel };
             }
             (State::Reasoning { name }, Kind::ReasoningClose) => {

@@ -9,11 +9,10 @@ use muse_format::Generation;
 
 use super::lookup::Lookup;
 use super::speculate::{Acceptance, Gains};
+use crate::constraint::Constraint;
 use crate::protocol::{Call, Part, Reader};
 use crate::stop::StopFilter;
-use crate::{
-    Event, FinishReason, Priority, SampleError, Sampler, SamplerOptions, Sink, Speculation, Timing, Usage,
-};
+use crate::{Event, FinishReason, Priority, Sampler, SamplerOptions, Sink, Speculation, Timing, Usage};
 
 /// A request whose prompt is encoded and whose options are checked.
 pub(super) struct Request {
@@ -26,6 +25,7 @@ pub(super) struct Request {
     pub(super) stops: Vec<String>,
     pub(super) priority: Priority,
     pub(super) speculation: Speculation,
+    pub(super) constraint: Option<Constraint>,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     pub(super) sink: Sink,
@@ -170,7 +170,7 @@ impl Answer {
             }
             end = match self.take(logits) {
                 Ok(reason) => reason.map(End::Finished),
-                Err(error) => Some(End::Failed(error.to_string())),
+                Err(problem) => Some(End::Failed(problem)),
             };
             let accepted = self.request.tokens.last() == proposal.get(row);
             self.accepted += u32::from(accepted);
@@ -184,19 +184,44 @@ impl Answer {
     }
 
     /// Takes the token after the last one and says whether it was the last of the answer.
-    fn take(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, SampleError> {
-        let token = self.sampler.sample(logits, &self.request.tokens)?;
+    fn take(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, String> {
+        // A schema is for the text: it waits while the model reasons, and lets it begin to.
+        let free = self.reader.reasoning_token();
+        let constraint = self.request.constraint.as_mut().filter(|_| self.reader.is_text());
+        if let Some(constraint) = constraint {
+            constraint.mask(logits, free)?;
+        }
+        let token = self.sampler.sample(logits, &self.request.tokens).map_err(|error| error.to_string())?;
         self.first_token.get_or_insert_with(Instant::now);
         self.request.tokens.push(token);
         if self.stop_ids.contains(&token) {
-            return Ok(Some(FinishReason::Stop));
+            return self.stopped().map(Some);
+        }
+        let mut complete = false;
+        if self.reader.is_text()
+            && free != Some(token)
+            && let Some(constraint) = &mut self.request.constraint
+        {
+            complete = constraint.take(token)?;
+            self.reader.all_is_text();
         }
         let parts = self.reader.push(token);
         self.show(parts);
-        if self.stop.stopped() || self.reader.ended() {
+        if self.stop.stopped() || complete {
             return Ok(Some(FinishReason::Stop));
         }
+        if self.reader.ended() {
+            return self.stopped().map(Some);
+        }
         Ok((self.usage().completion_tokens >= self.request.tokens_max).then_some(FinishReason::Length))
+    }
+
+    /// The model ended its answer, which must not be before the text that a schema wants.
+    fn stopped(&self) -> Result<FinishReason, String> {
+        if self.request.constraint.is_some() && !self.reader.is_text() {
+            return Err("the model ended its answer before the JSON that was asked for".into());
+        }
+        Ok(FinishReason::Stop)
     }
 
     /// Shows what is still held back, unless the answer failed, and how it ended.
@@ -237,10 +262,12 @@ impl Answer {
         Timing { queued: until(self.started), first_token: until(self.first_token), total }
     }
 
-    /// Nothing is shown after a stop text.
+    /// Nothing is shown after a stop text, and no text beside the JSON that a schema wants.
     fn show(&mut self, parts: Vec<Part>) {
+        let beside = self.request.constraint.is_some() && !self.reader.is_all_text();
         for part in parts {
             let event = match part {
+                Part::Text(_) if beside => continue,
                 Part::Text(text) => {
                     let text = self.stop.push(&text);
                     self.delta(text);

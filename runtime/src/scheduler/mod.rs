@@ -26,10 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::constraint::Grammars;
 use crate::protocol::Reader;
 use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError};
 use answer::{Answer, Request};
-use state::{Command, Shared};
+use state::{Command, ReadyModel, Shared};
 
 /// Most stop texts of a request, and most bytes of one.
 const STOPS_MAX: usize = 16;
@@ -157,7 +158,7 @@ impl Scheduler {
     ) -> Result<(), Refusal> {
         let submitted = Instant::now();
         let shared = &self.handle.shared;
-        let (info, text) = shared.locked(|state| state.ready(id))?;
+        let ReadyModel { info, text, grammars } = shared.locked(|state| state.ready(id))?;
         check_lengths(&options)?;
         let sampler = SamplerOptions::resolve(&options, &info.generation, fresh_seed())?;
         let tokens = match &prompt {
@@ -181,6 +182,11 @@ impl Scheduler {
             Prompt::Chat(_) => Reader::chat(&*text, &tokens, options.chat.tools.as_ref(), fresh_seed()),
             Prompt::Text(_) => Reader::plain(&*text),
         };
+        let constraint = options.json_schema.as_ref().map(|schema| {
+            let grammars = grammars.get_or_init(|| Grammars::new(&info, &*text));
+            grammars.as_ref().map_err(Clone::clone)?.constraint(schema)
+        });
+        let constraint = constraint.transpose()?;
         let room = info.context - prompt_len;
         let request = Request {
             session: id,
@@ -190,6 +196,7 @@ impl Scheduler {
             stops: options.stop,
             priority: options.priority,
             speculation: options.speculation,
+            constraint,
             cancelled: Arc::new(AtomicBool::new(false)),
             submitted,
             sink,
@@ -225,6 +232,10 @@ impl Scheduler {
 
 fn check_lengths(options: &GenerateOptions) -> Result<(), Refusal> {
     let refuse = |name, value: String, rule| Err(Refusal::Option { name, value, rule });
+    if options.json_schema.is_some() && options.chat.tools.is_some() {
+        let rule = "an answer is JSON of a schema or may call tools: give one of them";
+        return refuse("json_schema", "given with tools".into(), rule);
+    }
     if options.max_tokens == Some(0) {
         return refuse("max_tokens", "0".into(), "it must be at least 1");
     }

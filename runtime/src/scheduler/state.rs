@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::answer::Answer;
 use super::{ModelStatus, SchedulerOptions, Status};
-use crate::{Engine, ModelInfo, Refusal, Text, Usage};
+use crate::constraint::Grammars;
+use crate::{Engine, ModelInfo, Refusal, Text, TextError, Usage};
 
 /// Work for the loop, in order. Bounded: answers by the queue, closings by the sessions, models by memory.
 pub(super) enum Command {
@@ -22,12 +23,21 @@ struct Model {
     key: u64,
     info: Arc<ModelInfo>,
     text: Arc<dyn Text>,
+    grammars: Arc<OnceLock<Result<Grammars, TextError>>>,
     sessions: u32,
     waiting: u32,
     running: u32,
     last_active: Instant,
     prompt_tokens: u64,
     completion_tokens: u64,
+}
+
+/// What a request is made with.
+pub(super) struct ReadyModel {
+    pub(super) info: Arc<ModelInfo>,
+    pub(super) text: Arc<dyn Text>,
+    /// Made at the first schema.
+    pub(super) grammars: Arc<OnceLock<Result<Grammars, TextError>>>,
 }
 
 pub(super) struct Session {
@@ -134,6 +144,7 @@ impl State {
             key,
             info,
             text,
+            grammars: Arc::default(),
             sessions: 0,
             waiting: 0,
             running: 0,
@@ -185,7 +196,7 @@ impl State {
     }
 
     /// What a request to `session` needs, where it could be taken now.
-    pub(super) fn ready(&self, session: u64) -> Result<(Arc<ModelInfo>, Arc<dyn Text>), Refusal> {
+    pub(super) fn ready(&self, session: u64) -> Result<ReadyModel, Refusal> {
         self.check_open()?;
         let found = self.sessions.get(&session).ok_or(Refusal::NoSession(session))?;
         if found.answering.is_some() {
@@ -193,7 +204,11 @@ impl State {
         }
         self.check_queue()?;
         let model = &self.models[&found.model];
-        Ok((Arc::clone(&model.info), Arc::clone(&model.text)))
+        Ok(ReadyModel {
+            info: Arc::clone(&model.info),
+            text: Arc::clone(&model.text),
+            grammars: Arc::clone(&model.grammars),
+        })
     }
 
     pub(super) fn queue(&mut self, id: u64, answer: Box<Answer>) -> Result<(), Refusal> {

@@ -127,6 +127,10 @@ impl Text for HfText {
         Box::new(PieceDecoder::new(Arc::clone(&self.pieces), continues))
     }
 
+    fn piece(&self, id: u32) -> Vec<u8> {
+        self.pieces.get(id).to_vec()
+    }
+
     fn protocol(&self) -> Protocol {
         self.protocol.clone()
     }

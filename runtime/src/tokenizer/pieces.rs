@@ -202,7 +202,8 @@ impl Pieces {
         Ok(pieces)
     }
 
-    fn get(&self, id: u32) -> &[u8] {
+    /// What `id` adds to a text.
+    pub(super) fn get(&self, id: u32) -> &[u8] {
         let Some(&end) = self.ends.get(id as usize) else { return &[] };
         let start = id.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
         &self.bytes[start as usize..end as usize]
