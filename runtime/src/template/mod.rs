@@ -158,6 +158,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(harden::KEEP, harden::keep);
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", is_iterable);
     Ok(environment)
 }
 
@@ -185,6 +186,11 @@ fn failed(error: Error) -> TextError {
         ErrorKind::WriteFailure => format!("its output is more than {OUTPUT_MAX} bytes"),
         _ => error.to_string(),
     })
+}
+
+/// As Jinja has it: None is not, unlike what minijinja's own says.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {

@@ -44,6 +44,13 @@ fn templates_render_as_in_transformers() {
 }
 
 #[test]
+fn iterable_is_what_it_is_in_jinja() {
+    let source = "{% for x in [tools, none, messages, 'ab', {}, [], 3, true, missing] %}{{ x is iterable }} {% endfor %}";
+    let rendered = render(source, &[("user", "hi")]);
+    assert_eq!(rendered.unwrap(), "False False True True True True False False True ");
+}
+
+#[test]
 fn hostile_templates_end_in_an_error_quickly() {
     /// Ends what would otherwise be harmless.
     const END: &str = "{{ raise_exception('end') }}";
