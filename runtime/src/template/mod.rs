@@ -102,8 +102,9 @@ impl Template {
 
     /// Renders a conversation up to where the assistant speaks.
     ///
-    /// `mode` becomes `enable_thinking` (false for instant) and `reasoning_strength` (`low`, `high`, `xhigh`); without
-    /// one both are undefined and the template decides.
+    /// `mode` becomes `enable_thinking` and `thinking` (false for instant), `reasoning_strength` (`low`, `high`,
+    /// `xhigh`) and `reasoning_effort` (`low`, `medium`, `high`): a template reads those that it knows. Without a mode
+    /// all are undefined and the template decides.
     ///
     /// # Errors
     /// [`TextError::Template`] with what the template raised, or the bound it broke.
@@ -116,11 +117,11 @@ impl Template {
         if self.ran_away.load(Ordering::Relaxed) {
             return Err(TextError::Template(TOO_SLOW.into()));
         }
-        let (thinking, strength) = match mode {
-            None => (Value::UNDEFINED, Value::UNDEFINED),
-            Some(Mode::Instant) => (false.into(), "low".into()),
-            Some(Mode::Thinking) => (true.into(), "high".into()),
-            Some(Mode::Contemplating) => (true.into(), "xhigh".into()),
+        let [thinking, strength, effort]: [Value; 3] = match mode {
+            None => [const { Value::UNDEFINED }; 3],
+            Some(Mode::Instant) => [false.into(), "low".into(), "low".into()],
+            Some(Mode::Thinking) => [true.into(), "high".into(), "medium".into()],
+            Some(Mode::Contemplating) => [true.into(), "xhigh".into(), "high".into()],
         };
         let tokens = Value::from(Serde(&self.tokens));
         let variables = context! {
@@ -129,8 +130,10 @@ impl Template {
             tools => Serde(tools),
             documents => (),
             add_generation_prompt => true,
-            enable_thinking => thinking,
+            enable_thinking => thinking.clone(),
+            thinking => thinking,
             reasoning_strength => strength,
+            reasoning_effort => effort,
             ..tokens
         };
         let environment = Arc::clone(&self.environment);

@@ -44,6 +44,20 @@ fn templates_render_as_in_transformers() {
 }
 
 #[test]
+fn a_mode_is_what_a_template_calls_it() {
+    let source = "{{ enable_thinking }} {{ thinking is defined and thinking }} {{ reasoning_strength }} {{ reasoning_effort }}";
+    let template = Template::new(source, BTreeMap::new()).unwrap();
+    for (mode, expected) in [
+        (None, " False  "),
+        (Some(Mode::Instant), "False False low low"),
+        (Some(Mode::Thinking), "True True high medium"),
+        (Some(Mode::Contemplating), "True True xhigh high"),
+    ] {
+        assert_eq!(template.render(turns(&[("user", "hi")]), None, mode).unwrap(), expected, "{mode:?}");
+    }
+}
+
+#[test]
 fn iterable_is_what_it_is_in_jinja() {
     let source = "{% for x in [tools, none, messages, 'ab', {}, [], 3, true, missing] %}{{ x is iterable }} {% endfor %}";
     let rendered = render(source, &[("user", "hi")]);
