@@ -35,7 +35,8 @@ pub struct Rates {
 /// experts, those that as many tokens choose on average where each chooses any alike.
 pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions: u32) -> u64 {
     let spec: &Spec = &mapped.spec;
-    let looked_up = if spec.tied_head { 0 } else { mapped.stored("embed").map_or(0, |(_, bytes)| bytes) };
+    let bytes = |table: &str| mapped.stored(table).map_or(0, |(_, bytes)| bytes);
+    let looked_up = bytes("per_layer.table") + if spec.tied_head { 0 } else { bytes("embed") };
     let layer = |(layer, shape): (&Layer, &CacheShape)| {
         let seen = (lengths.depth + lengths.answer / 2).min(layer.attention.window.unwrap_or(u32::MAX));
         u64::from(seen) * shape.position_bytes()

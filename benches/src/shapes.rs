@@ -105,6 +105,8 @@ impl Shape {
                     window,
                     rope: self.kind.rope(window),
                     qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
+                    v_norm: false,
+                    kv_from: None,
                     qkv_bias: self.kind == Kind::Qwen2,
                     out_gate: muse,
                     out_bias: false,
@@ -114,6 +116,7 @@ impl Shape {
                 experts: experts.clone(),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
+                scaled: false,
             }
         };
         Spec {
@@ -127,6 +130,7 @@ impl Shape {
             logit_scale: if muse { 0.196_116_13 } else { 1.0 },
             logit_softcap: muse.then_some(20.0),
             tied_head: self.tied,
+            per_layer: None,
             ropes: if gemma { 2 } else { 1 },
             layers: (0..self.layers).map(layer).collect(),
         }

@@ -66,7 +66,7 @@ impl Policy {
         if role == Role::Vector {
             return Storage::Rounded(Layout::F32);
         }
-        let outer = matches!(name, "embed" | "head");
+        let outer = matches!(name, "embed" | "head" | "per_layer.table");
         let bits = if outer { self.embed_bits.or(self.bits) } else { self.bits };
         if role == Role::Router && self.bits != Some(Bits::ThirtyTwo) {
             return Storage::Rounded(match native {

@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 12] = [
+const FIXTURES: [(&str, Bits); 13] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
@@ -27,6 +27,7 @@ const FIXTURES: [(&str, Bits); 12] = [
     ("qwen2-window", Bits::Sixteen),
     ("qwen3", Bits::Sixteen),
     ("qwen3-moe", Bits::Sixteen),
+    ("gemma4", Bits::Sixteen),
     ("glm4", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),

@@ -14,27 +14,44 @@ use crate::{Engine, LoadError, ModelInfo, Text};
 pub struct Weights<W> {
     pub embed: W,              // (vocab, dim)
     pub embed_norm: Option<W>, // (dim)
-    pub ropes: Vec<W>,         // (n / 2) each, n <= head_dim
+    pub per_layer: Option<PerLayerWeights<W>>,
+    pub ropes: Vec<W>, // (n / 2) each, n <= head_dim
     pub layers: Vec<LayerWeights<W>>,
     pub norm: W,         // (dim)
     pub head: Option<W>, // (vocab, dim); none where the embedding is the head
 }
 
+/// What makes each layer's vector of a token.
+pub struct PerLayerWeights<W> {
+    pub table: W,      // (vocab, layers * per_layer)
+    pub projection: W, // (layers * per_layer, dim)
+    pub norm: W,       // (per_layer)
+}
+
+/// What a layer makes of its vector of a token.
+pub struct PerLayerHalf<W> {
+    pub gate: W, // (per_layer, dim)
+    pub out: W,  // (dim, per_layer)
+    pub norm: W, // (dim)
+}
+
 /// One block.
 pub struct LayerWeights<W> {
-    pub attn_norm: W,              // (dim)
-    pub q: Affine<W>,              // (heads * head_dim, dim)
-    pub k: Affine<W>,              // (kv_heads * head_dim, dim)
-    pub v: Affine<W>,              // (kv_heads * head_dim, dim)
-    pub q_norm: Option<W>,         // (head_dim)
-    pub k_norm: Option<W>,         // (head_dim)
-    pub attn_gate: Option<W>,      // (heads * head_dim, dim)
-    pub out: Affine<W>,            // (dim, heads * head_dim)
-    pub attn_post_norm: Option<W>, // (dim)
-    pub ffn_norm: W,               // (dim)
+    pub attn_norm: W,               // (dim)
+    pub q: Affine<W>,               // (heads * head_dim, dim)
+    pub kv: Option<[Affine<W>; 2]>, // (kv_heads * head_dim, dim) each; none where an earlier layer's are read
+    pub q_norm: Option<W>,          // (head_dim)
+    pub k_norm: Option<W>,          // (head_dim)
+    pub v_norm: Option<W>,          // (head_dim)
+    pub attn_gate: Option<W>,       // (heads * head_dim, dim)
+    pub out: Affine<W>,             // (dim, heads * head_dim)
+    pub attn_post_norm: Option<W>,  // (dim)
+    pub ffn_norm: W,                // (dim)
     pub ffn: Option<FfnWeights<W>>,
     pub experts: Option<ExpertsWeights<W>>,
     pub ffn_post_norm: Option<W>, // (dim)
+    pub per_layer: Option<PerLayerHalf<W>>,
+    pub scale: Option<f32>,
 }
 
 /// A dense feed-forward.
@@ -83,8 +100,15 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Affine { weight, bias: self.take_if(bias, &format!("{name}_bias"), rows)? })
     }
 
-    fn layer(&mut self, i: usize, dim: u32, layer: &Layer) -> Result<LayerWeights<B::Weight>, BackendError> {
+    fn layer(
+        &mut self,
+        i: usize,
+        dim: u32,
+        layer: &Layer,
+        per_layer: Option<u32>,
+    ) -> Result<LayerWeights<B::Weight>, BackendError> {
         let a = &layer.attention;
+        let own = a.kv_from.is_none();
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let ffn = layer.ffn.as_ref().map(|ffn| self.ffn(i, dim, ffn)).transpose()?;
         let experts = layer.experts.as_ref().map(|experts| self.experts(i, dim, experts)).transpose()?;
@@ -92,10 +116,16 @@ impl<B: Backend> Loader<'_, B> {
         Ok(LayerWeights {
             attn_norm: self.take(&name("attn.norm"), 1, dim)?,
             q: self.affine(&name("attn.q"), q, dim, a.qkv_bias)?,
-            k: self.affine(&name("attn.k"), kv, dim, a.qkv_bias)?,
-            v: self.affine(&name("attn.v"), kv, dim, a.qkv_bias)?,
+            kv: match own {
+                false => None,
+                true => Some([
+                    self.affine(&name("attn.k"), kv, dim, a.qkv_bias)?,
+                    self.affine(&name("attn.v"), kv, dim, a.qkv_bias)?,
+                ]),
+            },
             q_norm: self.take_if(a.qk_norm, &name("attn.q_norm"), a.head_dim)?,
-            k_norm: self.take_if(a.qk_norm, &name("attn.k_norm"), a.head_dim)?,
+            k_norm: self.take_if(a.qk_norm && own, &name("attn.k_norm"), a.head_dim)?,
+            v_norm: self.take_if(a.v_norm && own, &name("attn.v_norm"), a.head_dim)?,
             attn_gate: if a.out_gate { Some(self.take(&name("attn.gate"), q, dim)?) } else { None },
             out: self.affine(&name("attn.out"), dim, q, a.out_bias)?,
             attn_post_norm: self.take_if(layer.post_norms, &name("attn.post_norm"), dim)?,
@@ -103,6 +133,18 @@ impl<B: Backend> Loader<'_, B> {
             ffn,
             experts,
             ffn_post_norm: self.take_if(layer.post_norms, &name("ffn.post_norm"), dim)?,
+            per_layer: match per_layer {
+                None => None,
+                Some(width) => Some(PerLayerHalf {
+                    gate: self.take(&name("per_layer.gate"), width, dim)?,
+                    out: self.take(&name("per_layer.out"), dim, width)?,
+                    norm: self.take(&name("per_layer.norm"), 1, dim)?,
+                }),
+            },
+            scale: match layer.scaled {
+                false => None,
+                true => Some(self.mapped.tensor(&name("scale"), 1, 1)?.f32()[0]),
+            },
         })
     }
 
@@ -136,17 +178,28 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
+    fn per_layer(&mut self, spec: &Spec, width: u32) -> Result<PerLayerWeights<B::Weight>, BackendError> {
+        let all = spec.per_layer_width();
+        Ok(PerLayerWeights {
+            table: self.take("per_layer.table", spec.vocab, all)?,
+            projection: self.take("per_layer.projection", all, spec.dim)?,
+            norm: self.take("per_layer.norm", 1, width)?,
+        })
+    }
+
     fn weights(&mut self, spec: &Spec) -> Result<Weights<B::Weight>, BackendError> {
         let (vocab, dim) = (spec.vocab, spec.dim);
         let embed = self.take("embed", vocab, dim)?;
         let embed_norm = self.take_if(spec.embed_norm, "embed_norm", dim)?;
         let ropes =
             (0..spec.ropes).map(|i| self.take(&format!("rope.{i}"), 1, 0)).collect::<Result<_, _>>()?;
+        let per_layer = spec.per_layer.as_ref().map(|e| self.per_layer(spec, e.dim)).transpose()?;
+        let width = spec.per_layer.as_ref().map(|e| e.dim);
         let layers = spec.layers.iter().enumerate();
-        let layers = layers.map(|(i, layer)| self.layer(i, dim, layer)).collect::<Result<_, _>>()?;
+        let layers = layers.map(|(i, layer)| self.layer(i, dim, layer, width)).collect::<Result<_, _>>()?;
         let norm = self.take("norm", 1, dim)?;
         let head = if spec.tied_head { None } else { Some(self.take("head", vocab, dim)?) };
-        Ok(Weights { embed, embed_norm, ropes, layers, norm, head })
+        Ok(Weights { embed, embed_norm, per_layer, ropes, layers, norm, head })
     }
 }
 
@@ -160,6 +213,9 @@ pub struct State<B: Backend> {
     pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
     pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
     pub up: B::Buffer,         // (rows, ffn_dim)
+    pub extra: B::Buffer,      // (rows, layers, per_layer): vectors of tokens for each layer
+    pub projected: B::Buffer,  // as `extra`, while it is made
+    pub picked: Vec<u32>,      // (rows): which rows of `extra` are a layer's
     pub scores: B::Buffer,     // (rows, experts): products of a router
     pub routed: B::Buffer,     // (rows, dim): what the experts give
     pub logits: B::Buffer,     // (logit_rows, vocab)
@@ -172,7 +228,7 @@ impl<B: Backend> State<B> {
         if let Some(shape) = plan.experts {
             backend.reserve_experts(plan.batch_tokens as usize, shape)?;
         }
-        let BufferLens { x, y, q, k, v, mix, gate, up, scores, routed, logits } = plan.buffers;
+        let BufferLens { x, y, q, k, v, mix, gate, up, extra, scores, routed, logits } = plan.buffers;
         Ok(Self {
             x: backend.buffer(x)?,
             y: backend.buffer(y)?,
@@ -182,6 +238,9 @@ impl<B: Backend> State<B> {
             mix: backend.buffer(mix)?,
             gate: backend.buffer(gate)?,
             up: backend.buffer(up)?,
+            extra: backend.buffer(extra)?,
+            projected: backend.buffer(extra)?,
+            picked: Vec::with_capacity(plan.batch_tokens as usize),
             scores: backend.buffer(scores)?,
             routed: backend.buffer(routed)?,
             logits: backend.buffer(logits)?,

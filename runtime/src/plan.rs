@@ -26,6 +26,7 @@ pub struct BufferLens {
     pub mix: usize,
     pub gate: usize,
     pub up: usize,
+    pub extra: usize,
     pub scores: usize,
     pub routed: usize,
     pub logits: usize,
@@ -34,6 +35,11 @@ pub struct BufferLens {
 /// Hidden width of a layer's dense feed-forward; 0 for none.
 fn ffn_dim(layer: &Layer) -> u32 {
     layer.ffn.as_ref().map_or(0, |ffn| ffn.dim)
+}
+
+/// Width of each layer's own vector of a token; 0 for none.
+fn per_layer_dim(spec: &Spec) -> u32 {
+    spec.per_layer.as_ref().map_or(0, |e| e.dim)
 }
 
 /// Hidden width of one of a layer's experts; 0 for none.
@@ -57,7 +63,7 @@ fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 fn widest_input(spec: &Spec) -> u32 {
     let inputs = |l: &Layer| [l.attention.heads * l.attention.head_dim, ffn_dim(l), experts_dim(l)];
-    spec.layers.iter().flat_map(inputs).chain([spec.dim]).max().unwrap_or(0)
+    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec)]).max().unwrap_or(0)
 }
 
 /// One line of the memory table.
@@ -119,7 +125,9 @@ fn capacity(layer: &Layer, d: Dims) -> u32 {
 fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
     let a = &layer.attention;
     let (kv_heads, head_dim) = (a.kv_heads, a.head_dim);
-    CacheShape { dtype: d.dtype, slots: d.slots, capacity: capacity(layer, d), kv_heads, head_dim }
+    // A layer that reads another's keeps none.
+    let slots = if a.kv_from.is_none() { d.slots } else { 0 };
+    CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim }
 }
 
 /// Bytes of the caches. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
@@ -133,21 +141,22 @@ fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
     spec.layers.iter().map(layer).sum()
 }
 
-/// Elements of each buffer, in the order of [`BufferLens`].
-fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 11] {
+/// Elements of each buffer, in the order of [`BufferLens`], `extra` twice.
+fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 13] {
     let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
     let q = widest(|l| l.attention.heads * l.attention.head_dim);
     let kv = widest(|l| l.attention.kv_heads * l.attention.head_dim);
-    let ffn = widest(ffn_dim);
+    let ffn = widest(ffn_dim).max(per_layer_dim(spec));
     let experts = experts_shape(spec);
     let scores = experts.map_or(0, |experts| experts.count as u32);
     let routed = experts.map_or(0, |_| spec.dim);
     let gate = widest(|l| if l.attention.out_gate { l.attention.heads * l.attention.head_dim } else { 0 });
     let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
     let logits = u64::from(d.logit_rows) * u64::from(spec.vocab);
-    let [gate, up, scores, routed] = [ffn.max(gate), ffn, scores, routed].map(rows);
+    let extra = spec.per_layer_width();
+    let [gate, up, extra, scores, routed] = [ffn.max(gate), ffn, extra, scores, routed].map(rows);
     let dim = rows(spec.dim);
-    [dim, dim, rows(q), rows(kv), rows(kv), rows(q), gate, up, scores, routed, logits]
+    [dim, dim, rows(q), rows(kv), rows(kv), rows(q), gate, up, extra, extra, scores, routed, logits]
 }
 
 /// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
@@ -226,9 +235,10 @@ impl Plan {
         let caches: Vec<_> = spec.layers.iter().map(|layer| cache_shape(layer, d)).collect();
         let lens = buffer_lens(spec, d);
         let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
-        let [x, y, q, k, v, mix, gate, up, scores, routed, logits] = lens.map(fit);
+        let [x, y, q, k, v, mix, gate, up, extra, _, scores, routed, logits] = lens.map(fit);
         let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
-        let widths = ["x", "y", "q", "k", "v", "attention", "gate", "up", "scores", "routed"];
+        let widths =
+            ["x", "y", "q", "k", "v", "attention", "gate", "up", "extra", "projected", "scores", "routed"];
         let rows = u64::from(d.batch_tokens);
         items.extend(widths.iter().zip(lens).filter(|(_, len)| *len > 0).map(|(name, len)| Item {
             what: "activations",
@@ -246,7 +256,7 @@ impl Plan {
             items.push(Item { what: "scratch", shape, bytes: experts });
         }
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
-        items.push(Item { what: "logits", shape, bytes: 4 * lens[10] });
+        items.push(Item { what: "logits", shape, bytes: 4 * lens[12] });
         items.extend(cache_items(&caches, d.context));
         Self {
             context: d.context,
@@ -257,7 +267,7 @@ impl Plan {
             working_bytes: items[1..].iter().map(|item| item.bytes).sum(),
             budget_bytes,
             items,
-            buffers: BufferLens { x, y, q, k, v, mix, gate, up, scores, routed, logits },
+            buffers: BufferLens { x, y, q, k, v, mix, gate, up, extra, scores, routed, logits },
             input_width: input_width as usize,
             experts: experts_shape(spec),
             caches,
@@ -268,7 +278,7 @@ impl Plan {
 /// One item for each group of layers whose caches are alike.
 fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
     let mut groups: Vec<(CacheShape, u64)> = Vec::new();
-    for shape in caches {
+    for shape in caches.iter().filter(|shape| shape.slots > 0) {
         match groups.iter_mut().find(|(other, _)| other == shape) {
             Some((_, layers)) => *layers += 1,
             None => groups.push((*shape, 1)),

@@ -5,7 +5,7 @@ mod support;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
-use support::{Rng, byte_text, difference, everything, mixture, naive, plain, step, steps, write};
+use support::{Rng, byte_text, difference, everything, mixture, naive, plain, shared, step, steps, write};
 
 const LAYOUTS: [Layout; 7] = [
     Layout::F32,
@@ -39,7 +39,9 @@ fn reference(batch_tokens: u32) -> LoadOptions {
 
 #[test]
 fn a_forward_pass_is_the_one_that_the_spec_describes() {
-    for (name, spec) in [("plain", plain()), ("everything", everything()), ("mixture", mixture())] {
+    for (name, spec) in
+        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+    {
         let file = write(&spec, Layout::F32, 11);
         let mapped = Mapped::open(&file.path).unwrap();
         let tokens = Rng(5).tokens(40, spec.vocab);
@@ -56,7 +58,9 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
 
 #[test]
 fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
-    for (name, spec) in [("plain", plain()), ("everything", everything()), ("mixture", mixture())] {
+    for (name, spec) in
+        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+    {
         for layout in LAYOUTS {
             let tokens = Rng(7).tokens(50, spec.vocab);
             let mut engine = engine(&spec, layout, &reference(64));
@@ -184,7 +188,9 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 
 #[test]
 fn the_cpu_backend_says_what_the_reference_says() {
-    for (name, spec) in [("plain", plain()), ("everything", everything()), ("mixture", mixture())] {
+    for (name, spec) in
+        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+    {
         for layout in LAYOUTS {
             let tokens = Rng(23).tokens(48, spec.vocab);
             let expected = steps(&mut *engine(&spec, layout, &reference(48)), 0, &tokens, 48);

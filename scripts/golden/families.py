@@ -6,6 +6,8 @@ from typing import Callable
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     Glm4Config,
     Glm4ForCausalLM,
     LlamaConfig,
@@ -88,6 +90,13 @@ def partial_rope_key_of_transformers_4(config: dict) -> None:
     config["partial_rotary_factor"] = factor
 
 
+def gemma_keys_before_layers_had_their_own(config: dict) -> None:
+    """What differs on full layers was said once for all of them."""
+    full = next(iter(config.pop("per_layer_config").values()))
+    config["global_head_dim"] = full["head_dim"]
+    config["num_global_key_value_heads"] = full["num_key_value_heads"]
+
+
 def no_head_dim(config: dict) -> None:
     """Llama 2 left `head_dim` to be hidden_size / num_attention_heads."""
     config.pop("head_dim")
@@ -95,7 +104,7 @@ def no_head_dim(config: dict) -> None:
 
 # Small enough to be committed; the heads together are not the hidden size.
 MUSE_TEXT = dict(
-    hidden_size=36,
+    hidden_size=20,
     intermediate_size=34,
     num_attention_heads=2,
     num_key_value_heads=1,
@@ -119,6 +128,25 @@ MUSE_VISION = dict(
     projector_hidden_size=12,
 )
 
+GEMMA4 = dict(
+    hidden_size=20,
+    intermediate_size=34,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    head_dim=8,
+    global_head_dim=12,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-2,
+    sliding_window=8,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    final_logit_softcapping=5.0,
+    rope_parameters=dict(
+        sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+        full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=50000.0),
+    ),
+)
+
 FIXTURES = [
     # Five layers: the first and the last are full ones without rotation. Epsilons large enough that each is noticed.
     Fixture(
@@ -140,6 +168,7 @@ FIXTURES = [
             tie_word_embeddings=True,
             text_config=MUSE_TEXT
             | dict(
+                hidden_size=36,
                 num_hidden_layers=3,
                 attention_bias=True,
                 layer_types=["sliding_attention", "full_attention", "sliding_attention"],
@@ -217,6 +246,24 @@ FIXTURES = [
         BASE | dict(head_dim=24, tie_word_embeddings=True),  # heads * head_dim is not the hidden size
         "bfloat16",
     ),
+    # What the large dense model has (values that are keys, fewer heads of them on full layers) and what the small ones
+    # have (vectors of layers, two layers that take keys and values over and are twice as wide).
+    Fixture(
+        "gemma4",
+        Gemma4ForCausalLM,
+        Gemma4TextConfig,
+        GEMMA4
+        | dict(
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            hidden_size_per_layer_input=6,
+        ),
+        "bfloat16",
+        tokenizer="sentencepiece",
+        published=gemma_keys_before_layers_had_their_own,
+    ),
     # 6 of 12 elements of a head are rotated.
     Fixture(
         "glm4",
@@ -224,7 +271,7 @@ FIXTURES = [
         Glm4Config,
         BASE
         | dict(
-            hidden_size=36,
+            hidden_size=20,
             intermediate_size=34,
             head_dim=12,
             num_attention_heads=2,
@@ -242,7 +289,7 @@ FIXTURES = [
         Qwen3MoeConfig,
         BASE
         | dict(
-            hidden_size=36,
+            hidden_size=20,
             intermediate_size=34,
             num_hidden_layers=3,
             head_dim=8,

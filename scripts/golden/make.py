@@ -48,8 +48,10 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             parameter.data = 0.1 * noise
         elif name.endswith("norm.weight"):
             # Gemma stores the distance from 1, and so do the layers of Muse Glimmer.
-            centred = "gemma" in family or ("museglimmer" in family and ".layers." in name)
-            parameter.data = (0.0 if centred else 1.0) + 0.25 * noise
+            centred = "gemma3" in family or ("museglimmer" in family and ".layers." in name)
+            # Gemma 4 does not divide scores by the root of a head's width; its norms keep them small.
+            small = "gemma4" in family and name.endswith(("q_norm.weight", "k_norm.weight"))
+            parameter.data = (0.0 if centred else 0.6 if small else 1.0) + 0.25 * noise
         elif name.endswith("bias"):
             parameter.data = 0.4 * noise
         elif "embed_tokens" in name or "lm_head" in name:
@@ -59,6 +61,11 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             # Experts lie in one tensor, the input last; routers choose clearly.
             gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith("mlp.gate.weight") else 1.2
             parameter.data = gain / parameter.shape[-1] ** 0.5 * noise
+
+
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            buffer.copy_(0.7 + 0.2 * torch.randn(1, generator=generator))
 
 
 def tied(config) -> bool:
@@ -76,6 +83,8 @@ def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTok
     )
     settings = copy.deepcopy(fixture.settings)
     settings.get("text_config", settings).update(ids)
+    if settings.get("hidden_size_per_layer_input"):
+        settings["vocab_size_per_layer_input"] = ids["vocab_size"]
     config = fixture.config(**settings)
     model = fixture.model(config)
     randomize(model, torch.Generator().manual_seed(seed))

@@ -69,6 +69,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         window: None,
         rope: None,
         qk_norm: true,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: bias,
         out_gate: false,
         out_bias: bias,
@@ -84,6 +86,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         experts: None,
         post_norms: true,
         post_norm_eps: None,
+        scaled: false,
     };
     let spec = Spec {
         family: "gemma3".into(),
@@ -96,10 +99,11 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         logit_scale: 1.0,
         logit_softcap: config.f64("final_logit_softcapping")?.map(|cap| cap as f32),
         tied_head: config.bool("tie_word_embeddings", true)?,
+        per_layer: None,
         ropes: u32::try_from(ropes.len()).expect("two at most"),
         layers: windows.into_iter().map(layer).collect(),
     };
-    Ok(Draft { spec, ropes, constants: Vec::new() })
+    Ok(Draft::new(spec, ropes))
 }
 
 /// The tables of local and of full layers. transformers 4 writes `rope_theta` and `rope_scaling` for full layers and

@@ -56,6 +56,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             window: None,
             rope: Some(0),
             qk_norm: false,
+            v_norm: false,
+            kv_from: None,
             qkv_bias: config.bool("attention_bias", true)?,
             out_gate: false,
             out_bias: false,
@@ -65,6 +67,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         experts: None,
         post_norms: true,
         post_norm_eps: None,
+        scaled: false,
     };
     common.draft_with(config, "glm4", vec![layer; common.layers as usize], rope)
 }

@@ -33,6 +33,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             window: None,
             rope: Some(0),
             qk_norm: false,
+            v_norm: false,
+            kv_from: None,
             qkv_bias: bias,
             out_gate: false,
             out_bias: bias,
@@ -46,6 +48,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         experts: None,
         post_norms: false,
         post_norm_eps: None,
+        scaled: false,
     };
     common.draft(config, "llama", vec![layer; common.layers as usize])
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod llama;
 mod muse_glimmer;
@@ -15,7 +16,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use muse_format::{Attention, Expected, Layer, Role, Spec};
 use serde::Serialize;
@@ -25,13 +26,15 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 7] = [
+const FAMILIES: [&Family; 9] = [
     &muse_glimmer::FAMILY,
     &llama::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
     &gemma3::FAMILY,
+    &gemma4::FAMILY,
+    &gemma4::TEXT,
     &glm4::FAMILY,
 ];
 
@@ -66,6 +69,16 @@ struct Draft {
     ropes: Vec<Rope>,
     /// Vectors that no checkpoint holds: our name, a layer's number aside, and what each element is.
     constants: Vec<(&'static str, f32)>,
+    /// Tensors of ours that are made of what another is made of, and which.
+    aliases: HashMap<String, String>,
+    /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
+    unused: Vec<String>,
+}
+
+impl Draft {
+    fn new(spec: Spec, ropes: Vec<Rope>) -> Self {
+        Self { spec, ropes, constants: Vec::new(), aliases: HashMap::new(), unused: Vec::new() }
+    }
 }
 
 /// A model in our terms.
@@ -164,7 +177,7 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     let tensors: Result<_, _> =
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
-    let left_out = family.left_out(checkpoint, &tensors, draft.spec.tied_head)?;
+    let left_out = family.left_out(checkpoint, &tensors, &draft)?;
     Ok(Import { spec: draft.spec, architecture: family.architecture, tensors, left_out })
 }
 
@@ -209,7 +222,7 @@ impl Family {
         if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
             return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(vec![*value; cols]) });
         }
-        let theirs = self.their_name(&name);
+        let theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
         let part = part_of(&name);
@@ -248,6 +261,9 @@ impl Family {
         match ours {
             "embed" => return format!("{prefix}.embed_tokens.weight"),
             "norm" => return format!("{prefix}.norm.weight"),
+            "per_layer.table" => return format!("{prefix}.embed_tokens_per_layer.weight"),
+            "per_layer.projection" => return format!("{prefix}.per_layer_model_projection.weight"),
+            "per_layer.norm" => return format!("{prefix}.per_layer_projection_norm.weight"),
             "head" => return "lm_head.weight".into(),
             _ => {}
         }
@@ -269,7 +285,7 @@ impl Family {
         &self,
         checkpoint: &Checkpoint,
         tensors: &[Imported],
-        tied: bool,
+        draft: &Draft,
     ) -> Result<Vec<LeftOut>, ImportError> {
         let origin_name = |t: &'_ Imported| match &t.origin {
             Origin::Tensor { name, .. } => Some(name.clone()),
@@ -277,8 +293,13 @@ impl Family {
         };
         let used: HashSet<String> = tensors.iter().filter_map(origin_name).collect();
         // A buffer that old versions saved and that is computed again; and the head of a tied model, which is the table.
-        let harmless =
-            |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+        let unused: HashSet<String> = draft.unused.iter().map(|ours| self.their_name(ours)).collect();
+        let tied = draft.spec.tied_head;
+        let harmless = |name: &str| {
+            name.ends_with("rotary_emb.inv_freq")
+                || (tied && name == "lm_head.weight")
+                || unused.contains(name)
+        };
         let mut parts: Vec<LeftOut> = Vec::new();
         for (name, source) in &checkpoint.tensors {
             if used.contains(name) || harmless(name) {
@@ -363,10 +384,11 @@ impl Common {
             logit_scale: 1.0,
             logit_softcap: None,
             tied_head: config.bool("tie_word_embeddings", false)?,
+            per_layer: None,
             ropes: 1,
             layers,
         };
-        Ok(Draft { spec, ropes: vec![rope], constants: Vec::new() })
+        Ok(Draft::new(spec, vec![rope]))
     }
 }
 

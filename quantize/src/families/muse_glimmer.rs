@@ -66,6 +66,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         window: None,
         rope: None,
         qk_norm: true,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: bias,
         out_gate: true,
         out_bias: bias,
@@ -81,6 +83,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         experts: None,
         post_norms: true,
         post_norm_eps: Some(post_norm_eps),
+        scaled: false,
     };
     let ropes = if rotates.contains(&true) { vec![rope] } else { Vec::new() };
     let spec = Spec {
@@ -95,13 +98,14 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         logit_softcap: Some(need("final_logit_softcapping")?),
         // The key that the reference implementation reads is the outer one; the text model has one of its own.
         tied_head: config.bool("tie_word_embeddings", false)?,
+        per_layer: None,
         ropes: u32::try_from(ropes.len()).expect("one at most"),
         layers: windows.into_iter().zip(&rotates).map(layer).collect(),
     };
     let constants =
         vec![("embed_norm", 1.0), ("attn.q_norm", need("qk_scale_factor")?), ("attn.k_norm", 1.0)];
     text.finish(&["tie_word_embeddings"])?;
-    Ok(Draft { spec, ropes, constants })
+    Ok(Draft { constants, ..Draft::new(spec, ropes) })
 }
 
 /// Whether each layer rotates queries and keys: where `layer_rope_theta` is not 0, by default on three of four layers

@@ -28,6 +28,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         window: None,
         rope: Some(0),
         qk_norm: false,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: true,
         out_gate: false,
         out_bias: false,
@@ -58,6 +60,7 @@ pub(super) fn draft(
         experts: None,
         post_norms: false,
         post_norm_eps: None,
+        scaled: false,
     };
     common.draft(config, family, windows.into_iter().map(layer).collect())
 }

@@ -41,6 +41,8 @@ pub(super) fn attention(
         window: None,
         rope: Some(0),
         qk_norm: true,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: bias,
         out_gate: false,
         out_bias: bias,

@@ -43,6 +43,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             experts: sparse.then(|| experts.clone()),
             post_norms: false,
             post_norm_eps: None,
+            scaled: false,
         }
     };
     common.draft(config, "qwen3_moe", (0..common.layers).map(layer).collect())

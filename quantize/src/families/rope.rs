@@ -21,6 +21,11 @@ enum Scaling {
     Linear {
         factor: f32,
     },
+    /// The first `part` of the pairs rotate, as fast as if all did; the others stay.
+    Proportional {
+        part: f64,
+        factor: f32,
+    },
     Llama3 {
         factor: f32,
         low: f64,
@@ -34,6 +39,11 @@ enum Scaling {
 impl Rope {
     pub const fn plain(theta: f64) -> Self {
         Self { theta, partial: 1.0, scaling: Scaling::None }
+    }
+
+    /// Gemma 4's rule for full layers.
+    pub const fn proportional(theta: f64, part: f64, factor: f64) -> Self {
+        Self { theta, partial: 1.0, scaling: Scaling::Proportional { part, factor: factor as f32 } }
     }
 
     pub fn theta(&self) -> f64 {
@@ -123,6 +133,12 @@ impl Rope {
             let exponent = (2 * i) as f32 / rotated as f32;
             1.0 / f64::from(self.theta as f32).powf(f64::from(exponent)) as f32
         };
+        if let Scaling::Proportional { part, factor } = self.scaling {
+            let turning = (part * f64::from(head_dim) / 2.0) as u32;
+            return Some(
+                (0..rotated / 2).map(|i| if i < turning { plain(i) / factor } else { 0.0 }).collect(),
+            );
+        }
         (0..rotated / 2).map(|i| self.scaling.apply(i as usize, plain(i))).collect()
     }
 }
@@ -130,7 +146,7 @@ impl Rope {
 impl Scaling {
     fn apply(&self, index: usize, frequency: f32) -> Option<f32> {
         match self {
-            Scaling::None => Some(frequency),
+            Scaling::None | Scaling::Proportional { .. } => Some(frequency),
             Scaling::Linear { factor } => Some(frequency / factor),
             Scaling::Factors(factors) => Some(frequency / factors.get(index)?),
             Scaling::Llama3 { factor, low, high, original_context } => {

@@ -1,6 +1,6 @@
 //! The tensors that a [`Spec`] asks for.
 
-use crate::{Experts, Layer, Spec};
+use crate::{Experts, Layer, PerLayer, Spec};
 
 /// How a tensor is used, which decides the layouts it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,19 @@ impl Spec {
         if self.embed_norm {
             add(Role::Vector, "embed_norm".into(), 1, self.dim)?;
         }
+        if let Some(e) = &self.per_layer {
+            let all = self.per_layer_width();
+            add(Role::Table, "per_layer.table".into(), self.vocab, all)?;
+            add(Role::Matrix, "per_layer.projection".into(), all, self.dim)?;
+            add(Role::Vector, "per_layer.norm".into(), 1, e.dim)?;
+        }
         for i in 0..self.ropes {
             add(Role::Vector, format!("rope.{i}"), 1, 0)?;
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let prefixed = |part: &str| format!("l{i}.{part}");
-            layer
-                .try_each_tensor(self.dim, |role, part, rows, cols| add(role, prefixed(part), rows, cols))?;
+            let each = |role, part: &str, rows, cols| add(role, prefixed(part), rows, cols);
+            layer.try_each_tensor(self.dim, self.per_layer.as_ref(), each)?;
         }
         add(Role::Vector, "norm".into(), 1, self.dim)?;
         if self.tied_head {
@@ -70,22 +76,24 @@ impl Layer {
     fn try_each_tensor<E>(
         &self,
         dim: u32,
+        per_layer: Option<&PerLayer>,
         mut add: impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
     ) -> Result<(), E> {
         let a = &self.attention;
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         add(Role::Vector, "attn.norm", 1, dim)?;
-        for (name, bias, rows) in
-            [("attn.q", "attn.q_bias", q), ("attn.k", "attn.k_bias", kv), ("attn.v", "attn.v_bias", kv)]
-        {
+        let own = if a.kv_from.is_none() { 3 } else { 1 };
+        let products =
+            [("attn.q", "attn.q_bias", q), ("attn.k", "attn.k_bias", kv), ("attn.v", "attn.v_bias", kv)];
+        for (name, bias, rows) in products.into_iter().take(own) {
             add(Role::Matrix, name, rows, dim)?;
             if a.qkv_bias {
                 add(Role::Vector, bias, 1, rows)?;
             }
         }
-        if a.qk_norm {
-            add(Role::Vector, "attn.q_norm", 1, a.head_dim)?;
-            add(Role::Vector, "attn.k_norm", 1, a.head_dim)?;
+        let norms = [("attn.q_norm", a.qk_norm), ("attn.k_norm", a.qk_norm), ("attn.v_norm", a.v_norm)];
+        for (name, _) in norms.into_iter().take(own).filter(|(_, wanted)| *wanted) {
+            add(Role::Vector, name, 1, a.head_dim)?;
         }
         if a.out_gate {
             add(Role::Matrix, "attn.gate", q, dim)?;
@@ -115,6 +123,14 @@ impl Layer {
         }
         if self.post_norms {
             add(Role::Vector, "ffn.post_norm", 1, dim)?;
+        }
+        if let Some(e) = per_layer {
+            add(Role::Matrix, "per_layer.gate", e.dim, dim)?;
+            add(Role::Matrix, "per_layer.out", dim, e.dim)?;
+            add(Role::Vector, "per_layer.norm", 1, dim)?;
+        }
+        if self.scaled {
+            add(Role::Vector, "scale", 1, 1)?;
         }
         Ok(())
     }

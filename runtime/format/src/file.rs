@@ -236,7 +236,11 @@ impl<'a> File<'a> {
 
     fn check_tensor(&self, e: &Expected, t: &TensorRef<'_>) -> Result<(), FormatError> {
         let rope = e.cols == 0;
-        let half = self.spec.layers.iter().map(|l| u64::from(l.attention.head_dim) / 2).min().unwrap_or(0);
+        // No wider than a head of each layer that is rotated by it.
+        let users = self.spec.layers.iter().map(|l| &l.attention).filter(|a| {
+            a.rope.is_some_and(|table| e.name.strip_prefix("rope.").is_some_and(|n| n == table.to_string()))
+        });
+        let half = users.map(|a| u64::from(a.head_dim) / 2).min().unwrap_or(u64::from(u32::MAX));
         let cols_fit = if rope { (1..=half).contains(&t.cols) } else { t.cols == e.cols };
         if t.rows != e.rows || !cols_fit {
             return Err(FormatError::Shape {

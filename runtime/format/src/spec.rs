@@ -35,12 +35,29 @@ pub struct Spec {
     pub logit_softcap: Option<f32>,
     /// True where the head is the embedding table and `head` is absent.
     pub tied_head: bool,
+    /// A vector for each token and layer beside the residual stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_layer: Option<PerLayer>,
     /// Rotation tables, each a tensor `rope.{i}` of inverse frequencies (`head_dim / 2` at most).
     pub ropes: u32,
     pub layers: Vec<Layer>,
 }
 
-/// One block: `x += [post_norm] attn(norm(x))`, then `x += [post_norm] ffn(norm(x))`.
+/// What each layer is given of a token besides the residual stream: a row of a table and a product of its embedding,
+/// `e = scale * (table_scale * table[token] + norm(projection_scale * projection(embedding)))`, `dim` wide for each layer.
+/// After its feed-forward a layer adds `norm(out(activation(gate(x)) * e))`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerLayer {
+    pub dim: u32,
+    pub table_scale: f32,
+    pub projection_scale: f32,
+    pub scale: f32,
+    pub activation: Activation,
+}
+
+/// One block: `x += [post_norm] attn(norm(x))`, then `x += [post_norm] ffn(norm(x))`, then what [`PerLayer`] adds, then
+/// `x *= scale`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
@@ -56,6 +73,9 @@ pub struct Layer {
     /// Epsilon of the post norms where it is not [`Spec::norm_eps`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_norm_eps: Option<f32>,
+    /// A factor on the residual stream after the layer: a tensor of one element.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub scaled: bool,
 }
 
 /// Grouped-query attention. Rotation is in the half-split order (element `i` pairs with `i + n/2`).
@@ -73,6 +93,12 @@ pub struct Attention {
     pub rope: Option<u32>,
     /// Weighted RMS norm of each query and key head before rotation.
     pub qk_norm: bool,
+    /// RMS norm of each value head, with weights.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub v_norm: bool,
+    /// An earlier layer whose keys and values are read in place of own ones; it has none then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_from: Option<u32>,
     /// Biases on the q, k and v projections.
     pub qkv_bias: bool,
     /// Gate on what attention reads, from the block's input: `out(mix * sigmoid(gate(x)))`.
@@ -174,6 +200,12 @@ impl Spec {
         finite_positive("embed_scale", self.embed_scale)?;
         finite_positive("norm_eps", self.norm_eps)?;
         finite_positive("logit_scale", self.logit_scale)?;
+        if let Some(e) = &self.per_layer {
+            bounded("per_layer.dim", e.dim, 1 << 16)?;
+            finite_positive("per_layer.table_scale", e.table_scale)?;
+            finite_positive("per_layer.projection_scale", e.projection_scale)?;
+            finite_positive("per_layer.scale", e.scale)?;
+        }
         if let Some(cap) = self.logit_softcap {
             finite_positive("logit_softcap", cap)?;
         }
@@ -194,6 +226,11 @@ impl Spec {
             return Err(FormatError::Spec { field, value, rule: "a model has at most 1000000 of them" });
         }
         self.layers.iter().enumerate().try_for_each(|(i, layer)| self.validate_layer(i, layer))
+    }
+
+    /// Width of the vectors of a token for all layers together; 0 where there are none.
+    pub fn per_layer_width(&self) -> u32 {
+        self.per_layer.as_ref().map_or(0, |e| self.layers.iter().map(|_| e.dim).sum())
     }
 
     fn validate_layer(&self, i: usize, layer: &Layer) -> Result<(), FormatError> {
@@ -220,14 +257,25 @@ impl Spec {
         if let Some(cap) = a.softcap {
             finite_positive(format!("layers[{i}].softcap"), cap)?;
         }
+        let source = a.kv_from.map(|from| self.layers.get(from as usize).filter(|_| (from as usize) < i));
+        let shares = |source: Option<&Layer>| {
+            let b = source.map(|layer| &layer.attention);
+            let shape = |a: &Attention| (a.kv_heads, a.head_dim, a.window);
+            b.is_some_and(|b| b.kv_from.is_none() && shape(b) == shape(a))
+        };
         let rule = match () {
+            () if source.is_some_and(|source| !shares(source)) => {
+                "kv_from must name an earlier layer of the same shape and window that has its own"
+            }
             () if !a.heads.is_multiple_of(a.kv_heads) => "heads must be a multiple of kv_heads",
             () if !a.head_dim.is_multiple_of(2) => "head_dim must be even",
             () if a.rope.is_some_and(|r| r >= self.ropes) => "rope must name a rotation table",
             () => return Ok(()),
         };
-        let value =
-            format!("{} heads, {} kv_heads, {} head_dim, rope {:?}", a.heads, a.kv_heads, a.head_dim, a.rope);
+        let value = format!(
+            "{} heads, {} kv_heads, {} head_dim, rope {:?}, kv_from {:?}",
+            a.heads, a.kv_heads, a.head_dim, a.rope, a.kv_from
+        );
         Err(FormatError::Spec { field: format!("layers[{i}].attention"), value, rule })
     }
 }

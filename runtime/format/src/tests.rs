@@ -16,6 +16,8 @@ fn spec() -> Spec {
         window: None,
         rope: Some(0),
         qk_norm: true,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: true,
         out_gate: false,
         out_bias: false,
@@ -33,6 +35,7 @@ fn spec() -> Spec {
         logit_scale: 1.0,
         logit_softcap: None,
         tied_head: true,
+        per_layer: None,
         ropes: 1,
         layers: vec![Layer {
             attention,
@@ -40,6 +43,7 @@ fn spec() -> Spec {
             experts: None,
             post_norms: false,
             post_norm_eps: None,
+            scaled: false,
         }],
     }
 }
@@ -343,6 +347,71 @@ fn experts_out_of_bounds_are_refused_by_field() {
             matches!(&error, FormatError::Spec { field: named, .. } if named == field),
             "{field}: {error}"
         );
+    }
+}
+
+/// Two layers, the second with the first's keys and values, and vectors of both.
+fn spec_with_shared_keys() -> Spec {
+    let mut spec = spec();
+    spec.per_layer = Some(PerLayer {
+        dim: 4,
+        table_scale: 2.0,
+        projection_scale: 0.25,
+        scale: 0.7,
+        activation: Activation::GeluTanh,
+    });
+    let mut second = spec.layers[0].clone();
+    second.attention.kv_from = Some(0);
+    second.scaled = true;
+    spec.layers.push(second);
+    spec
+}
+
+#[test]
+fn a_layer_that_takes_keys_over_has_none_and_each_has_its_vectors() {
+    let meta = Meta { spec: spec_with_shared_keys(), ..meta() };
+    let bytes = write_meta(&meta, Layout::F32);
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(file.spec, meta.spec);
+    let table = file.tensor("per_layer.table").unwrap();
+    assert_eq!((table.rows, table.cols), (40, 8));
+    for (name, there) in [
+        ("l0.attn.k", true),
+        ("l0.attn.k_norm", true),
+        ("l1.attn.q", true),
+        ("l1.attn.q_norm", true),
+        ("l1.attn.k", false),
+        ("l1.attn.v_bias", false),
+        ("l1.attn.k_norm", false),
+        ("l1.per_layer.gate", true),
+        ("l0.scale", false),
+        ("l1.scale", true),
+    ] {
+        assert_eq!(file.tensor(name).is_some(), there, "{name}");
+    }
+}
+
+#[test]
+fn keys_are_taken_only_from_an_earlier_layer_of_the_same_shape() {
+    spec_with_shared_keys().validate().unwrap();
+    type Change = fn(&mut Spec);
+    let cases: [(&str, Change); 6] = [
+        ("itself", |s| s.layers[1].attention.kv_from = Some(1)),
+        ("a later one", |s| s.layers[0].attention.kv_from = Some(1)),
+        ("none", |s| s.layers[1].attention.kv_from = Some(u32::MAX)),
+        ("another width", |s| s.layers[0].attention.head_dim = 6),
+        ("another window", |s| s.layers[1].attention.window = Some(4)),
+        ("one that has none itself", |s| {
+            let mut third = s.layers[1].clone();
+            third.attention.kv_from = Some(1);
+            s.layers.push(third);
+        }),
+    ];
+    for (name, change) in cases {
+        let mut spec = spec_with_shared_keys();
+        change(&mut spec);
+        let error = spec.validate().unwrap_err().to_string();
+        assert!(error.contains("kv_from must name an earlier layer"), "{name}: {error}");
     }
 }
 

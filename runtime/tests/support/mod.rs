@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, Provenance,
-    Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
+    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, PerLayer,
+    Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -44,6 +44,8 @@ pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
         window: None,
         rope: Some(0),
         qk_norm: false,
+        v_norm: false,
+        kv_from: None,
         qkv_bias: false,
         out_gate: false,
         out_bias: false,
@@ -60,6 +62,7 @@ pub fn plain() -> Spec {
         experts: None,
         post_norms: false,
         post_norm_eps: None,
+        scaled: false,
     };
     Spec {
         family: "tiny".into(),
@@ -72,6 +75,7 @@ pub fn plain() -> Spec {
         logit_scale: 1.0,
         logit_softcap: None,
         tied_head: true,
+        per_layer: None,
         ropes: 1,
         layers: vec![layer.clone(), layer],
     }
@@ -104,6 +108,32 @@ pub fn everything() -> Spec {
     still.attention.window = Some(13);
     still.attention.scale = 0.9;
     spec.layers.push(still);
+    spec
+}
+
+/// Keys and values of earlier layers, full ones and a ring's, and a vector of each token for each layer.
+pub fn shared() -> Spec {
+    let mut spec = plain();
+    spec.per_layer = Some(PerLayer {
+        dim: 34,
+        table_scale: 2.0,
+        projection_scale: 0.4,
+        scale: 0.7,
+        activation: Activation::GeluTanh,
+    });
+    spec.layers[0].scaled = true;
+    spec.layers[0].attention.v_norm = true;
+    spec.layers[0].attention.qk_norm = true;
+    spec.layers[1].attention = attention(6, 3, 8);
+    spec.layers[1].attention.window = Some(5);
+    for from in [1, 0] {
+        let mut layer = spec.layers[from].clone();
+        layer.attention.kv_from = Some(from as u32);
+        layer.scaled = true;
+        layer.attention.qkv_bias = from == 1;
+        layer.ffn = Some(Ffn { dim: 72, activation: Activation::GeluTanh, bias: false });
+        spec.layers.push(layer);
+    }
     spec
 }
 

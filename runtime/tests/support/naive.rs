@@ -46,7 +46,7 @@ fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position
     let all = affine(file, &format!("l{l}.attn.{part}"), y);
     let head = |head: &[f64]| {
         let mut head = head.to_vec();
-        if a.qk_norm && part != "v" {
+        if if part == "v" { a.v_norm } else { a.qk_norm } {
             head = norm(&head, &tensor(file, &format!("l{l}.attn.{part}_norm")), spec.norm_eps);
         }
         if let Some(rope) = a.rope.filter(|_| part != "v") {
@@ -131,16 +131,35 @@ fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64>
     sum
 }
 
+/// Each token's vectors of all layers, `(tokens, layers * per_layer)`; nothing where the spec has none.
+fn vectors_of_layers(file: &File<'_>, spec: &Spec, tokens: &[u32], stream: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let Some(e) = &spec.per_layer else { return Vec::new() };
+    let (width, weight) = (e.dim as usize, tensor(file, "per_layer.norm"));
+    let all = width * spec.layers.len();
+    let table = tensor(file, "per_layer.table");
+    let of_token = |(token, x): (&u32, &Vec<f64>)| -> Vec<f64> {
+        let products = affine(file, "per_layer.projection", x);
+        let scaled: Vec<f64> = products.iter().map(|p| p * f64::from(e.projection_scale)).collect();
+        let normed = scaled.chunks_exact(width).flat_map(|p| norm(p, &weight, spec.norm_eps));
+        let row = &table[*token as usize * all..][..all];
+        let sums = normed.zip(row).map(|(p, t)| p + t * f64::from(e.table_scale));
+        sums.map(|sum| sum * f64::from(e.scale)).collect()
+    };
+    tokens.iter().zip(stream).map(of_token).collect()
+}
+
 /// The logits of every position, `(tokens, vocab)`.
 pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
     let spec = &file.spec;
     let (dim, embed) = (spec.dim as usize, tensor(file, "embed"));
     let row = |t: &u32| embed[*t as usize * dim..][..dim].iter().map(|x| x * f64::from(spec.embed_scale));
     let mut stream: Vec<Vec<f64>> = tokens.iter().map(|t| row(t).collect()).collect();
+    let mut kept: Vec<[Vec<Vec<Vec<f64>>>; 2]> = Vec::new();
     if spec.embed_norm {
         let weight = tensor(file, "embed_norm");
         stream.iter_mut().for_each(|x| *x = norm(x, &weight, spec.norm_eps));
     }
+    let extra = vectors_of_layers(file, spec, tokens, &stream);
     for (l, layer) in spec.layers.iter().enumerate() {
         let normed =
             |x: &Vec<f64>, half: &str| norm(x, &tensor(file, &format!("l{l}.{half}.norm")), spec.norm_eps);
@@ -158,7 +177,12 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
         let part = |name: &str| -> Vec<Vec<Vec<f64>>> {
             ys.iter().enumerate().map(|(t, y)| heads(file, spec, l, name, y, t)).collect()
         };
-        let (q, k, v) = (part("q"), part("k"), part("v"));
+        let q = part("q");
+        let [k, v] = match layer.attention.kv_from {
+            None => [part("k"), part("v")],
+            Some(from) => kept[from as usize].clone(),
+        };
+        kept.push([k.clone(), v.clone()]);
         for (t, x) in stream.iter_mut().enumerate() {
             let mut mixed = attention(layer, t, &q[t], &k, &v);
             if layer.attention.out_gate {
@@ -168,6 +192,19 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
             residual(x, affine(file, &format!("l{l}.attn.out"), &mixed), "attn");
             let y = normed(x, "ffn");
             residual(x, feed_forward(file, layer, l, &y), "ffn");
+            if let Some(e) = &spec.per_layer {
+                let gate = affine(file, &format!("l{l}.per_layer.gate"), x);
+                let own = &extra[t][l * gate.len()..];
+                let hidden: Vec<_> =
+                    gate.iter().zip(own).map(|(g, e_)| activate(e.activation, *g) * e_).collect();
+                let out = affine(file, &format!("l{l}.per_layer.out"), &hidden);
+                let out = norm(&out, &tensor(file, &format!("l{l}.per_layer.norm")), spec.norm_eps);
+                x.iter_mut().zip(out).for_each(|(x, y)| *x += y);
+            }
+            if layer.scaled {
+                let scale = tensor(file, &format!("l{l}.scale"))[0];
+                x.iter_mut().for_each(|x| *x *= scale);
+            }
         }
     }
     let head = if spec.tied_head { "embed" } else { "head" };
