@@ -61,6 +61,14 @@ begins "busctl" "$text"
 [ "$text" = "$answer" ] || fail "musectl and busctl differ"
 ok "both answers are the same"
 
+schema='{"type": "object", "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer",
+  "minimum": 0, "maximum": 120}}, "required": ["name", "age"], "additionalProperties": false}'
+printf '%s' "$schema" > "$folder/schema.json"
+answer=$(timeout 120 "$bin/musectl" --session generate --model chat --temperature 0 --max-tokens 120 \
+  --json-schema "$folder/schema.json" 'Invent a person who lives in Rome.')
+is_person='import json, sys; p = json.loads(sys.argv[1]); sys.exit(set(p) != {"name", "age"} or not 0 <= p["age"] <= 120)'
+if python3 -c "$is_person" "$answer"; then ok "JSON of a schema: $answer"; else fail "not of the schema: $answer"; fi
+
 # refused WHAT PATTERN CALL... the call must fail, and the message say what PATTERN says.
 refused() {
   local what=$1 pattern=$2 message

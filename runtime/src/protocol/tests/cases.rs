@@ -352,3 +352,33 @@ fn every_call_has_its_own_id() {
     assert_eq!(ids.len(), 3);
     assert!(ids.iter().all(|id| id.starts_with("call_") && id.len() == 21), "{ids:?}");
 }
+
+#[test]
+fn it_is_known_when_text_comes_next() {
+    let steps = [
+        (HERMES, "", true, Some("<think>")),
+        (HERMES, "«<think>»so", false, None),
+        (HERMES, "«<think>»so«</think>»", true, None),
+        (HERMES, "Yes", true, None),
+        (HERMES, "«<tool_call>»{", false, None),
+        (GEMMA, "", true, Some("<|channel>")),
+        (GEMMA, "«<|channel>»thought\n«<channel|>»", true, None),
+        (LLAMA, "{\"name\"", false, None),
+        (MUSE, " to=self", false, None),
+        (MUSE, " to=self«<|message|>»so«<|eom|>»", false, None),
+        (MUSE, " to=self«<|message|>»so«<|eom|>»«<|start|>»assistant to=user«<|message|>»", true, None),
+        (MUSE, " to=user«<|message|>»Yes«<|eom|>»", false, None),
+        ("", "<think>", true, None),
+    ];
+    for (template, script, is_text, reasoning) in steps {
+        let mut parser = Protocol::declared(template, token).parser(Some(&tools()), 0);
+        for piece in pieces(script) {
+            match piece {
+                Piece::Typed(text) => parser.text(&text),
+                Piece::Token(text) => assert!(parser.token(token(&text).unwrap().id)),
+            }
+        }
+        let reasoning = reasoning.map(|text| token(text).unwrap().id);
+        assert_eq!((parser.is_text(), parser.reasoning_token()), (is_text, reasoning), "{script:?}");
+    }
+}
