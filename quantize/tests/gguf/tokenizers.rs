@@ -89,6 +89,19 @@ fn keys_become_generation_settings() {
 }
 
 #[test]
+fn the_end_of_a_message_ends_an_answer_unless_messages_follow() {
+    for (template, expected) in
+        [("{{ messages }}", json!([3, 2, 4])), ("<|start|>assistant to=self", json!([3, 4]))]
+    {
+        let mut gguf = tiny();
+        gguf.set("tokenizer.ggml.eos_token_id", Value::Integer(3));
+        gguf.set("tokenizer.ggml.eom_token_id", Value::Integer(2));
+        gguf.set("tokenizer.chat_template", template);
+        assert_eq!(open(&gguf).generation_config["eos_token_id"], expected, "{template}");
+    }
+}
+
+#[test]
 fn sentencepiece_joins_by_score_and_falls_back_to_bytes() {
     let (space, a, c, ab, bc, space_a, abc, spaces) = (259, 260, 262, 263, 264, 265, 266, 267);
     let byte = |byte: u32| 3 + byte;

@@ -116,7 +116,10 @@ fn generation_config(
 ) -> Result<Map<String, Value>, ImportError> {
     let mut config = Map::new();
     let mut ends = Vec::new();
-    for key in ["eos", "eot", "eom"] {
+    // A message to oneself is not the last one: with such a template the end of a message does not end the answer.
+    let template = metadata.text("tokenizer.chat_template")?.unwrap_or_default();
+    let keys: &[&str] = if template.contains("to=self") { &["eos", "eot"] } else { &["eos", "eot", "eom"] };
+    for key in keys {
         ends.extend(vocabulary.id(metadata, &format!("tokenizer.ggml.{key}_token_id"))?);
     }
     ends.extend(ENDS.iter().filter_map(|text| vocabulary.special(text)));
