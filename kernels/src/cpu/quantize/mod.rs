@@ -183,7 +183,7 @@ impl Groups<'_> {
                         quantize(quants, &padded)
                     }
                 };
-                (*scale, *correction, *total) = (own_scale, -8 * sum, own_scale * sum as f32);
+                (*scale, *correction, *total) = (own_scale, sum.wrapping_mul(-8), own_scale * sum as f32);
             }
         }
     }
