@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 13] = [
+const FIXTURES: [(&str, Bits); 14] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
@@ -29,6 +29,7 @@ const FIXTURES: [(&str, Bits); 13] = [
     ("qwen3-moe", Bits::Sixteen),
     ("gemma4", Bits::Sixteen),
     ("glm4", Bits::Sixteen),
+    ("glm4-moe", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
 ];

@@ -10,6 +10,8 @@ from transformers import (
     Gemma4TextConfig,
     Glm4Config,
     Glm4ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
@@ -38,6 +40,8 @@ class Fixture:
     shard_bytes: int | None = None
     # Rewrites config.json into the keys that published checkpoints use.
     published: Callable[[dict], None] = field(default=lambda config: None)
+    # Of the logits: more than a ring of the smallest windows holds.
+    positions: int = 28
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
     template_file: bool = True
 
@@ -156,6 +160,7 @@ FIXTURES = [
         MUSE_VISION
         | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
         "bfloat16",
+        positions=20,
     ),
     # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE,
     # a tied head.
@@ -180,6 +185,7 @@ FIXTURES = [
             )
         ),
         "float16",
+        positions=20,
     ),
     Fixture(
         "llama",
@@ -263,6 +269,7 @@ FIXTURES = [
         "bfloat16",
         tokenizer="sentencepiece",
         published=gemma_keys_before_layers_had_their_own,
+        positions=20,
     ),
     # 6 of 12 elements of a head are rotated.
     Fixture(
@@ -281,6 +288,32 @@ FIXTURES = [
         ),
         "bfloat16",
         published=partial_rope_key_of_transformers_4,
+        positions=20,
+    ),
+    # A dense layer and one of experts beside two shared ones.
+    Fixture(
+        "glm4-moe",
+        Glm4MoeForCausalLM,
+        Glm4MoeConfig,
+        BASE
+        | dict(
+            hidden_size=20,
+            intermediate_size=34,
+            head_dim=12,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+            attention_bias=True,
+            use_qk_norm=True,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_shared_experts=2,
+            moe_intermediate_size=12,
+            routed_scaling_factor=1.5,
+            first_k_dense_replace=1,
+        ),
+        "bfloat16",
+        positions=20,
     ),
     # A layer of experts, a dense one, and another of experts; 20 wide, so that no expert fills a tile or a group.
     Fixture(
@@ -302,6 +335,7 @@ FIXTURES = [
         ),
         "bfloat16",
         published=qwen_moe_keys_of_transformers_4,
+        positions=20,
     ),
     Fixture(
         "gemma3",

@@ -25,7 +25,6 @@ import tokenizer as tokenizers_made_here
 from families import FIXTURES, Fixture
 
 ROOT = tokenizers_made_here.PAGE.parent
-POSITIONS = 28
 PROMPT, GREEDY = 12, 20
 # Greedy ids can only be asked of another implementation where the best logit is clearly the best.
 MARGIN_MIN = 0.02
@@ -66,6 +65,8 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     for name, buffer in model.named_buffers():
         if name.endswith("layer_scalar"):
             buffer.copy_(0.7 + 0.2 * torch.randn(1, generator=generator))
+        elif name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def tied(config) -> bool:
@@ -132,9 +133,9 @@ def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
     ).eval()
     page = tokenizers_made_here.PAGE.read_text(encoding="utf-8")
     generator = torch.Generator().manual_seed(7)
-    ids = torch.randint(0, len(tokenizer), (POSITIONS,), generator=generator).tolist()
+    ids = torch.randint(0, len(tokenizer), (fixture.positions,), generator=generator).tolist()
     logits = model(torch.tensor([ids])).logits[0]
-    assert logits.shape == (POSITIONS, len(tokenizer)) and logits.isfinite().all()
+    assert logits.shape == (fixture.positions, len(tokenizer)) and logits.isfinite().all()
     generated, margin = greedy(model, ids[:PROMPT])
     golden = folder / "golden"
     shutil.rmtree(golden, ignore_errors=True)

@@ -45,7 +45,7 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     warn_over_budget(args, bytes);
     for LeftOut { part, tensors, .. } in &import.left_out {
         eprintln!(
-            "note: {part} is not supported yet: its {tensors} tensors are left out, the file is for text only"
+            "note: left out, as not supported yet: {part}, {tensors} tensors; the file is for text only"
         );
     }
     let report = Report::new(args.output.display().to_string(), bytes, &done, &import.left_out);

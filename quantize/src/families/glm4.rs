@@ -41,12 +41,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     config.only("hidden_act", &["silu".into()], "only silu is supported")?;
     let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
     let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
-    let rotated = rope.rotated(head_dim);
-    if rotated == 0 || !rotated.is_multiple_of(2) || rotated > head_dim {
-        let rule =
-            format!("it makes {rotated} of {head_dim} elements of a head, and pairs of them are rotated");
-        return Err(config.refuse("partial_rotary_factor", rule));
-    }
+    rope.check_pairs(config, head_dim)?;
     let layer = Layer {
         attention: Attention {
             heads: common.heads,

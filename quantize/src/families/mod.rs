@@ -7,6 +7,7 @@ mod config;
 mod gemma3;
 mod gemma4;
 mod glm4;
+mod glm4_moe;
 mod llama;
 mod muse_glimmer;
 mod qwen2;
@@ -26,7 +27,7 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 9] = [
+const FAMILIES: [&Family; 10] = [
     &muse_glimmer::FAMILY,
     &llama::FAMILY,
     &qwen2::FAMILY,
@@ -36,6 +37,7 @@ const FAMILIES: [&Family; 9] = [
     &gemma4::FAMILY,
     &gemma4::TEXT,
     &glm4::FAMILY,
+    &glm4_moe::FAMILY,
 ];
 
 /// How a family is written down by Hugging Face.
@@ -268,13 +270,14 @@ impl Family {
             _ => {}
         }
         let (layer, part) = ours.strip_prefix('l').and_then(|o| o.split_once('.')).expect("l<i>.<part>");
-        let (part, bias) = part.strip_suffix("_bias").map_or((part, false), |p| (p, true));
         let (part, expert) = match part.split('.').collect::<Vec<_>>()[..] {
             ["experts", expert, of] => (format!("experts.*.{of}"), expert),
             _ => (part.to_owned(), ""),
         };
-        let (_, theirs) =
-            self.layer.iter().find(|(o, _)| *o == part).expect("a family names every part it asks for");
+        let find = |part: &str| self.layer.iter().find(|(ours, _)| *ours == part).map(|(_, theirs)| *theirs);
+        let named = find(&part).map(|theirs| (theirs, false));
+        let weight = part.strip_suffix("_bias").and_then(find).map(|theirs| (theirs, true));
+        let (theirs, bias) = named.or(weight).expect("a family names every part it asks for");
         let theirs = theirs.replace('*', expert);
         let theirs = if bias { theirs.replace(".weight", ".bias") } else { theirs };
         format!("{prefix}.layers.{layer}.{theirs}")

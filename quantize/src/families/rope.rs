@@ -124,6 +124,17 @@ impl Rope {
         (f64::from(head_dim) * self.partial) as u32
     }
 
+    /// Refuses a part of a head of which no pairs can be made.
+    pub fn check_pairs(&self, model: &Config<'_>, head_dim: u32) -> Result<(), ImportError> {
+        let rotated = self.rotated(head_dim);
+        if rotated == 0 || !rotated.is_multiple_of(2) || rotated > head_dim {
+            let rule =
+                format!("it makes {rotated} of {head_dim} elements of a head, and pairs of them are rotated");
+            return Err(model.refuse("partial_rotary_factor", rule));
+        }
+        Ok(())
+    }
+
     /// Half as many inverse frequencies as elements are rotated; `None` where the config lists another number of
     /// factors.
     pub fn frequencies(&self, head_dim: u32) -> Option<Vec<f32>> {

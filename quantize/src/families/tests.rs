@@ -44,6 +44,12 @@ fn family(name: &str) -> Value {
         "qwen3" => base("qwen3", "Qwen3ForCausalLM"),
         "muse_glimmer" => muse_glimmer(),
         "glm4" => base("glm4", "Glm4ForCausalLM"),
+        "glm4_moe" => {
+            let more = json!({"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
+                "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+                "routed_scaling_factor": 2.5, "use_qk_norm": true, "partial_rotary_factor": 0.5});
+            Value::Object(with(base("glm4_moe", "Glm4MoeForCausalLM"), &more))
+        }
         "gemma4" => {
             let more = json!({"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 32, "global_head_dim": 24,
                 "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 262144, "enable_moe_block": false,
@@ -287,6 +293,24 @@ fn glm4_rotates_half_of_a_head_and_splits_what_is_fused() {
 }
 
 #[test]
+fn glm4_moe_has_shared_experts_after_its_dense_layers() {
+    let glm = spec(with(family("glm4_moe"), &json!({}))).expect("glm4_moe");
+    let layers: Vec<_> =
+        glm.layers.iter().map(|l| (l.ffn.as_ref().map(|f| f.dim), l.experts.is_some())).collect();
+    assert_eq!(layers, [(Some(48), false), (Some(40), true), (Some(40), true)]);
+    let experts = glm.layers[1].experts.clone().expect("experts");
+    assert_eq!((experts.count, experts.used, experts.choice_bias, experts.scale), (6, 2, true, 2.5));
+    assert_eq!((experts.score, experts.normalise), (muse_format::Score::Sigmoid, true));
+    let config = with(family("glm4_moe"), &json!({}));
+    let draft = (super::glm4_moe::FAMILY.read)(&super::Config::new(&config)).expect("glm4_moe");
+    let theirs =
+        |ours: &str| super::glm4_moe::FAMILY.their_name(draft.aliases.get(ours).map_or(ours, String::as_str));
+    assert_eq!(theirs("l0.ffn.up"), "model.layers.0.mlp.up_proj.weight");
+    assert_eq!(theirs("l1.ffn.up"), "model.layers.1.mlp.shared_experts.up_proj.weight");
+    assert_eq!(theirs("l1.experts.choice_bias"), "model.layers.1.mlp.gate.e_score_correction_bias");
+}
+
+#[test]
 fn qwen3_moe_has_experts_where_its_config_says() {
     let which = |changes: Value| -> Vec<(bool, bool)> {
         let spec = spec(with(family("qwen3_moe"), &changes)).expect("qwen3_moe");
@@ -473,6 +497,13 @@ fn what_is_not_implemented_is_refused_by_name_and_value() {
         ("gemma4", "sliding_window", json!(null)),
         ("gemma4", "global_head_dim", json!(0)),
         ("gemma4", "attention_softcap", json!(30.0)),
+        ("glm4_moe", "n_group", json!(2)),
+        ("glm4_moe", "topk_group", json!(2)),
+        ("glm4_moe", "n_routed_experts", json!(0)),
+        ("glm4_moe", "n_shared_experts", json!(0)),
+        ("glm4_moe", "routed_scaling_factor", json!(0.0)),
+        ("glm4_moe", "partial_rotary_factor", json!(0.05)),
+        ("glm4_moe", "scoring_func", json!("softmax")),
         ("glm4", "hidden_act", json!("gelu")),
         ("glm4", "partial_rotary_factor", json!(0.05)),
         ("glm4", "partial_rotary_factor", json!(0.2)),

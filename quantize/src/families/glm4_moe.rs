@@ -1,0 +1,108 @@
+//! GLM-4.5: experts chosen by sigmoids with a bias, beside a shared one that every token gets; the first layers are
+//! dense, and half of each head is rotated.
+//!
+//! Several shared experts are one feed-forward of their widths together. Groups of experts, of which a token would
+//! choose some first, are refused: published models have one group.
+
+use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score};
+
+use super::{Common, Config, Draft, Family, Rope};
+use crate::checkpoint::ImportError;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "glm4_moe",
+    architecture: "Glm4MoeForCausalLM",
+    read,
+    // Of training, and of a layer that guesses tokens further on, which is left out.
+    harmless: &["num_mtp_layers", "num_nextn_predict_layers", "output_router_logits", "router_aux_loss_coef"],
+    prefix: "model",
+    layer: &[
+        ("attn.norm", "input_layernorm.weight"),
+        ("attn.q", "self_attn.q_proj.weight"),
+        ("attn.k", "self_attn.k_proj.weight"),
+        ("attn.v", "self_attn.v_proj.weight"),
+        ("attn.q_norm", "self_attn.q_norm.weight"),
+        ("attn.k_norm", "self_attn.k_norm.weight"),
+        ("attn.out", "self_attn.o_proj.weight"),
+        ("ffn.norm", "post_attention_layernorm.weight"),
+        ("ffn.gate", "mlp.gate_proj.weight"),
+        ("ffn.up", "mlp.up_proj.weight"),
+        ("ffn.down", "mlp.down_proj.weight"),
+        ("shared.gate", "mlp.shared_experts.gate_proj.weight"),
+        ("shared.up", "mlp.shared_experts.up_proj.weight"),
+        ("shared.down", "mlp.shared_experts.down_proj.weight"),
+        ("experts.router", "mlp.gate.weight"),
+        ("experts.choice_bias", "mlp.gate.e_score_correction_bias"),
+        ("experts.*.gate", "mlp.experts.*.gate_proj.weight"),
+        ("experts.*.up", "mlp.experts.*.up_proj.weight"),
+        ("experts.*.down", "mlp.experts.*.down_proj.weight"),
+    ],
+    fused: |_| None,
+    interleaved: false,
+    centred: |_| false,
+    // A layer behind the last one of each published model, by its number, as the reference implementation ignores it.
+    left_out: &[("guesses of the token after the next", &["model.layers.46.", "model.layers.92."])],
+};
+
+fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
+    let common = Common::read(config)?;
+    config.only("hidden_act", &["silu".into()], "only silu is supported")?;
+    for key in ["n_group", "topk_group"] {
+        config.only(key, &[1.into()], "only one group of experts is supported")?;
+    }
+    let head_dim = common.head_dim(config)?;
+    let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
+    rope.check_pairs(config, head_dim)?;
+    let attention = Attention {
+        heads: common.heads,
+        kv_heads: config.size("num_key_value_heads", 4096)?,
+        head_dim,
+        scale: f64::from(head_dim).powf(-0.5) as f32,
+        window: None,
+        rope: Some(0),
+        qk_norm: config.bool("use_qk_norm", false)?,
+        v_norm: false,
+        kv_from: None,
+        qkv_bias: config.bool("attention_bias", false)?,
+        out_gate: false,
+        out_bias: false,
+        softcap: None,
+    };
+    let experts = experts(config)?;
+    let shared = config.size("n_shared_experts", 64)? * experts.dim;
+    let dense = config.u32("first_k_dense_replace")?.unwrap_or(1);
+    let layer = |i: u32| {
+        let dim = if i < dense { common.ffn_dim } else { shared };
+        Layer {
+            attention: attention.clone(),
+            ffn: Some(Ffn { dim, activation: Activation::Silu, bias: false }),
+            experts: (i >= dense).then(|| experts.clone()),
+            post_norms: false,
+            post_norm_eps: None,
+            scaled: false,
+        }
+    };
+    let layers = (0..common.layers).map(layer).collect();
+    let mut draft = common.draft_with(config, "glm4_moe", layers, rope)?;
+    // A shared expert is a feed-forward of ours under a name of theirs.
+    draft.aliases = (dense..common.layers)
+        .flat_map(|i| {
+            ["gate", "up", "down"].map(|of| (format!("l{i}.ffn.{of}"), format!("l{i}.shared.{of}")))
+        })
+        .collect();
+    Ok(draft)
+}
+
+fn experts(config: &Config<'_>) -> Result<Experts, ImportError> {
+    let count = config.size("n_routed_experts", 4096)?;
+    Ok(Experts {
+        count,
+        used: config.size("num_experts_per_tok", count)?,
+        dim: config.size("moe_intermediate_size", 1 << 20)?,
+        activation: Activation::Silu,
+        score: Score::Sigmoid,
+        choice_bias: true,
+        normalise: config.bool("norm_topk_prob", true)?,
+        scale: config.f64("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+    })
+}
