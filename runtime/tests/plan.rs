@@ -7,7 +7,7 @@ use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
 };
-use support::{everything, plain, write};
+use support::{everything, mixture, plain, shared, write};
 
 fn options(slots: u32, batch_tokens: u32) -> LoadOptions {
     LoadOptions { slots, batch_tokens, ..LoadOptions::default() }
@@ -31,6 +31,34 @@ fn bytes_are_those_of_the_shapes() {
     assert_eq!(plan.items.iter().map(|item| item.bytes).sum::<u64>(), 1000 + buffers + cache + scratch);
     let reference = LoadOptions { backend: BackendChoice::Reference, ..options(2, 8) };
     assert_eq!(planned(&plain(), &reference).unwrap().working_bytes, buffers + cache);
+}
+
+#[test]
+fn experts_and_vectors_of_layers_are_planned_and_shared_keys_are_not() {
+    let reference = LoadOptions { backend: BackendChoice::Reference, ..options(2, 8) };
+    let items = |spec: &Spec, what: &str| {
+        let plan = planned(spec, &reference).unwrap();
+        let matching: Vec<_> = plan.items.iter().filter(|item| item.shape.starts_with(what)).collect();
+        matching.iter().map(|item| item.bytes).sum::<u64>()
+    };
+    // 7 experts at most, and what they give, 40 wide.
+    assert_eq!((items(&mixture(), "scores"), items(&mixture(), "routed")), (4 * 8 * 7, 4 * 8 * 40));
+    assert_eq!((items(&plain(), "scores"), items(&plain(), "routed")), (0, 0));
+    // Four layers' vectors, twice; caches of the two layers that have their own.
+    let vectors = 4 * 8 * 4 * 34;
+    assert_eq!((items(&shared(), "extra"), items(&shared(), "projected")), (vectors, vectors));
+    let plan = planned(&shared(), &reference).unwrap();
+    let slots: Vec<_> = plan.caches.iter().map(|cache| cache.slots).collect();
+    assert_eq!(slots, [2, 2, 0, 0]);
+    let cache: u64 = plan.items.iter().filter(|i| i.what == "cache").map(|i| i.bytes).sum();
+    // 96 positions of 2 heads of 10, and a ring of 16 of 3 heads of 8, in f16.
+    assert_eq!(cache, 2 * 2 * 2 * (96 * 20 + 16 * 24));
+    let cpu = planned(&mixture(), &options(2, 8)).unwrap();
+    let scratch =
+        cpu.items.iter().find(|item| item.shape.starts_with("experts")).expect("scratch of experts");
+    // A choice is 16 bytes and 4 of its place, three a row; 8 starts; gathered rows; hidden values of 8 rows and of 2
+    // more experts of one row, 36 wide twice, 40 wide once.
+    assert_eq!(scratch.bytes, 8 * 3 * 20 + 4 * 8 + 4 * 8 * 40 + (8 + 2) * 4 * (2 * 36 + 40));
 }
 
 #[test]
