@@ -8,13 +8,14 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::tools::{Argument, Tools};
+use super::unique::Unique;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     name: String,
     #[serde(default, alias = "parameters")]
-    arguments: Option<Value>,
+    arguments: Option<Unique>,
     #[serde(rename = "type")]
     _type: Option<IgnoredAny>,
     #[serde(rename = "id")]
@@ -23,12 +24,15 @@ struct Written {
 
 impl Written {
     fn typed(self, tools: &Tools) -> Option<(String, Map<String, Value>)> {
-        let arguments = match self.arguments {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(arguments)) => arguments,
-            // As the API of another vendor has it.
-            Some(Value::String(text)) => serde_json::from_str(&text).ok()?,
-            Some(_) => return None,
+        let mut arguments = self.arguments.map_or(Value::Null, |Unique(arguments)| arguments);
+        // As the API of another vendor has it.
+        if let Value::String(text) = &arguments {
+            arguments = serde_json::from_str(text).map(|Unique(arguments)| arguments).ok()?;
+        }
+        let arguments = match arguments {
+            Value::Null => Map::new(),
+            Value::Object(arguments) => arguments,
+            _ => return None,
         };
         tools.call(
             &self.name,

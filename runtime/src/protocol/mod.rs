@@ -43,6 +43,7 @@ mod tagged;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod unique;
 
 use serde_json::{Map, Value};
 

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use super::unique::Unique;
+
 /// Values compared with schemas for one call. A schema with many alternatives, for a list with many items, takes the
 /// engine's thread no longer than milliseconds: past this the call is text.
 const CHECKS_MAX: u32 = 1 << 18;
@@ -112,7 +114,7 @@ fn literal(text: &str) -> Option<Value> {
         "True" => Some(true.into()),
         "False" => Some(false.into()),
         "None" => Some(Value::Null),
-        json => serde_json::from_str(json).ok(),
+        json => serde_json::from_str(json).map(|Unique(value)| value).ok(),
     }
 }
 

@@ -142,6 +142,18 @@ const CASES: &[Case] = &[
         "T({\"name\":\"a\",\"name\":\"stop\"})",
     ),
     (
+        "hermes: a key twice",
+        HERMES,
+        "«<tool_call>»{\"name\":\"weather.get\",\"arguments\":{\"city\":\"a\",\"at\":{\"x\":1,\"x\":2}}}«</tool_call>»",
+        "T({\"name\":\"weather.get\",\"arguments\":{\"city\":\"a\",\"at\":{\"x\":1,\"x\":2}}})",
+    ),
+    (
+        "hermes: a key twice in arguments as text",
+        HERMES,
+        "«<tool_call>»{\"name\":\"weather.get\",\"arguments\":\"{\\\"city\\\":\\\"a\\\",\\\"city\\\":\\\"b\\\"}\"}«</tool_call>»",
+        "T({\"name\":\"weather.get\",\"arguments\":\"{\\\"city\\\":\\\"a\\\",\\\"city\\\":\\\"b\\\"}\"})",
+    ),
+    (
         "hermes: a call quoted in reasoning",
         HERMES,
         "«<think>»«<tool_call>»{\"name\":\"stop\"}«</tool_call>»«</think>»No.",

@@ -61,6 +61,12 @@ fn untyped_text_becomes_what_the_schema_wants() {
         (&Value::Null, "\"three\"", Some(json!("\"three\""))),
         (&json!({"$ref": "#/x"}), "3", Some(json!(3))),
         (&json!({"type": "uuid"}), "3", Some(json!(3))),
+        (
+            &json!({"type": "object"}),
+            "{\"a\": {\"b\": [null, -1, 2.5, \"é\"]}}",
+            Some(json!({"a": {"b": [null, -1, 2.5, "é"]}})),
+        ),
+        (&json!({"type": "object"}), "{\"a\": 1, \"a\": 1}", None),
         (&json!({"type": 7}), "x", Some(json!("x"))),
         (&json!(true), "x", Some(json!("x"))),
     ];
