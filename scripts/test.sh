@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every check of the project: formatting, lints, tests on x86-64, as aarch64 under qemu and on an emulated AVX-512, the
-# systemd unit, the XML, and a real model over a real bus. Installs what is missing on Debian (as root or with sudo).
+# Every check of the project: formatting, lints, tests on x86-64, as aarch64 under qemu, on an emulated AVX-512 and on an
+# emulated GPU, the systemd unit, the XML, and a real model over a real bus. Installs what is missing on Debian (as root
+# or with sudo).
 #
 # A step that cannot run here (no network, no root, a package that left the mirror) is listed as NOT RUN with its reason;
 # nothing else is skipped. The last line is "N passed, M failed"; the status is 0 where M is 0.
@@ -67,11 +68,13 @@ on_avx512() {
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 step "formatting" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+step "lints, CUDA" cargo clippy -p muse-kernels --features muse-kernels/cuda --all-targets --locked -- -D warnings
 step "lints, aarch64" scripts/aarch64.sh --lint -- --locked -p muse-kernels
 step "tests, x86-64" cargo test --workspace --locked --no-fail-fast
 step "tests, aarch64 under qemu" on_aarch64
 # Where the CPU has it, "tests, x86-64" has run these variants.
 grep -qsw avx512_vnni /proc/cpuinfo || step "tests, AVX-512 under bochs" on_avx512
+step "tests, CUDA emulated" scripts/cuda.sh
 step "systemd unit" unit_is_hardened
 step "XML" xml_is_well_formed
 step "real model over D-Bus" scripts/e2e.sh

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use muse_format::{Activation, Score};
 
-use crate::{TILE_POSITIONS, Tensor};
+use crate::{CudaError, TILE_POSITIONS, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -15,6 +15,8 @@ pub enum BackendError {
     Unsupported(String),
     #[error("{wanted} bytes could not be allocated")]
     OutOfMemory { wanted: u64 },
+    #[error("CUDA: {0}")]
+    Cuda(CudaError),
 }
 
 /// Consecutive rows of a batch that belong to one sequence.

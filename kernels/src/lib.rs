@@ -1,8 +1,8 @@
 //! The operations that a model is made of, and the backends that do them.
 //!
 //! [`Backend`] is the boundary: `graph.rs` in the runtime asks for operations, a backend does them. There is
-//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer) and
-//! [`CpuBackend`].
+//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer), [`CpuBackend`] and,
+//! with the feature `cuda`, `CudaBackend`.
 //!
 //! ```
 //! use muse_kernels::{Backend, CpuBackend, Linear, Tensor};
@@ -27,6 +27,7 @@
 mod backend;
 mod cache;
 mod cpu;
+mod cuda;
 mod reference;
 mod routing;
 mod tensor;
@@ -39,5 +40,8 @@ pub use backend::{
 };
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
+pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes};
 pub use reference::ReferenceBackend;
 pub use tensor::{Bytes, Tensor};

@@ -1,6 +1,9 @@
 //! Every operation of the CPU backend, with every set of features that this machine has and with one and several
-//! threads, against the reference backend.
+//! threads, against the reference backend; with the feature `cuda`, of the CUDA backend too, which then needs a device:
+//! `scripts/cuda.sh` runs this on an emulated one.
 
+#[cfg(feature = "cuda")]
+mod hosted;
 #[path = "../src/test_data.rs"]
 mod test_data;
 
@@ -16,12 +19,21 @@ use test_data::{Random, quantized_bytes};
 
 const EPSILON: f64 = f32::EPSILON as f64;
 
-fn each_backend(test: impl Fn(&mut CpuBackend)) {
-    for features in Features::detect().and_weaker() {
-        for threads in [1, 3] {
-            test(&mut CpuBackend::with_features(threads, features));
+/// Runs the block for each backend, called `$name` in it.
+macro_rules! each_backend {
+    (|$name:ident| $test:block) => {
+        for features in Features::detect().and_weaker() {
+            for threads in [1, 3] {
+                let $name = &mut CpuBackend::with_features(threads, features);
+                $test
+            }
         }
-    }
+        #[cfg(feature = "cuda")]
+        {
+            let $name = &mut hosted::Hosted::new().expect("a test with the feature `cuda` needs a device");
+            $test
+        }
+    };
 }
 
 fn tensor(layout: Layout, rows: usize, cols: usize, random: &mut Random) -> Tensor {
@@ -107,7 +119,7 @@ fn linear_agrees() {
             }
             let expected = linear!(ReferenceBackend::new());
             let bounds = [magnitudes(&weights[0], &x, tokens), magnitudes(&weights[1], &x, tokens)];
-            each_backend(|cpu| {
+            each_backend!(|cpu| {
                 let actual = linear!(cpu);
                 let case = format!("{} {layout} {rows} x {cols}, {tokens} tokens", cpu.describe());
                 // `cols` additions of products, and up to 6 roundings of a group's scales and of the bias. The
@@ -137,7 +149,7 @@ fn embed_and_gather_are_exact() {
             let tokens: Vec<u32> = (0..9).map(|_| random.int(0, rows as i32 - 1) as u32).collect();
             let mut expected = vec![f32::NAN; tokens.len() * cols];
             ReferenceBackend::new().embed(&mut expected, &table, &tokens, 1.5).unwrap();
-            each_backend(|cpu| {
+            each_backend!(|cpu| {
                 let mut actual = vec![f32::NAN; tokens.len() * cols];
                 cpu.embed(&mut actual, &table, &tokens, 1.5).unwrap();
                 assert_eq!(actual, expected, "{layout} {rows} x {cols}");
@@ -241,7 +253,7 @@ fn attention_agrees() {
     for (i, case) in cases.iter().enumerate() {
         for dtype in CacheDtype::ALL {
             let expected = case.run(&mut ReferenceBackend::new(), dtype);
-            each_backend(|cpu| {
+            each_backend!(|cpu| {
                 let actual = case.run(cpu, dtype);
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
@@ -260,7 +272,7 @@ fn rope_agrees_and_notices_a_new_batch() {
     let tables = [vector(vec![1.0, 0.3, 0.01]), vector(vec![0.5])];
     let inputs: Vec<(Vec<f32>, u32, usize)> =
         (0..4).map(|i| (random.normal(21 * 3 * 8), i / 2 * 1000, i as usize % 2)).collect();
-    each_backend(|cpu| {
+    each_backend!(|cpu| {
         for (x, start, table) in &inputs {
             let run = |backend: &mut dyn FnMut(&mut Vec<f32>)| {
                 let mut x = x.clone();
@@ -336,11 +348,12 @@ fn experts_agree() {
         let experts = experts.collect();
         let case = MixtureCase { experts, bias: biased.then(|| vector(random.normal(count))), used, routing };
         const ROWS: usize = 19;
-        let (x, logits) = (random.normal(ROWS * dim), random.normal(ROWS * count));
+        let (x, mut logits) = (random.normal(ROWS * dim), random.normal(ROWS * count));
+        logits[..count].fill(0.5); // the first experts of equals
         let expected = mixed(&mut ReferenceBackend::new(), &case, &x, &logits, ROWS);
         let size =
             (expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
-        each_backend(|cpu| {
+        each_backend!(|cpu| {
             let name = format!("{} {layout} {used} of {count}", cpu.describe());
             let actual = mixed(cpu, &case, &x, &logits, ROWS);
             // The hidden values are rounded after sums of `dim` products, the outputs after sums of `ffn_dim`. Of
@@ -379,7 +392,7 @@ fn row_operations_agree() {
                 assert!(error <= bound(expected), "{case} {rows} x {cols}: {actual}, not {expected}");
             }
         };
-        each_backend(|cpu| {
+        each_backend!(|cpu| {
             let mut reference = ReferenceBackend::new();
             let (mut a, mut e) = (vec![f32::NAN; len], vec![f32::NAN; len]);
             cpu.rms_norm(&mut a, &x, &weight, rows, 1e-5).unwrap();

@@ -1,0 +1,286 @@
+// A libcuda.so.1 without a device: what the backend calls of the driver, on the emulator.
+//
+// MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
+// `memory=BYTES` (of the device), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it fail).
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <unordered_map>
+
+#include "../module.cu"
+
+namespace {
+
+enum Result {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  NOT_INITIALIZED = 3,
+  NO_DEVICE = 100,
+  INVALID_DEVICE = 101,
+  INVALID_IMAGE = 200,
+  INVALID_CONTEXT = 201,
+  NO_BINARY_FOR_GPU = 209,
+  NOT_FOUND = 500,
+  LAUNCH_FAILED = 719,
+};
+
+using Pointer = unsigned long long;
+
+std::recursive_mutex guard;
+bool ready = false;
+std::map<std::string, std::string> plan;
+std::unordered_map<Pointer, std::size_t> allocations;
+std::size_t used = 0;
+long launches = 0;
+bool failed = false;
+thread_local bool has_context = false;
+
+long planned(const char* what, long otherwise) {
+  const auto found = plan.find(what);
+  return found == plan.end() ? otherwise : std::stol(found->second);
+}
+
+// What every call but the first few answers before it does anything.
+Result state() {
+  if (!ready) return NOT_INITIALIZED;
+  if (!has_context) return INVALID_CONTEXT;
+  return failed ? LAUNCH_FAILED : SUCCESS;
+}
+
+// Whether `len` bytes from `at` on are inside one allocation.
+bool inside(Pointer at, std::size_t len) {
+  for (const auto& [start, size] : allocations) {
+    if (at >= start && at - start <= size && len <= size - (at - start)) return true;
+  }
+  return false;
+}
+
+const std::unordered_map<std::string, emulator::Kernel>& kernels() {
+  using emulator::kernel;
+#define K(name) {#name, kernel(name)}
+  static const std::unordered_map<std::string, emulator::Kernel> all = {
+      K(attention_f32), K(attention_f16), K(attention_int8),
+      K(glu), K(add), K(scale_and_cap), K(gather),
+      K(embed_f32), K(embed_f16), K(embed_bf16), K(embed_q8), K(embed_q4), K(embed_q4_asym), K(embed_q4_codebook),
+      K(route), K(combine),
+      K(matmul_f32_1), K(matmul_f16_1), K(matmul_bf16_1),
+      K(matmul_f32_8), K(matmul_f16_8), K(matmul_bf16_8),
+      K(matmul_f32_expert), K(matmul_f16_expert), K(matmul_bf16_expert),
+      K(matmul_q8_1), K(matmul_q4_1), K(matmul_q4_asym_1), K(matmul_q4_codebook_1),
+      K(matmul_q8_8), K(matmul_q4_8), K(matmul_q4_asym_8), K(matmul_q4_codebook_8),
+      K(matmul_q8_expert), K(matmul_q4_expert), K(matmul_q4_asym_expert), K(matmul_q4_codebook_expert),
+      K(quantize), K(rms_norm), K(rope), K(store_f32), K(store_f16), K(store_int8),
+  };
+#undef K
+  return all;
+}
+
+}  // namespace
+
+#define LOCKED const std::lock_guard<std::recursive_mutex> lock(guard)
+#define NEEDS_CONTEXT                  \
+  LOCKED;                              \
+  if (const Result bad = state(); bad) return bad
+
+extern "C" {
+
+Result cuDriverGetVersion(int* version) {
+  LOCKED;
+  const char* const words = std::getenv("MUSE_EMULATOR");
+  std::istringstream stream(words == nullptr ? "" : words);
+  plan.clear();
+  for (std::string word; stream >> word;) {
+    const auto equals = word.find('=');
+    if (equals == std::string::npos) emulator::fail("MUSE_EMULATOR has the word '%s'", word.c_str());
+    plan[word.substr(0, equals)] = word.substr(equals + 1);
+  }
+  *version = static_cast<int>(planned("driver", 12060));
+  return SUCCESS;
+}
+
+Result cuInit(unsigned) {
+  LOCKED;
+  int version;
+  cuDriverGetVersion(&version);
+  if (planned("devices", 1) == 0) return NO_DEVICE;
+  ready = true;
+  return SUCCESS;
+}
+
+Result cuDeviceGetCount(int* count) {
+  LOCKED;
+  if (!ready) return NOT_INITIALIZED;
+  *count = 1;
+  return SUCCESS;
+}
+
+Result cuDeviceGet(int* device, int ordinal) {
+  LOCKED;
+  if (!ready) return NOT_INITIALIZED;
+  *device = 0;
+  return ordinal == 0 ? SUCCESS : INVALID_DEVICE;
+}
+
+Result cuDeviceGetName(char* name, int size, int) {
+  std::snprintf(name, static_cast<std::size_t>(size), "emulated");
+  return SUCCESS;
+}
+
+Result cuDeviceGetAttribute(int* value, int attribute, int) {
+  const int sm = static_cast<int>(planned("sm", 87));
+  switch (attribute) {
+    case 75: *value = sm / 10; break;
+    case 76: *value = sm % 10; break;
+    default: return INVALID_VALUE;
+  }
+  return SUCCESS;
+}
+
+Result cuDevicePrimaryCtxRetain(void** context, int) {
+  LOCKED;
+  if (!ready) return NOT_INITIALIZED;
+  *context = &guard;
+  return SUCCESS;
+}
+
+Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+
+Result cuCtxSetCurrent(void* context) {
+  has_context = context == &guard;
+  return SUCCESS;
+}
+
+Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+  NEEDS_CONTEXT;
+  *total = static_cast<std::size_t>(planned("memory", 8L << 30));
+  *free = *total - used;
+  return SUCCESS;
+}
+
+// A cubin is an ELF file, and PTX a text that says its version.
+Result cuModuleLoadData(void** module, const void* image) {
+  NEEDS_CONTEXT;
+  const char* const text = static_cast<const char*>(image);
+  const bool cubin = std::memcmp(text, "\x7f" "ELF", 4) == 0;
+  if (!cubin && std::strstr(text, ".version") == nullptr) return INVALID_IMAGE;
+  if (cubin && planned("sm", 87) != 87) return NO_BINARY_FOR_GPU;
+  *module = &plan;
+  return SUCCESS;
+}
+
+Result cuModuleUnload(void*) { return SUCCESS; }
+
+Result cuModuleGetFunction(void** function, void*, const char* name) {
+  NEEDS_CONTEXT;
+  const auto found = kernels().find(name);
+  const auto missing = plan.find("missing");
+  if (found == kernels().end() || (missing != plan.end() && missing->second == name)) return NOT_FOUND;
+  *function = const_cast<emulator::Kernel*>(&found->second);
+  return SUCCESS;
+}
+
+Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
+  NEEDS_CONTEXT;
+  if (size == 0) return INVALID_VALUE;
+  if (size > static_cast<std::size_t>(planned("memory", 8L << 30)) - used) return OUT_OF_MEMORY;
+  // As the driver aligns, and no byte more, so that the address sanitizer sees what is outside.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 256, size) != 0) return OUT_OF_MEMORY;
+  std::memset(memory, 0xff, size);  // fresh memory holds NaN
+  *out = reinterpret_cast<Pointer>(memory);
+  allocations[*out] = size;
+  used += size;
+  return SUCCESS;
+}
+
+Result cuMemFree_v2(Pointer memory) {
+  LOCKED;
+  const auto found = allocations.find(memory);
+  if (found == allocations.end()) return INVALID_VALUE;
+  used -= found->second;
+  allocations.erase(found);
+  std::free(reinterpret_cast<void*>(memory));
+  return failed ? LAUNCH_FAILED : SUCCESS;
+}
+
+Result cuMemAllocHost_v2(void** out, std::size_t size) {
+  NEEDS_CONTEXT;
+  *out = std::malloc(size);
+  return *out == nullptr ? OUT_OF_MEMORY : SUCCESS;
+}
+
+Result cuMemHostAlloc(void** out, std::size_t size, unsigned) { return cuMemAllocHost_v2(out, size); }
+
+Result cuMemFreeHost(void* memory) {
+  std::free(memory);
+  return SUCCESS;
+}
+
+Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, std::size_t size, void*) {
+  NEEDS_CONTEXT;
+  if (!inside(to, size)) return INVALID_VALUE;
+  std::memcpy(reinterpret_cast<void*>(to), from, size);
+  return SUCCESS;
+}
+
+Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, std::size_t size, void*) {
+  NEEDS_CONTEXT;
+  if (!inside(from, size)) return INVALID_VALUE;
+  std::memcpy(to, reinterpret_cast<const void*>(from), size);
+  return SUCCESS;
+}
+
+Result cuMemsetD8Async(Pointer to, unsigned char value, std::size_t size, void*) {
+  NEEDS_CONTEXT;
+  if (!inside(to, size)) return INVALID_VALUE;
+  std::memset(reinterpret_cast<void*>(to), value, size);
+  return SUCCESS;
+}
+
+Result cuStreamCreate(void** stream, unsigned) {
+  NEEDS_CONTEXT;
+  *stream = &used;
+  return SUCCESS;
+}
+
+Result cuStreamSynchronize(void*) {
+  NEEDS_CONTEXT;
+  return SUCCESS;
+}
+
+Result cuStreamDestroy_v2(void*) { return SUCCESS; }
+
+Result cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                      unsigned block_y, unsigned block_z, unsigned shared, void*, void** arguments, void**) {
+  NEEDS_CONTEXT;
+  const bool too_large = grid_x > 0x7fffffffu || grid_y > 65535 || grid_z != 1 || block_x > 1024 || block_y != 1 || block_z != 1;
+  if (too_large || grid_x == 0 || grid_y == 0 || block_x == 0 || shared != 0) return INVALID_VALUE;
+  if (++launches == planned("launch", 0)) {
+    failed = true;
+    return LAUNCH_FAILED;
+  }
+  (*static_cast<const emulator::Kernel*>(function))({grid_x, grid_y, 1}, {block_x, 1, 1}, arguments);
+  return SUCCESS;
+}
+
+Result cuGetErrorName(Result error, const char** name) {
+  switch (error) {
+    case SUCCESS: *name = "CUDA_SUCCESS"; break;
+    case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+    case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case NOT_INITIALIZED: *name = "CUDA_ERROR_NOT_INITIALIZED"; break;
+    case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
+    case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
+    case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
+    case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case NO_BINARY_FOR_GPU: *name = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
+    case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
+    default: return INVALID_VALUE;
+  }
+  return SUCCESS;
+}
+
+}  // extern "C"

@@ -1,0 +1,199 @@
+// Fibers and the order in which they run.
+#include "emulator.h"
+
+#include <cstdarg>
+#include <vector>
+
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+#undef threadIdx
+#undef blockIdx
+#undef blockDim
+#undef gridDim
+
+namespace emulator {
+
+uint3 thread, block;
+dim3 block_size, grid_size;
+
+namespace {
+
+constexpr unsigned WARP = 32;
+constexpr unsigned THREADS_MAX = 1024;
+constexpr std::size_t STACK_BYTES = 64 * 1024;
+
+#ifdef __x86_64__
+// The registers that a call keeps lie on the fiber's own stack.
+struct Context {
+  void* stack = nullptr;
+};
+
+extern "C" void emulator_switch(void** from, void* to);
+asm(R"(
+.text
+.globl emulator_switch
+.type emulator_switch, @function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size emulator_switch, .-emulator_switch
+)");
+
+void change(Context& from, Context& to) { emulator_switch(&from.stack, to.stack); }
+
+void prepare(Context& context, char* stack, void (*entry)()) {
+  void** top = reinterpret_cast<void**>(stack + STACK_BYTES);
+  *--top = nullptr;  // the return address of `entry`, which does not return; keeps the stack aligned
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  context.stack = top;
+}
+#else
+using Context = ucontext_t;
+
+void change(Context& from, Context& to) { swapcontext(&from, &to); }
+
+void prepare(Context& context, char* stack, void (*entry)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = STACK_BYTES;
+  context.uc_link = nullptr;
+  makecontext(&context, entry, 0);
+}
+#endif
+
+enum class State { Ready, AtWarp, AtBlock, Done };
+
+struct Fiber {
+  Context context;
+  State state = State::Ready;
+  unsigned lanes = 0;  // that it waits for
+};
+
+std::vector<Fiber> fibers(THREADS_MAX);
+char* stacks = nullptr;
+std::uint64_t places[THREADS_MAX];
+const std::function<void()>* body;
+Context scheduler;
+unsigned count, running;
+
+void wait(State state, unsigned lanes) {
+  fibers[running].state = state;
+  fibers[running].lanes = lanes;
+  change(fibers[running].context, scheduler);
+}
+
+void entry() {
+  (*body)();
+  wait(State::Done, 0);
+  std::abort();
+}
+
+// Lets the lanes go on that wait for no lane but those that wait too. Returns whether there were any.
+bool release_warp(unsigned first) {
+  unsigned waiting = 0, done = 0;
+  for (unsigned lane = 0; lane < WARP; ++lane) {
+    const bool exists = first + lane < count;
+    if (!exists || fibers[first + lane].state == State::Done) done |= 1u << lane;
+    else if (fibers[first + lane].state == State::AtWarp) waiting |= 1u << lane;
+  }
+  bool released = false;
+  for (unsigned lane = 0; lane < WARP; ++lane) {
+    if (!(waiting >> lane & 1)) continue;
+    const unsigned lanes = fibers[first + lane].lanes;
+    if (lanes & done) fail("a warp operation of lanes %08x, of which %08x have returned", lanes, lanes & done);
+    if (lanes & ~waiting) continue;
+    for (unsigned other = 0; other < WARP; ++other) {
+      if (!(lanes >> other & 1)) continue;
+      if (fibers[first + other].lanes != lanes) fail("lanes of a warp wait for %08x and for others", lanes);
+      fibers[first + other].state = State::Ready;
+    }
+    waiting &= ~lanes;
+    released = true;
+  }
+  return released;
+}
+
+// Runs every fiber that can; returns how many have not returned.
+unsigned run_ready(bool backwards, bool& progress) {
+  unsigned live = 0;
+  for (unsigned n = 0; n < count; ++n) {
+    running = backwards ? count - 1 - n : n;
+    Fiber& fiber = fibers[running];
+    if (fiber.state == State::Ready) {
+      thread = {running, 0, 0};
+      change(scheduler, fiber.context);
+      progress = true;
+    }
+    live += fiber.state != State::Done;
+  }
+  return live;
+}
+
+void run_block(bool backwards) {
+  for (unsigned i = 0; i < count; ++i) {
+    fibers[i].state = State::Ready;
+    prepare(fibers[i].context, stacks + i * STACK_BYTES, entry);
+  }
+  for (;;) {
+    bool progress = false;
+    const unsigned live = run_ready(backwards, progress);
+    if (live == 0) return;
+    for (unsigned first = 0; first < count; first += WARP) progress |= release_warp(first);
+    unsigned at_block = 0;
+    for (unsigned i = 0; i < count; ++i) at_block += fibers[i].state == State::AtBlock;
+    if (at_block == live) {
+      for (unsigned i = 0; i < count; ++i) {
+        if (fibers[i].state == State::AtBlock) fibers[i].state = State::Ready;
+      }
+      progress = true;
+    }
+    if (!progress) fail("of %u threads %u wait for the block and the rest for a warp: none can go on", live, at_block);
+  }
+}
+
+}  // namespace
+
+void fail(const char* format, ...) {
+  std::fprintf(stderr, "emulator: block (%u, %u), thread %u: ", block.x, block.y, thread.x);
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+  std::abort();
+}
+
+void wait_for_block() { wait(State::AtBlock, 0); }
+void wait_for_warp(unsigned lanes) { wait(State::AtWarp, lanes); }
+std::uint64_t* exchange_places() { return places + running / WARP * WARP; }
+
+void run(dim3 grid, dim3 size, const std::function<void()>& each) {
+  if (stacks == nullptr) stacks = static_cast<char*>(std::aligned_alloc(4096, THREADS_MAX * STACK_BYTES));
+  const char* const order = std::getenv("MUSE_EMULATOR_ORDER");
+  const bool backwards = order != nullptr && std::strcmp(order, "backwards") == 0;
+  body = &each;
+  count = size.x;
+  block_size = size;
+  grid_size = grid;
+  for (block.y = 0; block.y < grid.y; ++block.y) {
+    for (block.x = 0; block.x < grid.x; ++block.x) run_block(backwards);
+  }
+}
+
+}  // namespace emulator

@@ -1,0 +1,112 @@
+// CUDA's C++ on a CPU: one fiber a thread, blocks one after another. Kernels compile as they are with EMULATOR defined.
+//
+// A fiber runs until it waits for its warp or its block, so a missing barrier gives wrong numbers, a barrier that not all
+// reach ends the program, and so does a warp operation that names a lane which has returned. It says nothing about speed,
+// the order of memory between blocks, or bank conflicts.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One block runs at a time, so all its fibers share one copy.
+#define __shared__ static
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+namespace emulator {
+
+extern uint3 thread, block;
+extern dim3 block_size, grid_size;
+
+// Says what is wrong and where, and ends the program.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+void wait_for_block();
+void wait_for_warp(unsigned lanes);
+
+// A place for each lane of this thread's warp.
+std::uint64_t* exchange_places();
+
+// Runs `body` once for each thread of every block.
+void run(dim3 grid, dim3 block, const std::function<void()>& body);
+
+inline int lane() { return static_cast<int>(thread.x % 32); }
+
+// What `source` lane gives as `value`.
+template <typename T>
+T exchange(unsigned lanes, T value, int source) {
+  static_assert(sizeof(T) <= 8);
+  std::uint64_t* const places = exchange_places();
+  std::memcpy(&places[lane()], &value, sizeof(T));
+  wait_for_warp(lanes);
+  if (!(lanes >> source & 1)) fail("lane %d reads lane %d, which mask %08x does not name", lane(), source, lanes);
+  std::memcpy(&value, &places[source], sizeof(T));
+  wait_for_warp(lanes);
+  return value;
+}
+
+// A kernel as the driver starts it: the addresses of its arguments.
+using Kernel = std::function<void(dim3 grid, dim3 block, void** arguments)>;
+
+template <typename... Arguments, std::size_t... I>
+Kernel kernel(void (*function)(Arguments...), std::index_sequence<I...>) {
+  return [function](dim3 grid, dim3 block, void** arguments) {
+    run(grid, block, [=] { function(*static_cast<Arguments*>(arguments[I])...); });
+  };
+}
+
+template <typename... Arguments>
+Kernel kernel(void (*function)(Arguments...)) {
+  return kernel(function, std::index_sequence_for<Arguments...>{});
+}
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread
+#define blockIdx emulator::block
+#define blockDim emulator::block_size
+#define gridDim emulator::grid_size
+
+inline void __syncthreads() { emulator::wait_for_block(); }
+inline void __syncwarp(unsigned lanes = 0xffffffffu) { emulator::wait_for_warp(lanes); }
+
+template <typename T>
+T __shfl_xor_sync(unsigned lanes, T value, int bits) {
+  return emulator::exchange(lanes, value, emulator::lane() ^ bits);
+}
+
+template <typename T>
+T __shfl_sync(unsigned lanes, T value, int source) {
+  return emulator::exchange(lanes, value, source % 32);
+}
+
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}

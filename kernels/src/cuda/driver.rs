@@ -1,0 +1,306 @@
+//! The driver's calls, as values that free themselves. Nothing here panics without libcuda: [`Context::open`] looks for
+//! it first, and calls only what drivers have had since CUDA 4.
+
+use std::ffi::{CString, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
+
+use crate::{BackendError, CudaError};
+
+/// The oldest driver that takes the embedded PTX: CUDA 12.6, JetPack 6.
+const DRIVER_MIN: i32 = 12060;
+
+/// Bytes that weights pass through on their way to the device.
+const BOUNCE_BYTES: usize = 4 << 20;
+
+fn name_of(error: DriverError) -> String {
+    error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned())
+}
+
+fn failed(call: &'static str) -> impl FnOnce(DriverError) -> CudaError {
+    move |error| CudaError::Call { call, problem: name_of(error) }
+}
+
+/// One device, with one stream that all its work goes through in order.
+#[derive(Debug)]
+pub(super) struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    pub(super) name: String,
+    /// Compute capability, `10 * major + minor`.
+    pub(super) sm: u32,
+}
+
+// SAFETY: handles of the driver may be used from any thread; every use binds the context to its thread first (`bind`).
+unsafe impl Send for Context {}
+// SAFETY: as above; the driver locks what calls share.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// Opens the first device.
+    pub(super) fn open() -> Result<Arc<Self>, CudaError> {
+        // SAFETY: this only opens the library, whose initialisers are the driver's own.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoDriver);
+        }
+        let mut version = 0;
+        // SAFETY: the library is present (above) and `version` outlives the call.
+        let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+        asked.map_err(failed("cuDriverGetVersion"))?;
+        if version < DRIVER_MIN {
+            let text = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+            return Err(CudaError::OldDriver { found: text(version), needed: text(DRIVER_MIN) });
+        }
+        let no_device = |error| CudaError::NoDevice { problem: name_of(error) };
+        result::init().map_err(no_device)?;
+        let device = result::device::get(0).map_err(no_device)?;
+        let name = result::device::get_name(device).map_err(failed("cuDeviceGetName"))?;
+        let attribute = |attribute| {
+            // SAFETY: `device` is one that the driver gave.
+            let value = unsafe { result::device::get_attribute(device, attribute) };
+            value.map_err(failed("cuDeviceGetAttribute"))
+        };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let sm = u32::try_from(10 * major + minor).unwrap_or(0);
+        // SAFETY: `device` is one that the driver gave; `drop` releases what is retained.
+        let context = unsafe { result::primary_ctx::retain(device) };
+        let context = context.map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm };
+        opened.bind()?;
+        let kind = result::stream::StreamKind::NonBlocking;
+        opened.stream = result::stream::create(kind).map_err(failed("cuStreamCreate"))?;
+        Ok(Arc::new(opened))
+    }
+
+    /// Makes this the calling thread's context.
+    pub(super) fn bind(&self) -> Result<(), CudaError> {
+        // SAFETY: the context is retained until `drop`.
+        unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// Waits for all work so far; an error of any of it is told here.
+    pub(super) fn synchronize(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: the stream lives until `drop`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
+    }
+
+    /// Free and all bytes of the device.
+    pub(super) fn memory(&self) -> Result<(u64, u64), CudaError> {
+        self.bind()?;
+        let (free, total) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok((free as u64, total as u64))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // After an error of the device nothing more can be done about one of these.
+        let _ = self.bind();
+        if !self.stream.is_null() {
+            // SAFETY: made by `open`, and whatever used it holds an `Arc` of this.
+            let _ = unsafe { result::stream::destroy(self.stream) };
+        }
+        // SAFETY: retained by `open`.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Bytes on the device.
+#[derive(Debug)]
+pub(super) struct Memory {
+    context: Arc<Context>,
+    /// 0 where there are no bytes.
+    at: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Zeroed bytes.
+    pub(super) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, BackendError> {
+        let memory = Self::new(context, bytes)?;
+        if bytes > 0 {
+            // SAFETY: `new` allocated exactly these bytes.
+            let done = unsafe { result::memset_d8_async(memory.at, 0, bytes, context.stream) };
+            done.map_err(failed("cuMemsetD8Async"))?;
+        }
+        Ok(memory)
+    }
+
+    fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, BackendError> {
+        context.bind()?;
+        let mut memory = Self { context: Arc::clone(context), at: 0, bytes };
+        if bytes > 0 {
+            // SAFETY: the context is bound; `drop` frees the memory.
+            memory.at = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => BackendError::OutOfMemory { wanted: bytes as u64 },
+                _ => failed("cuMemAlloc")(error).into(),
+            })?;
+        }
+        Ok(memory)
+    }
+
+    /// The device's address of the first byte.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies `from` to the first bytes. The driver has read `from` when this returns.
+    pub(super) fn write(&mut self, from: &[u8]) -> Result<(), CudaError> {
+        self.write_at(0, from)
+    }
+
+    fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), CudaError> {
+        assert!(from.len() <= self.bytes && offset <= self.bytes - from.len());
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        let to = self.at + offset as u64;
+        // SAFETY: the range was checked above. Memory that is not pinned is staged before the call returns; what is
+        // pinned is `Bounce`'s, which waits.
+        let copied = unsafe { result::memcpy_htod_async(to, from, self.context.stream) };
+        copied.map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    /// Copies the first bytes to `to` and waits for them.
+    pub(super) fn read(&self, to: &mut [u8]) -> Result<(), CudaError> {
+        assert!(to.len() <= self.bytes);
+        self.context.bind()?;
+        if !to.is_empty() {
+            // SAFETY: the range was checked above, and `to` lives until `synchronize` has waited.
+            let copied = unsafe { result::memcpy_dtoh_async(to, self.at, self.context.stream) };
+            copied.map_err(failed("cuMemcpyDtoHAsync"))?;
+        }
+        self.context.synchronize()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.at != 0 {
+            let _ = self.context.bind();
+            // SAFETY: allocated by `new`. The driver waits for work that uses it.
+            let _ = unsafe { result::free_sync(self.at) };
+        }
+    }
+}
+
+/// Pinned memory that weights pass through, so that a file's pages are read once and need not stay.
+#[derive(Debug)]
+pub(super) struct Bounce {
+    context: Arc<Context>,
+    at: *mut c_void,
+}
+
+// SAFETY: the memory is this value's alone.
+unsafe impl Send for Bounce {}
+
+impl Bounce {
+    pub(super) fn new(context: &Arc<Context>) -> Result<Self, BackendError> {
+        context.bind()?;
+        // SAFETY: the context is bound; `drop` frees the memory.
+        let at = unsafe { result::malloc_host(BOUNCE_BYTES, 0) }.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                BackendError::OutOfMemory { wanted: BOUNCE_BYTES as u64 }
+            }
+            _ => failed("cuMemHostAlloc")(error).into(),
+        })?;
+        Ok(Self { context: Arc::clone(context), at })
+    }
+
+    /// Copies `from` to memory of its own on the device.
+    pub(super) fn upload(&mut self, from: &[u8]) -> Result<Memory, BackendError> {
+        let mut memory = Memory::new(&self.context, from.len())?;
+        for (i, part) in from.chunks(BOUNCE_BYTES).enumerate() {
+            // SAFETY: `at` holds BOUNCE_BYTES, of which `part` is no more, and nothing else points into it.
+            let bounce = unsafe {
+                ptr::copy_nonoverlapping(part.as_ptr(), self.at.cast::<u8>(), part.len());
+                std::slice::from_raw_parts(self.at.cast::<u8>(), part.len())
+            };
+            memory.write_at(i * BOUNCE_BYTES, bounce)?;
+            self.context.synchronize()?;
+        }
+        Ok(memory)
+    }
+}
+
+impl Drop for Bounce {
+    fn drop(&mut self) {
+        let _ = self.context.bind();
+        // SAFETY: allocated by `new`; every copy from it has been waited for.
+        let _ = unsafe { result::free_host(self.at) };
+    }
+}
+
+/// Loaded kernels, in the order of the names they were asked for by.
+#[derive(Debug)]
+pub(super) struct Module {
+    context: Arc<Context>,
+    module: sys::CUmodule,
+    functions: Vec<sys::CUfunction>,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for Module {}
+
+impl Module {
+    /// Loads a cubin or a PTX text, and finds `names` in it. An image that is PTX ends with a zero byte.
+    pub(super) fn load(
+        context: &Arc<Context>,
+        image: &[u8],
+        names: &[&'static str],
+    ) -> Result<Self, CudaError> {
+        context.bind()?;
+        // SAFETY: the image is a whole cubin, which says its own length, or text that ends with a zero byte.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let refused = |error| CudaError::Image { sm: context.sm, problem: name_of(error) };
+        let mut loaded =
+            Self { context: Arc::clone(context), module: module.map_err(refused)?, functions: Vec::new() };
+        for kernel in names {
+            let name = CString::new(*kernel).expect("a kernel's name has no zero byte");
+            // SAFETY: the module was loaded above and lives as long as `loaded`.
+            let function = unsafe { result::module::get_function(loaded.module, name) };
+            let missing = |error| CudaError::MissingKernel { kernel, problem: name_of(error) };
+            loaded.functions.push(function.map_err(missing)?);
+        }
+        Ok(loaded)
+    }
+
+    /// Starts the kernel of the `index`-th name; its arguments are where `arguments` point.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in number and type, and every address in them is of memory that holds what
+    /// the kernel reads and writes for this grid.
+    pub(super) unsafe fn launch(
+        &self,
+        index: usize,
+        grid: (u32, u32),
+        threads: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), CudaError> {
+        self.context.bind()?;
+        let (grid, block, stream) = ((grid.0, grid.1, 1), (threads, 1, 1), self.context.stream);
+        // SAFETY: the caller's promise; the function is this module's.
+        let started =
+            unsafe { result::launch_kernel(self.functions[index], grid, block, 0, stream, arguments) };
+        started.map_err(failed("cuLaunchKernel"))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        let _ = self.context.bind();
+        // SAFETY: loaded by `load`.
+        let _ = unsafe { result::module::unload(self.module) };
+    }
+}

@@ -1,0 +1,33 @@
+//! The operations on an NVIDIA GPU, by the kernels of `kernels/cuda/*.cu`.
+//!
+//! Building this takes no toolkit and no GPU: the driver's library is opened at run time, and the kernels are embedded as
+//! `scripts/cubins.sh` compiled them. [`CudaBackend::new`] says what is missing where it cannot run. All work goes
+//! through one stream in order; the host waits for [`Backend::read`] alone.
+//!
+//! A weight is copied to the device once, as the bytes that the file holds: the packed `cpu` layouts suit a warp as they
+//! suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
+
+#[cfg(feature = "cuda")]
+mod driver;
+mod error;
+#[cfg(feature = "cuda")]
+mod experts;
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod operations;
+mod scratch;
+
+pub use error::CudaError;
+pub use scratch::{cuda_experts_bytes, cuda_reserved_bytes};
+
+#[cfg(feature = "cuda")]
+pub use operations::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
+
+use crate::BackendError;
+
+impl From<CudaError> for BackendError {
+    fn from(error: CudaError) -> Self {
+        Self::Cuda(error)
+    }
+}

@@ -1,0 +1,498 @@
+//! Each operation of [`Backend`] as launches of kernels.
+
+use std::sync::Arc;
+
+use muse_format::{Activation, Layout, TILE_ROWS};
+use zerocopy::IntoBytes;
+
+use super::driver::{Bounce, Context, Memory};
+use super::launch::{self as kernels, FloatProduct, Kernels, Product, THREADS, TOKENS, launch, layout_name};
+use super::scratch::Scratch;
+use crate::cache::{row_count, rows};
+use crate::reference::GROUP;
+use crate::{
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CudaError, ExpertsShape, Linear, Mixture,
+    Span, TILE_POSITIONS, Tensor,
+};
+
+/// The first GPU of this machine.
+#[derive(Debug)]
+pub struct CudaBackend {
+    pub(super) kernels: Kernels,
+    pub(super) scratch: Scratch,
+    /// What `scratch.batch` holds.
+    spans: Vec<Span>,
+    bounce: Bounce,
+    context: Arc<Context>,
+}
+
+/// A tensor on the device, in the bytes of its layout.
+#[derive(Debug)]
+pub struct CudaWeight {
+    pub(super) layout: Layout,
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    pub(super) memory: Memory,
+}
+
+/// f32 activations on the device.
+#[derive(Debug)]
+pub struct CudaBuffer {
+    memory: Memory,
+    len: usize,
+}
+
+impl CudaBuffer {
+    /// The address of its first number, where it holds `len`.
+    pub(super) fn at(&self, len: usize) -> u64 {
+        assert!(len <= self.len, "{len} numbers of a buffer of {}", self.len);
+        self.memory.at()
+    }
+}
+
+/// Keys and values of one layer on the device, in the order of [`crate::HostCache`].
+#[derive(Debug)]
+pub struct CudaCache {
+    /// With the capacity rounded up to whole tiles.
+    shape: CacheShape,
+    keys: Memory,
+    values: Memory,
+    /// Of keys and of values, where they are 8 bits.
+    scales: Option<[Memory; 2]>,
+}
+
+impl CudaCache {
+    fn argument(&self) -> kernels::Cache {
+        let CacheShape { capacity, kv_heads, head_dim, .. } = self.shape;
+        let [key_scales, value_scales] =
+            self.scales.as_ref().map_or([0, 0], |[keys, values]| [keys.at(), values.at()]);
+        let (keys, values) = (self.keys.at(), self.values.at());
+        kernels::Cache { keys, values, key_scales, value_scales, capacity, kv_heads, head_dim }
+    }
+}
+
+/// Blocks of [`THREADS`] for `count` threads.
+pub(super) fn blocks(count: usize) -> Result<u32, BackendError> {
+    let blocks = count.div_ceil(THREADS as usize);
+    u32::try_from(blocks).map_err(|_| BackendError::Unsupported(format!("{count} numbers at once")))
+}
+
+pub(super) fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("shapes are checked at load")
+}
+
+/// The vector's address and 0 where there is none; its length was checked at load and is asserted.
+fn bias_at(bias: Option<&CudaWeight>, rows: u32) -> u64 {
+    bias.map_or(0, |bias| {
+        assert!(bias.layout == Layout::F32 && bias.cols == rows);
+        bias.memory.at()
+    })
+}
+
+impl CudaBackend {
+    /// Opens the first GPU and loads the kernels for it.
+    ///
+    /// # Errors
+    /// [`CudaError`] says what is missing: the driver, a newer one, a GPU, or kernels for it.
+    pub fn new() -> Result<Self, BackendError> {
+        let context = Context::open()?;
+        let kernels = kernels::load(&context)?;
+        let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
+        Ok(Self { kernels, scratch, spans: Vec::new(), bounce, context })
+    }
+
+    /// The GPU's name and what its kernels are compiled for.
+    pub fn describe(&self) -> String {
+        format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
+    }
+
+    /// Free and all bytes of the device's memory.
+    ///
+    /// # Errors
+    /// [`CudaError::Call`] where the device has failed.
+    pub fn memory(&self) -> Result<(u64, u64), CudaError> {
+        self.context.memory()
+    }
+
+    /// Copies `values` to the first elements of `buffer`: for tests, as a graph starts from tokens.
+    ///
+    /// # Errors
+    /// [`CudaError::Call`] where the device has failed.
+    pub fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
+        assert!(values.len() <= buffer.len);
+        Ok(buffer.memory.write(values.as_bytes())?)
+    }
+
+    /// Puts the slot and position of each row of `spans` on the device; the layers of a step share them.
+    fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {
+        if self.spans != spans {
+            let pairs: Vec<[u32; 2]> = rows(spans).map(|(slot, position)| [slot, position]).collect();
+            self.scratch.reserve(pairs.len(), 0)?;
+            self.spans.clear();
+            self.scratch.batch.write(pairs.as_bytes())?;
+            self.spans.extend_from_slice(spans);
+        }
+        Ok(self.scratch.batch.at())
+    }
+
+    fn indices(&mut self, indices: &[u32]) -> Result<u64, BackendError> {
+        if self.scratch.indices.bytes() < 4 * indices.len() {
+            self.reserve(indices.len(), 0)?;
+        }
+        self.scratch.indices.write(indices.as_bytes())?;
+        Ok(self.scratch.indices.at())
+    }
+
+    /// Quantizes `tokens` rows of `cols` numbers at `x`.
+    pub(super) fn quantize(
+        &mut self,
+        [quants, scales]: [u64; 2],
+        x: u64,
+        tokens: usize,
+        cols: u32,
+    ) -> Result<(), BackendError> {
+        let groups = tokens * (cols as usize).div_ceil(GROUP);
+        let grid = (blocks(32 * groups)?, 1);
+        // SAFETY: the caller reserved `tokens` rows of quants and scales, and `x` holds `tokens * cols` numbers.
+        Ok(unsafe {
+            launch!(self.kernels, "quantize", grid, THREADS, [quants, scales, x, small(tokens), cols])
+        }?)
+    }
+
+    fn product(&self, product: &mut Linear<'_, Self>, x: u64, tokens: usize) -> Result<(), BackendError> {
+        let weight = product.weight;
+        let (rows, cols) = (weight.rows, weight.cols);
+        let out = product.out.at(tokens * rows as usize);
+        let bias = bias_at(product.bias, rows);
+        let each = if tokens == 1 { 1 } else { TOKENS };
+        let name = format!("matmul_{}_{each}", layout_name(weight.layout));
+        let (weight_at, chunks) = (weight.memory.at(), small(tokens.div_ceil(each)));
+        if weight.layout.is_quantized() {
+            let product = Product {
+                out,
+                weight: weight_at,
+                bias,
+                quants: self.scratch.quants.at(),
+                scales: self.scratch.scales.at(),
+                rows,
+                cols,
+                tokens: small(tokens),
+                group: small(weight.layout.group()),
+            };
+            let grid = (rows.div_ceil(TILE_ROWS as u32), chunks);
+            // SAFETY: `out` holds `tokens * rows` (checked by `at`), the weight what its layout takes (`Tensor::new`),
+            // and `linear` has quantized `tokens` rows of `cols`.
+            return Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?);
+        }
+        let product = FloatProduct { out, weight: weight_at, bias, x, rows, cols, tokens: small(tokens) };
+        let grid = (rows.div_ceil(THREADS / 32), chunks);
+        // SAFETY: as above; `linear` checked that `x` holds `tokens * cols`.
+        Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?)
+    }
+
+    fn norm(&self, out: u64, x: u64, weight: &CudaWeight, rows: usize, eps: f32) -> Result<(), BackendError> {
+        assert_eq!(weight.layout, Layout::F32);
+        let threads = weight.cols.next_multiple_of(32).min(256);
+        let weight_at = weight.memory.at();
+        // SAFETY: `out` and `x` hold `rows * cols` (the callers' `at`), the weight `cols` numbers.
+        Ok(unsafe {
+            launch!(
+                self.kernels,
+                "rms_norm",
+                (small(rows), 1),
+                threads,
+                [out, x, weight_at, weight.cols, eps]
+            )
+        }?)
+    }
+
+    /// `gate = activation(gate) * up` for `len` numbers at each.
+    pub(super) fn gate(
+        &self,
+        gate: u64,
+        up: u64,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let activation: u32 = match activation {
+            Activation::Silu => 0,
+            Activation::Sigmoid => 1,
+            Activation::GeluTanh => 2,
+        };
+        // SAFETY: both hold `len` numbers, by the callers' `at` or `reserve`.
+        Ok(unsafe {
+            launch!(self.kernels, "glu", (blocks(len)?, 1), THREADS, [gate, up, len as u64, activation])
+        }?)
+    }
+}
+
+impl Backend for CudaBackend {
+    type Weight = CudaWeight;
+    type Buffer = CudaBuffer;
+    type Cache = CudaCache;
+
+    fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
+        let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));
+        let (rows, cols) = (u32::try_from(tensor.rows()), u32::try_from(tensor.cols()));
+        let (rows, cols) = (rows.map_err(|_| unsupported())?, cols.map_err(|_| unsupported())?);
+        Ok(CudaWeight { layout: tensor.layout(), rows, cols, memory: self.bounce.upload(tensor.bytes())? })
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<CudaBuffer, BackendError> {
+        let too_large = BackendError::OutOfMemory { wanted: (len as u64).saturating_mul(4) };
+        let bytes = len.checked_mul(4).ok_or(too_large)?;
+        Ok(CudaBuffer { memory: Memory::zeroed(&self.context, bytes)?, len })
+    }
+
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+        self.spans.clear();
+        self.scratch.reserve(tokens, cols)
+    }
+
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+        if shape.count > kernels::EXPERTS_MAX {
+            return Err(BackendError::Unsupported(format!("{} experts of a layer", shape.count)));
+        }
+        self.scratch.reserve_experts(rows, shape)
+    }
+
+    fn cache(&mut self, mut shape: CacheShape) -> Result<CudaCache, BackendError> {
+        if shape.head_dim > kernels::HEAD_DIM_MAX {
+            return Err(BackendError::Unsupported(format!("heads of {} numbers", shape.head_dim)));
+        }
+        let too_large = BackendError::OutOfMemory { wanted: u64::MAX };
+        shape.capacity =
+            shape.capacity.checked_next_multiple_of(TILE_POSITIONS as u32).ok_or(too_large.clone())?;
+        let size = match shape.dtype {
+            CacheDtype::F32 => 4,
+            CacheDtype::F16 => 2,
+            CacheDtype::Int8 => 1,
+        };
+        let mut numbers = [shape.slots, shape.capacity, shape.kv_heads].into_iter();
+        let positions = numbers
+            .try_fold(4_usize, |product, n| product.checked_mul(n as usize))
+            .ok_or(too_large.clone())?;
+        let positions = positions / 4; // the product with 4, for the scales, does not overflow either
+        let bytes = positions.checked_mul(shape.head_dim as usize).and_then(|n| n.checked_mul(size));
+        let bytes = bytes.ok_or(too_large)?;
+        let scales = (shape.dtype == CacheDtype::Int8).then(|| {
+            Ok([Memory::zeroed(&self.context, 4 * positions)?, Memory::zeroed(&self.context, 4 * positions)?])
+        });
+        Ok(CudaCache {
+            shape,
+            keys: Memory::zeroed(&self.context, bytes)?,
+            values: Memory::zeroed(&self.context, bytes)?,
+            scales: scales.transpose().map_err(|error: BackendError| error)?,
+        })
+    }
+
+    fn read(&mut self, buffer: &CudaBuffer, out: &mut [f32]) -> Result<(), BackendError> {
+        Ok(buffer.memory.read(out.as_mut_bytes())?)
+    }
+
+    fn embed(
+        &mut self,
+        out: &mut CudaBuffer,
+        table: &CudaWeight,
+        tokens: &[u32],
+        scale: f32,
+    ) -> Result<(), BackendError> {
+        assert!(tokens.iter().all(|token| *token < table.rows), "a token outside the table");
+        let at = out.at(tokens.len() * table.cols as usize);
+        let indices = self.indices(tokens)?;
+        let group = small(table.layout.group());
+        let name = format!("embed_{}", layout_name(table.layout));
+        let (weight, grid) = (table.memory.at(), (small(tokens.len()), 1));
+        // SAFETY: the asserts above; the table holds what its layout takes (`Tensor::new`).
+        Ok(unsafe {
+            launch!(self.kernels, &name, grid, THREADS, [at, weight, indices, table.cols, group, scale])
+        }?)
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        weight: &CudaWeight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let len = rows * weight.cols as usize;
+        self.norm(out.at(len), x.at(len), weight, rows, eps)
+    }
+
+    fn rms_norm_in_place(
+        &mut self,
+        x: &mut CudaBuffer,
+        weight: &CudaWeight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let at = x.at(rows * weight.cols as usize);
+        self.norm(at, at, weight, rows, eps)
+    }
+
+    fn linear(
+        &mut self,
+        x: &CudaBuffer,
+        tokens: usize,
+        products: &mut [Linear<'_, Self>],
+    ) -> Result<(), BackendError> {
+        let Some(first) = products.first() else { return Ok(()) };
+        let cols = first.weight.cols;
+        let at = x.at(tokens * cols as usize);
+        assert!(products.iter().all(|product| product.weight.cols == cols), "products of other inputs");
+        if products.iter().any(|product| product.weight.layout.is_quantized()) {
+            self.scratch.reserve(tokens, cols as usize)?;
+            let to = [self.scratch.quants.at(), self.scratch.scales.at()];
+            self.quantize(to, at, tokens, cols)?;
+        }
+        products.iter_mut().try_for_each(|product| self.product(product, at, tokens))
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut CudaBuffer,
+        frequencies: &CudaWeight,
+        spans: &[Span],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let (tokens, half) = (row_count(spans), frequencies.cols);
+        assert!(frequencies.layout == Layout::F32 && 2 * half <= head_dim);
+        let pairs = tokens * heads as usize * half as usize;
+        let at = x.at(tokens * heads as usize * head_dim as usize);
+        let batch = self.batch(spans)?;
+        let (weight, grid) = (frequencies.memory.at(), (blocks(pairs)?, 1));
+        // SAFETY: the asserts above; `batch` holds `tokens` rows.
+        Ok(unsafe {
+            launch!(
+                self.kernels,
+                "rope",
+                grid,
+                THREADS,
+                [at, weight, batch, small(tokens), heads, head_dim, half]
+            )
+        }?)
+    }
+
+    fn store(
+        &mut self,
+        cache: &mut CudaCache,
+        k: &CudaBuffer,
+        v: &CudaBuffer,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let CacheShape { slots, kv_heads, head_dim, dtype, .. } = cache.shape;
+        assert!(spans.iter().all(|span| span.slot < slots), "a slot outside {:?}", cache.shape);
+        let tokens = row_count(spans);
+        let len = tokens * kv_heads as usize * head_dim as usize;
+        let (k, v) = (k.at(len), v.at(len));
+        let (batch, argument) = (self.batch(spans)?, cache.argument());
+        // SAFETY: the assert above; a position's place is below the capacity; `k` and `v` hold `len` (`at`).
+        Ok(unsafe {
+            launch!(
+                self.kernels,
+                kernels::store_name(dtype),
+                (small(tokens), kv_heads),
+                64,
+                [argument, k, v, batch]
+            )
+        }?)
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut CudaBuffer,
+        q: &CudaBuffer,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<(), BackendError> {
+        let own = &cache.shape;
+        assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
+        let seen = spans.iter().map(|span| shape.seen(span.start + (span.len - 1))).max().unwrap_or(0);
+        assert!(seen <= own.capacity, "a query sees {seen} positions of a cache of {}", own.capacity);
+        assert!(spans.iter().all(|span| span.slot < own.slots), "a slot outside {own:?}");
+        let tokens = row_count(spans);
+        let len = tokens * shape.heads as usize * shape.head_dim as usize;
+        let attention = kernels::Attention {
+            out: out.at(len),
+            q: q.at(len),
+            batch: self.batch(spans)?,
+            heads: shape.heads,
+            scale: shape.scale,
+            window: shape.window.unwrap_or(u32::MAX),
+            softcap: shape.softcap.unwrap_or(0.0),
+        };
+        let argument = cache.argument();
+        // SAFETY: the asserts above; `out` and `q` hold `len` (`at`).
+        Ok(unsafe {
+            let name = kernels::attention_name(own.dtype);
+            launch!(self.kernels, name, (small(tokens), shape.heads), THREADS, [attention, argument])
+        }?)
+    }
+
+    fn glu(
+        &mut self,
+        gate: &mut CudaBuffer,
+        up: &CudaBuffer,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        self.gate(gate.at(len), up.at(len), len, activation)
+    }
+
+    fn experts(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        logits: &CudaBuffer,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
+    ) -> Result<(), BackendError> {
+        self.mixture(out, x, logits, rows, mixture)
+    }
+
+    fn add(&mut self, x: &mut CudaBuffer, y: &CudaBuffer, len: usize) -> Result<(), BackendError> {
+        // SAFETY: both hold `len` (`at`).
+        Ok(unsafe {
+            launch!(self.kernels, "add", (blocks(len)?, 1), THREADS, [x.at(len), y.at(len), len as u64])
+        }?)
+    }
+
+    fn gather(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
+        let (out, x) = (out.at(rows.len() * width), x.at(last * width));
+        let indices = self.indices(rows)?;
+        // SAFETY: `out` holds all rows, and `x` the last of those that are read (`at`).
+        Ok(unsafe {
+            launch!(self.kernels, "gather", (small(rows.len()), 1), THREADS, [out, x, indices, small(width)])
+        }?)
+    }
+
+    fn scale_and_cap(
+        &mut self,
+        x: &mut CudaBuffer,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError> {
+        // SAFETY: `x` holds `len` (`at`).
+        Ok(unsafe {
+            launch!(
+                self.kernels,
+                "scale_and_cap",
+                (blocks(len)?, 1),
+                THREADS,
+                [x.at(len), len as u64, scale, softcap.unwrap_or(0.0)]
+            )
+        }?)
+    }
+}

@@ -1,0 +1,66 @@
+//! What a device does wrong is an error that names it, never a panic: each case in a process of its own, since a driver
+//! is found once. `scripts/cuda.sh` runs this on the emulated driver, which reads `MUSE_EMULATOR`.
+#![cfg(feature = "cuda")]
+
+use std::process::Command;
+
+use muse_kernels::{Backend, BackendError, CudaBackend, Linear, Tensor};
+
+/// Opens a device, multiplies on it and reads the product.
+fn multiply() -> Result<Vec<f32>, BackendError> {
+    let mut cuda = CudaBackend::new()?;
+    let weight = cuda.load(Tensor::from_f32(3, 64, vec![0.5; 3 * 64]))?;
+    let (mut x, mut y, mut out) = (cuda.buffer(64)?, cuda.buffer(64)?, cuda.buffer(3)?);
+    cuda.write(&mut x, &[2.0; 64])?;
+    cuda.write(&mut y, &[1.0; 64])?;
+    cuda.add(&mut x, &y, 64)?;
+    cuda.linear(&x, 1, &mut [Linear { out: &mut out, weight: &weight, bias: None }])?;
+    let mut product = vec![0.0; 3];
+    cuda.read(&out, &mut product)?;
+    Ok(product)
+}
+
+#[test]
+#[ignore = "the process that `each_fault_has_its_error` starts"]
+fn child() {
+    match multiply() {
+        Ok(product) => println!("outcome: {product:?}"),
+        Err(error) => println!("outcome: {error}"),
+    }
+}
+
+fn outcome(faults: &str, with_driver: bool) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MUSE_EMULATOR", faults);
+    if !with_driver {
+        command.env("LD_LIBRARY_PATH", "");
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{faults}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text.split("outcome: ").nth(1).unwrap().lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn each_fault_has_its_error() {
+    let right = "[96.0, 96.0, 96.0]";
+    let cases = [
+        ("", right),
+        ("sm=90", right), // by the PTX
+        ("devices=0", "CUDA: the driver finds no GPU (CUDA_ERROR_NO_DEVICE)"),
+        ("driver=11040", "CUDA: the driver is for CUDA 11.4 and 12.6 is needed"),
+        ("sm=75", "CUDA: emulated is sm_75; kernels are for sm_80 and newer"),
+        ("sm=110", "does not take this build's kernels for sm_110: CUDA_ERROR_NO_BINARY_FOR_GPU"),
+        ("missing=rms_norm", "kernels lack `rms_norm`: CUDA_ERROR_NOT_FOUND"),
+        ("memory=1000", "256 bytes could not be allocated"),
+        ("memory=100", "768 bytes could not be allocated"),
+        ("launch=1", "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED"),
+        ("launch=2", "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED"),
+    ];
+    for (faults, expected) in cases {
+        let found = outcome(faults, true);
+        assert!(found.contains(expected), "{faults}: {found}, not {expected}");
+    }
+    let found = outcome("", false);
+    assert!(found.contains("CUDA: there is no libcuda.so.1"), "no driver: {found}");
+}

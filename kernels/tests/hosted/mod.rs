@@ -1,0 +1,230 @@
+//! The CUDA backend as one that works on vectors: each operation takes its inputs to the device and its outputs back.
+
+use muse_format::Activation;
+use muse_kernels::{
+    AttentionShape, Backend, BackendError, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaWeight,
+    Expert, ExpertsShape, Linear, Mixture, Span, Tensor,
+};
+
+pub struct Hosted {
+    cuda: CudaBackend,
+}
+
+impl Hosted {
+    pub fn new() -> Result<Self, BackendError> {
+        Ok(Self { cuda: CudaBackend::new()? })
+    }
+
+    pub fn describe(&self) -> String {
+        self.cuda.describe()
+    }
+
+    fn put(&mut self, values: &[f32]) -> Result<CudaBuffer, BackendError> {
+        let mut buffer = self.cuda.buffer(values.len())?;
+        self.cuda.write(&mut buffer, values)?;
+        Ok(buffer)
+    }
+
+    fn load_if(&mut self, tensor: Option<&Tensor>) -> Result<Option<CudaWeight>, BackendError> {
+        tensor.map(|tensor| self.cuda.load(tensor.clone())).transpose()
+    }
+}
+
+impl Backend for Hosted {
+    type Weight = Tensor;
+    type Buffer = Vec<f32>;
+    type Cache = CudaCache;
+
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+        Ok(tensor)
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+        let buffer = self.cuda.buffer(len)?;
+        let mut values = vec![f32::NAN; len];
+        self.cuda.read(&buffer, &mut values)?;
+        Ok(values)
+    }
+
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+        self.cuda.reserve(tokens, cols)
+    }
+
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+        self.cuda.reserve_experts(rows, shape)
+    }
+
+    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
+        self.cuda.cache(shape)
+    }
+
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+        out.copy_from_slice(&buffer[..out.len()]);
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        out: &mut Vec<f32>,
+        table: &Tensor,
+        tokens: &[u32],
+        scale: f32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, table) = (self.put(out)?, self.cuda.load(table.clone())?);
+        self.cuda.embed(&mut on_device, &table, tokens, scale)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x, weight) = (self.put(out)?, self.put(x)?, self.cuda.load(weight.clone())?);
+        self.cuda.rms_norm(&mut on_device, &x, &weight, rows, eps)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn rms_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
+        self.cuda.rms_norm_in_place(&mut on_device, &weight, rows, eps)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn linear(
+        &mut self,
+        x: &Vec<f32>,
+        tokens: usize,
+        products: &mut [Linear<'_, Self>],
+    ) -> Result<(), BackendError> {
+        let x = self.put(x)?;
+        let mut operands = Vec::new();
+        for product in &mut *products {
+            let weight = self.cuda.load(product.weight.clone())?;
+            operands.push((self.put(product.out)?, weight, self.load_if(product.bias)?));
+        }
+        let mut on_device: Vec<_> = operands
+            .iter_mut()
+            .map(|(out, weight, bias)| Linear { out, weight, bias: bias.as_ref() })
+            .collect();
+        self.cuda.linear(&x, tokens, &mut on_device)?;
+        for (product, (out, ..)) in products.iter_mut().zip(&operands) {
+            self.cuda.read(out, product.out)?;
+        }
+        Ok(())
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        spans: &[Span],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
+        self.cuda.rope(&mut on_device, &frequencies, spans, heads, head_dim)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn store(
+        &mut self,
+        cache: &mut CudaCache,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let (k, v) = (self.put(k)?, self.put(v)?);
+        self.cuda.store(cache, &k, &v, spans)
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, q) = (self.put(out)?, self.put(q)?);
+        self.cuda.attention(&mut on_device, &q, cache, spans, shape)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn glu(
+        &mut self,
+        gate: &mut Vec<f32>,
+        up: &Vec<f32>,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, up) = (self.put(gate)?, self.put(up)?);
+        self.cuda.glu(&mut on_device, &up, len, activation)?;
+        self.cuda.read(&on_device, gate)
+    }
+
+    fn experts(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        logits: &Vec<f32>,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x, logits) = (self.put(out)?, self.put(x)?, self.put(logits)?);
+        let mut load = |tensor: &Tensor| self.cuda.load(tensor.clone());
+        let experts: Vec<_> = mixture
+            .experts
+            .iter()
+            .map(|e| Ok(Expert { gate: load(&e.gate)?, up: load(&e.up)?, down: load(&e.down)? }))
+            .collect::<Result<_, BackendError>>()?;
+        let bias = self.load_if(mixture.choice_bias)?;
+        let mixture = Mixture {
+            experts: &experts,
+            choice_bias: bias.as_ref(),
+            used: mixture.used,
+            routing: mixture.routing,
+        };
+        self.cuda.experts(&mut on_device, &x, &logits, rows, &mixture)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+        let (mut on_device, y) = (self.put(x)?, self.put(y)?);
+        self.cuda.add(&mut on_device, &y, len)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn gather(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x) = (self.put(out)?, self.put(x)?);
+        self.cuda.gather(&mut on_device, &x, rows, width)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn scale_and_cap(
+        &mut self,
+        x: &mut Vec<f32>,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError> {
+        let mut on_device = self.put(x)?;
+        self.cuda.scale_and_cap(&mut on_device, len, scale, softcap)?;
+        self.cuda.read(&on_device, x)
+    }
+}

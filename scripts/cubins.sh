@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Compiles kernels/cuda/module.cu to what the program embeds, kernels/cuda/images/, with NVIDIA's compilers from PyPI (x86-64, no GPU needed).
+# Run it after every change of a .cu or .cuh file; scripts/cuda.sh checks images/sources.sha256.
+#
+#   compute_80.ptx  12.6's NVRTC. Any GPU from sm_80 on, by the driver's own compiler: the fallback.
+#   sm_87.cubin     12.6: the Orins under JetPack 6, whose driver refuses what 13.x makes.
+#   sm_110.cubin    13.0's nvcc: Thor.
+#
+# It compiles for sm_80, sm_90 and sm_120 too, fails where ptxas spills a register anywhere, and writes what each kernel
+# takes to images/registers.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need python3:python3 g++:g++
+
+kernels=$PWD/kernels/cuda images=$PWD/kernels/cuda/images
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/muse/cuda
+PACKAGES_12=(nvidia-cuda-nvrtc-cu12==12.6.85 nvidia-cuda-nvcc-cu12==12.6.85)
+PACKAGES_13=(nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96
+  nvidia-cuda-cccl==13.0.85)
+
+# unpack FOLDER PACKAGE... brings wheels from PyPI once.
+unpack() {
+  local folder=$1
+  shift
+  [ ! -d "$folder" ] || return 0
+  mkdir -p "$folder.part"
+  python3 -m pip -q download --no-deps --only-binary :all: -d "$folder.part/wheels" "$@" </dev/null ||
+    cannot_run "pip could not download $*"
+  local wheel
+  for wheel in "$folder.part"/wheels/*.whl; do
+    python3 -m zipfile -e "$wheel" "$folder.part"
+  done
+  rm -r "$folder.part/wheels"
+  mv "$folder.part" "$folder"
+}
+
+# ptx ARCH OUT compiles to PTX with NVRTC 12.6.
+ptx() {
+  LD_LIBRARY_PATH=$tools/12.6/nvidia/cuda_nvrtc/lib python3 - "$kernels" "$1" "$2" <<'END'
+import ctypes, sys
+
+folder, arch, out = sys.argv[1:]
+nvrtc = ctypes.CDLL("libnvrtc.so.12")
+program = ctypes.c_void_p()
+source = b'#include "module.cu"\n'
+options = [f"--gpu-architecture={arch}".encode(), f"--include-path={folder}".encode(), b"--std=c++17"]
+nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
+failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+
+
+def text(kind):
+    size = ctypes.c_size_t()
+    getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc, f"nvrtcGet{kind}")(program, buffer)
+    return buffer.value
+
+
+print(text("ProgramLog").decode(), file=sys.stderr, end="")
+if failed:
+    sys.exit(f"NVRTC: error {failed}")
+open(out, "wb").write(text("PTX"))
+END
+}
+
+# check NAME LOG reads what `ptxas -v` said: no spills, and the registers of each kernel.
+check() {
+  awk -v image="$1" '
+    /Compiling entry function/ { split($0, part, "\047"); kernel = part[2] }
+    /spill/ { if ($0 !~ / 0 bytes spill stores, 0 bytes spill loads/) { print image ": " kernel " spills:" $0 > "/dev/stderr"; bad = 1 } stack = $1 }
+    /Used [0-9]+ registers/ { match($0, /Used [0-9]+/); printf "%-7s %-28s %3d registers, %s bytes of stack\n", image, kernel, substr($0, RSTART + 5, RLENGTH - 5), stack }
+    END { exit bad }' "$2"
+}
+
+unpack "$tools/12.6" "${PACKAGES_12[@]}"
+unpack "$tools/13.0" "${PACKAGES_13[@]}"
+cuda12=$tools/12.6/nvidia cuda13=$tools/13.0/nvidia/cu13
+chmod +x "$cuda12"/cuda_nvcc/bin/* "$cuda13"/bin/* "$cuda13"/nvvm/bin/*
+mkdir -p "$images"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+ptx compute_80 "$images/compute_80.ptx"
+"$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_80 -v -o /dev/null "$images/compute_80.ptx" 2>"$work/sm_80"
+ptx compute_87 "$work/sm_87.ptx"
+"$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_87 -v -o "$images/sm_87.cubin" "$work/sm_87.ptx" 2>"$work/sm_87"
+for sm in 90 110 120; do
+  "$cuda13/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_$sm -Xptxas -v -I"$kernels" -o "$work/sm_$sm.cubin" \
+    "$kernels/module.cu" 2>"$work/sm_$sm" || { cat "$work/sm_$sm" >&2; exit 1; }
+done
+cp "$work/sm_110.cubin" "$images/"
+for sm in 80 87 90 110 120; do
+  check sm_$sm "$work/sm_$sm"
+done >"$images/registers.txt"
+(cd "$kernels" && LC_ALL=C sha256sum ./*.cu ./*.cuh) >"$images/sources.sha256"
+ls -l "$images"

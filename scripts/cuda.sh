@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Tests of the CUDA backend without a GPU: its kernels compiled for the CPU by kernels/cuda/emulator, behind a libcuda.so.1
+# of the same folder, with the address sanitizer; once with threads in order and once backwards.
+#
+#   scripts/cuda.sh            everything
+#   scripts/cuda.sh --library  only builds the library, and prints its folder
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+export CARGO_TERM_PROGRESS_WHEN=never
+
+# library FOLDER FLAGS... builds libcuda.so.1 where a source is newer.
+library() {
+  local out=$1/libcuda.so.1
+  shift
+  need g++:g++
+  if [ -e "$out" ] && [ -z "$(find kernels/cuda scripts/cuda.sh -newer "$out" -not -path '*/images/*' -type f)" ]; then
+    return 0
+  fi
+  mkdir -p "$(dirname "$out")"
+  g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -DEMULATOR -Ikernels/cuda -shared -fPIC "$@" -o "$out" \
+    kernels/cuda/emulator/driver.cpp kernels/cuda/emulator/emulator.cpp
+}
+
+target=${CARGO_TARGET_DIR:-target}
+if [ "${1:-}" = --library ]; then
+  library "$target/cuda-emulator" >&2
+  realpath "$target/cuda-emulator"
+  exit
+fi
+
+need_rust
+(cd kernels/cuda && sha256sum --quiet --check images/sources.sha256) ||
+  { echo "the kernels have changed since they were compiled: run scripts/cubins.sh" >&2; exit 1; }
+folder=$target/cuda-emulator/sanitized
+library "$folder" -fsanitize=address
+# The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
+sanitizer=$(g++ -print-file-name=libasan.so)
+tests=(cargo test --locked -p muse-kernels --features cuda)
+"${tests[@]}" --lib cuda::
+for order in forwards backwards; do
+  echo "threads $order"
+  while read -r program; do
+    LD_LIBRARY_PATH=$folder LD_PRELOAD=$sanitizer ASAN_OPTIONS=detect_leaks=0 MUSE_EMULATOR_ORDER=$order \
+      "$program" --test-threads 2 </dev/null
+  done < <("${tests[@]}" --test agreement --test cuda_errors --no-run --message-format json 2>/dev/null |
+    grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+done
