@@ -220,6 +220,11 @@ fn attention_bound(case: &AttentionCase) -> f64 {
     (2.0 * score + 2.0 * (positions + 12.0) * EPSILON) * 6.0
 }
 
+/// What rounding to 8 bits may do to a prompt, in the mean of squares: an error of `2^-8 / sqrt(3)` at most in each factor,
+/// each for itself, of terms that are 1 in the mean of squares, as a score then is. A score errs by `2^-8`, a weight by
+/// as much of itself twice, a value once; that is less than `2^-6`, even if none of it evens out.
+const COARSE: f64 = 1.0 / 64.0;
+
 #[test]
 fn attention_agrees() {
     let base = AttentionCase {
@@ -242,6 +247,9 @@ fn attention_agrees() {
         AttentionCase { heads: 2, kv_heads: 1, head_dim: 2, start: 20, len: 17, ..base },
         AttentionCase { heads: 10, kv_heads: 1, head_dim: 6, start: 20, len: 3, softcap: Some(2.0), ..base },
         AttentionCase { start: 90, len: 20, window: Some(7), ..base },
+        AttentionCase { heads: 4, kv_heads: 1, head_dim: 128, start: 60, len: 65, ..base },
+        AttentionCase { heads: 3, kv_heads: 1, head_dim: 7, start: 60, len: 65, window: Some(50), ..base },
+        AttentionCase { heads: 1, kv_heads: 1, head_dim: 272, start: 60, len: 33, ..base },
         AttentionCase { start: 90, len: 20, window: Some(17), capacity: 36, ..base },
         AttentionCase { start: 777, len: 5, window: Some(150), capacity: 160, softcap: Some(20.0), ..base },
         AttentionCase { start: 10, len: 1, window: Some(1), ..base },
@@ -255,10 +263,19 @@ fn attention_agrees() {
             let expected = case.run(&mut ReferenceBackend::new(), dtype);
             each_backend!(|cpu| {
                 let actual = case.run(cpu, dtype);
+                let name = cpu.describe();
+                let errors =
+                    || actual.iter().zip(&expected).map(|(a, e)| (f64::from(*a) - f64::from(*e)).abs());
+                let is_prompt = case.len >= 32 && dtype != CacheDtype::F32;
+                if is_prompt && name.contains("avx512-bf16") {
+                    let mean = (errors().map(|e| e * e).sum::<f64>() / actual.len() as f64).sqrt();
+                    assert!(mean <= COARSE, "case {i} {dtype:?} {name}: {mean} in the mean");
+                    assert!(errors().all(|e| e <= 8.0 * COARSE), "case {i} {dtype:?} {name}");
+                    return;
+                }
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
                     let bound = attention_bound(case);
-                    let name = cpu.describe();
                     assert!(error <= bound, "case {i} {dtype:?} {name}: {n} is {actual}, not {expected}");
                 }
             });

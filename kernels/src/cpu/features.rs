@@ -16,6 +16,8 @@ pub(crate) enum Level {
     Avx2,
     /// x86-64 AVX-512 F, BW, DQ, VL and VNNI, with all of [`Level::Avx2`].
     Avx512Vnni,
+    /// x86-64 AVX-512 BF16, with [`Level::Avx512Vnni`].
+    Avx512Bf16,
     /// aarch64 Advanced SIMD.
     Neon,
     /// aarch64 `sdot`, with [`Level::Neon`].
@@ -25,9 +27,10 @@ pub(crate) enum Level {
 }
 
 /// Worst first.
-const LEVELS: [(Level, &str); 5] = [
+const LEVELS: [(Level, &str); 6] = [
     (Level::Avx2, "avx2"),
     (Level::Avx512Vnni, "avx512-vnni"),
+    (Level::Avx512Bf16, "avx512-bf16"),
     (Level::Neon, "neon"),
     (Level::NeonDotprod, "neon-dotprod"),
     (Level::NeonI8mm, "neon-i8mm"),
@@ -43,6 +46,7 @@ fn detected(level: Level) -> bool {
             let base = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
             avx2 && base && has!("avx512vnni")
         }
+        Level::Avx512Bf16 => detected(Level::Avx512Vnni) && has!("avx512bf16"),
         Level::Neon | Level::NeonDotprod | Level::NeonI8mm => false,
     }
 }
@@ -51,7 +55,7 @@ fn detected(level: Level) -> bool {
 fn detected(level: Level) -> bool {
     use std::arch::is_aarch64_feature_detected as has;
     match level {
-        Level::Avx2 | Level::Avx512Vnni => false,
+        Level::Avx2 | Level::Avx512Vnni | Level::Avx512Bf16 => false,
         Level::Neon => has!("neon"),
         Level::NeonDotprod => has!("neon") && has!("dotprod"),
         Level::NeonI8mm => has!("neon") && has!("dotprod") && has!("i8mm"),

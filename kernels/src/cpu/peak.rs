@@ -102,7 +102,7 @@ const PEAKS: &[Peak] = &[
     Peak {
         name: "bf16 x 32",
         ops_per_round: 12 * 64,
-        supported: |f| f.has(Level::Avx512Vnni) && std::arch::is_x86_feature_detected!("avx512bf16"),
+        supported: |f| f.has(Level::Avx512Bf16),
         run: bf16_512,
     },
 ];

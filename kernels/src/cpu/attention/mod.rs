@@ -1,11 +1,12 @@
 //! Causal grouped-query attention over tiles of the cache, with an online softmax (Milakov and Gimelshein 2018,
-//! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for up to 24 queries that share a head of
+//! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for up to 96 queries that share a head of
 //! keys, and memory does not grow with the context. Kernels multiply the numbers of an 8-bit cache as they are; their
 //! scales go onto the scores, and onto the weights of the values.
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
-//! | `avx512` | avx512-vnni | vectors of 16, up to 8 queries share a load |
+//! | `avx512-bf16` | avx512-bf16 | prompts over an f16 or 8-bit cache: pairs of bf16, 6 queries share 4 loads |
+//! | `avx512` | avx512-vnni | vectors of 16, 6 queries share 4 loads |
 //! | `avx2` | avx2 | vectors of 8, up to 6 queries share a load |
 //! | `neon` | neon | 16 positions of 4 queries, or 32 elements of 2 queries, in 16 vectors |
 //! | `generic` | - | loops over 16 positions, or 16 elements, side by side |
@@ -33,6 +34,8 @@ use crate::cache::{Head, HeadCache, Scales, TILE_POSITIONS};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -42,8 +45,16 @@ mod work;
 
 /// Positions whose scores are held at once.
 const BLOCK: usize = 128;
-/// Most queries of one unit of work, and of one kernel call: what 6, 4, 3 and 2 divide.
-const QUERIES: usize = 24;
+/// Most queries of one unit of work, and of one kernel call, where rounding a block for all of them is worth much.
+const QUERIES: usize = 96;
+/// Most where it is not, or units would be too few: what 6, 4, 3 and 2 divide, and whose scores fit the first cache.
+const FEW_QUERIES: usize = 24;
+/// Units a thread that are enough for all to end at about the same time.
+const UNITS_A_THREAD: usize = 4;
+
+/// Fewest rows of a span that are a prompt's: more than one step proposes to an answer, whose tokens do not depend on
+/// how many of them a step computes.
+const PROMPT_ROWS: u32 = 32;
 
 /// The scores of one query over a block.
 type Scores = [f32; BLOCK];
@@ -127,6 +138,23 @@ const VARIANTS: &[Variant<Kernel>] = &[
     },
 ];
 
+/// Faster and coarser, for the rows of prompts.
+const PROMPT_VARIANTS: &[Variant<Kernel>] = &[
+    #[cfg(target_arch = "x86_64")]
+    Variant {
+        name: "avx512-bf16",
+        supported: |f| f.has(Level::Avx512Bf16),
+        run: Kernel {
+            scores_f32: avx512::scores::<f32>,
+            scores_f16: avx512_bf16::scores::<f16>,
+            scores_i8: avx512_bf16::scores::<i8>,
+            mix_f32: avx512::mix::<f32>,
+            mix_f16: avx512_bf16::mix::<f16>,
+            mix_i8: avx512_bf16::mix::<i8>,
+        },
+    },
+];
+
 /// An element type that a cache may have.
 trait Element: Copy + Into<f32> + Sync {
     fn scores(kernel: &Kernel) -> ScoresOf<Self>;
@@ -164,13 +192,16 @@ impl Element for f16 {
 #[derive(Clone, Copy)]
 pub(super) struct Attend {
     kernel: Supported<Kernel>,
+    /// For the rows of prompts, where there is one.
+    prompt: Option<Supported<Kernel>>,
     elementwise: Elementwise,
 }
 
 /// Queries of one sequence that share a head of keys, in order of position.
-#[derive(Default)]
 struct Queries<'a> {
     count: usize,
+    /// Whether they are rows of a prompt.
+    prompt: bool,
     /// `(count, head_dim)`
     q: [&'a [f32]; QUERIES],
     /// Sums of weighted values, `(count, head_dim)`.
@@ -181,6 +212,20 @@ struct Queries<'a> {
     max: [f32; QUERIES],
     /// Sum of `exp(score - max)` so far.
     total: [f32; QUERIES],
+}
+
+impl Default for Queries<'_> {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            prompt: false,
+            q: [&[]; QUERIES],
+            out: std::array::from_fn(|_| &mut [][..]),
+            seen: [(0, 0); QUERIES],
+            max: [0.0; QUERIES],
+            total: [0.0; QUERIES],
+        }
+    }
 }
 
 impl<'a> Queries<'a> {
@@ -197,11 +242,17 @@ impl Attend {
     #[cfg(test)]
     fn all(features: Features) -> impl Iterator<Item = Self> {
         let elementwise = Elementwise::best(features);
-        Supported::all(VARIANTS, features).map(move |kernel| Self { kernel, elementwise })
+        let prompts = Supported::all(PROMPT_VARIANTS, features);
+        let kernels = prompts.chain(Supported::all(VARIANTS, features));
+        kernels.map(move |kernel| Self { kernel, prompt: None, elementwise })
     }
 
     pub(super) fn best(features: Features) -> Self {
-        Self { kernel: Supported::best(VARIANTS, features), elementwise: Elementwise::best(features) }
+        Self {
+            kernel: Supported::best(VARIANTS, features),
+            prompt: Supported::all(PROMPT_VARIANTS, features).next(),
+            elementwise: Elementwise::best(features),
+        }
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -214,7 +265,9 @@ impl Attend {
     /// # Panics
     /// If the cache does not have the shape's heads, or is too short for what a query sees.
     pub(super) fn run(self, pool: &mut Pool, out: &mut [f32], partial: &mut [f32], work: &Work<'_>) {
-        let (units, parts) = (work.units(), work.parts(pool.threads(), partial.len()));
+        let enough = UNITS_A_THREAD * pool.threads();
+        let most = if self.prompt.is_some() && work.units(QUERIES) >= enough { QUERIES } else { FEW_QUERIES };
+        let (units, parts) = (work.units(most), work.parts(most, pool.threads(), partial.len()));
         if parts == 1 {
             let out = Output::new(out);
             pool.run(units, &|unit| {
@@ -222,7 +275,7 @@ impl Attend {
                 // SAFETY: a query is in one unit, and each unit comes once.
                 let out =
                     |query: usize, _: usize| unsafe { out.slice(query * work.head_dim(), work.head_dim()) };
-                let source = work.unit(unit, &mut queries, out);
+                let source = work.unit(unit, most, &mut queries, out);
                 self.attend(&mut queries, source, Part { index: 0, of: 1 }, work);
                 for n in 0..queries.count {
                     let inverse = 1.0 / queries.total[n];
@@ -237,7 +290,7 @@ impl Attend {
         pool.run(units * parts, &|chunk| {
             let part = Part { index: chunk % parts, of: parts };
             let mut queries = Queries::default();
-            let mut tails: [&mut [f32]; QUERIES] = Default::default();
+            let mut tails: [&mut [f32]; QUERIES] = std::array::from_fn(|_| &mut [][..]);
             let out = |query: usize, n: usize| {
                 // SAFETY: a query is in one unit, and each part of a unit comes once.
                 let slice = unsafe { sums.slice((query * parts + part.index) * row, row) };
@@ -245,7 +298,7 @@ impl Attend {
                 tails[n] = tail;
                 out
             };
-            let source = work.unit(chunk / parts, &mut queries, out);
+            let source = work.unit(chunk / parts, most, &mut queries, out);
             self.attend(&mut queries, source, part, work);
             for (n, tail) in tails.into_iter().enumerate().take(queries.count) {
                 tail.copy_from_slice(&[queries.max[n], queries.total[n]]);
@@ -260,18 +313,33 @@ impl Attend {
     /// Takes one part of the positions that `queries` see into their sums.
     fn attend(self, queries: &mut Queries<'_>, source: HeadCache<'_>, part: Part, work: &Work<'_>) {
         match source {
-            HeadCache::F16(head) => self.blocks(queries, head, part, work),
-            HeadCache::F32(head) => self.blocks(queries, head, part, work),
-            HeadCache::Int8(head) => self.blocks(queries, head, part, work),
+            HeadCache::F16(head) => self.elements(queries, head, part, work),
+            HeadCache::F32(head) => self.elements(queries, head, part, work),
+            HeadCache::Int8(head) => self.elements(queries, head, part, work),
         }
     }
 
-    fn blocks<E: Element>(self, queries: &mut Queries<'_>, head: Head<'_, E>, part: Part, work: &Work<'_>) {
+    /// With no more memory for scores than the queries need: clearing it takes time.
+    fn elements<E: Element>(self, queries: &mut Queries<'_>, head: Head<'_, E>, part: Part, work: &Work<'_>) {
+        match queries.count {
+            ..9 => self.blocks::<E, 8>(queries, head, part, work),
+            9..=FEW_QUERIES => self.blocks::<E, FEW_QUERIES>(queries, head, part, work),
+            _ => self.blocks::<E, QUERIES>(queries, head, part, work),
+        }
+    }
+
+    fn blocks<E: Element, const Q: usize>(
+        self,
+        queries: &mut Queries<'_>,
+        head: Head<'_, E>,
+        part: Part,
+        work: &Work<'_>,
+    ) {
         let head_dim = work.head_dim();
         let capacity = head.values.len() / head_dim;
         let (first, last) = (queries.seen[0].0, queries.seen[queries.count - 1].1);
         assert!(last - first < capacity, "positions {first} to {last} of a cache of {capacity}");
-        let mut scores = [[0.0; BLOCK]; QUERIES];
+        let mut scores = [[0.0; BLOCK]; Q];
         let tiles = part.of(first / TILE_POSITIONS..last / TILE_POSITIONS + 1);
         let (mut begin, stop) = (tiles.start * TILE_POSITIONS, tiles.end * TILE_POSITIONS);
         while begin < stop {
@@ -298,14 +366,15 @@ impl Attend {
     fn block<E: Element>(
         self,
         queries: &mut Queries<'_>,
-        scores: &mut [Scores; QUERIES],
+        scores: &mut [Scores],
         block: &Block<'_, E>,
         shape: &AttentionShape,
     ) {
         let (count, used, begin) = (queries.count, &block.used, block.begin);
         let mut decay = [1.0; QUERIES];
+        let kernel = self.prompt.filter(|_| queries.prompt).unwrap_or(self.kernel).get();
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
-        unsafe { E::scores(self.kernel.get())(&mut scores[..count], &queries.q[..count], block.keys) };
+        unsafe { E::scores(kernel)(&mut scores[..count], &queries.q[..count], block.keys) };
         for (n, scores) in scores.iter_mut().enumerate().take(count) {
             let (first, last) = queries.seen[n];
             let seen = first.max(used.start)..(last + 1).min(used.end);
@@ -342,7 +411,7 @@ impl Attend {
         }
         let (out, scores) = (&mut queries.out[..count], &scores[..count]);
         // SAFETY: as above.
-        unsafe { E::mix(self.kernel.get())(out, scores, &decay[..count], block.values) };
+        unsafe { E::mix(kernel)(out, scores, &decay[..count], block.values) };
     }
 }
 

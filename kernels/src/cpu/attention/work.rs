@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{QUERIES, Queries};
+use super::{PROMPT_ROWS, Queries};
 use crate::cache::{HeadCache, HostCache};
 use crate::{AttentionShape, Span};
 
@@ -70,29 +70,30 @@ impl<'a> Work<'a> {
         span.len as usize * (self.shape.heads / self.shape.kv_heads) as usize
     }
 
-    /// Units of [`unit`](Self::unit). Later ones see more, and the pool hands out the last one first.
-    pub(super) fn units(&self) -> usize {
-        let units: usize = self.spans.iter().map(|span| self.shared(span).div_ceil(QUERIES)).sum();
+    /// Units of [`unit`](Self::unit) of up to `most` queries. Later ones see more, and the pool hands out the last one first.
+    pub(super) fn units(&self, most: usize) -> usize {
+        let units: usize = self.spans.iter().map(|span| self.shared(span).div_ceil(most)).sum();
         units * self.shape.kv_heads as usize
     }
 
     /// How many parts to split positions into so that `threads` have work: 1 unless every span is one row, there are
     /// fewer units than two a thread, and `room` elements hold the sums.
-    pub(super) fn parts(&self, threads: usize, room: usize) -> usize {
+    pub(super) fn parts(&self, most: usize, threads: usize, room: usize) -> usize {
         if threads == 1 || self.spans.iter().any(|span| span.len != 1) {
             return 1;
         }
-        let wanted = (2 * threads).div_ceil(self.units().max(1));
+        let wanted = (2 * threads).div_ceil(self.units(most).max(1));
         let fit = room / (self.q.len() / self.head_dim() * (self.head_dim() + 2)).max(1);
         let longest = self.spans.iter().map(|span| self.shape.seen(span.start)).max().unwrap_or(0);
         wanted.min(fit).min((longest / WORTH_A_PART) as usize).max(1)
     }
 
-    /// Fills `queries` with those of a unit: up to [`QUERIES`] rows and heads of one span that share a head of keys.
+    /// Fills `queries` with those of a unit: up to `most` rows and heads of one span that share a head of keys.
     /// `out` gives each query, counted over the rows and heads of `q`, what its sums go to. Returns the keys and values.
     pub(super) fn unit<'q>(
         &'q self,
         unit: usize,
+        most: usize,
         queries: &mut Queries<'q>,
         mut out: impl FnMut(usize, usize) -> &'q mut [f32],
     ) -> HeadCache<'a> {
@@ -101,13 +102,14 @@ impl<'a> Work<'a> {
         let (mut index, mut row) = (unit / kv_heads, 0);
         let mut spans = self.spans.iter();
         let mut span = spans.next().expect("a unit has a span");
-        while index >= self.shared(span).div_ceil(QUERIES) {
-            index -= self.shared(span).div_ceil(QUERIES);
+        while index >= self.shared(span).div_ceil(most) {
+            index -= self.shared(span).div_ceil(most);
             row += span.len as usize;
             span = spans.next().expect("a unit has a span");
         }
+        queries.prompt = span.len >= PROMPT_ROWS;
         let shared = self.shared(span);
-        let len = shared.div_ceil(shared.div_ceil(QUERIES));
+        let len = shared.div_ceil(shared.div_ceil(most));
         for i in index * len..((index + 1) * len).min(shared) {
             let query = (row + i / group) * heads + kv_head * group + i % group;
             let position = span.start + (i / group) as u32;
