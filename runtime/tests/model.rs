@@ -188,6 +188,7 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 
 #[test]
 fn the_cpu_backend_says_what_the_reference_says() {
+    let rounds_prompts = muse_kernels::Features::detect().to_string() == "avx512-bf16";
     for (name, spec) in
         [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
     {
@@ -200,7 +201,15 @@ fn the_cpu_backend_says_what_the_reference_says() {
             // tip one of them to the next step: 1/127 of the largest of its 32, that is 1/127 x 2.5 / sqrt(40)
             // = 3e-3 of a row's length; ten may tip at once in all layers.
             let bound = if layout == Layout::F32 { 3e-4 } else { 3e-2 };
-            for chunk in [1, 5, 48] {
+            for chunk in [1, 5, 31, 48] {
+                // 48 rows are a prompt, whose attention some CPUs round to 8 bits: 2^-6 of its result in the mean of
+                // squares (see `COARSE` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
+                // Where a router's choice may tip, no bound on the logits follows from it.
+                let coarse = chunk == 48 && layout != Layout::F32 && rounds_prompts;
+                if coarse && ["mixture", "shared"].contains(&name) {
+                    continue;
+                }
+                let bound = if coarse { 4.0 * 3f64.sqrt() / 64.0 } else { bound };
                 let (gap, std) = difference(&steps(&mut *cpu, 0, &tokens, chunk), &expected);
                 assert!(gap <= bound * std, "{name} {layout} by {chunk}: {gap} of {std}");
             }

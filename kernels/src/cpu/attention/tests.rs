@@ -1,9 +1,11 @@
 //! Every variant's kernels against f64 sums. The driver around them is compared as a whole in `tests/agreement.rs`.
 
+use super::work::Part;
 use super::*;
-use crate::cache::HostCache;
+use crate::cache::{HostCache, TILE_POSITIONS};
+use crate::cpu::features::Features;
 use crate::test_data::Random;
-use crate::{CacheDtype, CacheShape, Span};
+use crate::{AttentionShape, CacheDtype, CacheShape, Span};
 
 const DIMS: [usize; 7] = [1, 4, 15, 16, 64, 80, 128];
 

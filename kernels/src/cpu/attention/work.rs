@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{PROMPT_ROWS, Queries};
+use super::PROMPT_ROWS;
+use super::attend::Queries;
 use crate::cache::{HeadCache, HostCache};
 use crate::{AttentionShape, Span};
 
