@@ -48,8 +48,8 @@ impl Channels {
             State::Header(header) => {
                 header.push_str(text);
                 // The prompt has written the role: what cannot be a recipient is the answer itself.
-                let said = header.strip_prefix(ROLE).filter(|said| !may_address(said));
-                if said.is_some() || header.len() > HEADER_MAX {
+                let said = header.strip_prefix(ROLE);
+                if said.is_some_and(|said| !may_address(said)) || header.len() > HEADER_MAX {
                     self.parts.text(said.unwrap_or(header).trim_start());
                     self.state = State::User;
                 }
@@ -134,8 +134,8 @@ impl Channels {
 
 /// Who the header of an assistant's message names; nobody is the user. `None` where it is not the assistant's.
 fn address(header: &str) -> Option<Option<&str>> {
-    let mut words = header.split_whitespace().peekable();
-    let _ = words.next_if_eq(&ROLE);
+    // The space between is not always written.
+    let mut words = header.strip_prefix(ROLE).unwrap_or(header).split_whitespace();
     match words.next() {
         None => Some(None),
         Some(word) if words.next().is_none() => Some(Some(word.strip_prefix("to=")?)),

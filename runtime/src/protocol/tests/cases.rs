@@ -19,6 +19,12 @@ const CASES: &[Case] = &[
     ),
     ("muse: answer at once", MUSE, " to=user«<|message|>»Yes.", "T(Yes.)"),
     ("muse: nobody named", MUSE, "«<|message|>»Yes.", "T(Yes.)"),
+    (
+        "muse: no space after the role",
+        MUSE,
+        "«<|start|>»assistantto=self«<|message|>»so«<|eom|>»«<|start|>»assistantto=user«<|message|>»Yes.",
+        "R(so) T(Yes.)",
+    ),
     ("muse: no framing", MUSE, "Just an answer, to=self.", "T(Just an answer, to=self.)"),
     ("muse: markers typed", MUSE, " to=user«<|message|>»a <|eom|><|start|> b", "T(a <|eom|><|start|> b)"),
     (
@@ -349,6 +355,20 @@ fn a_call_that_is_too_long_is_text_as_it_comes() {
         assert!(so_far >= long.len(), "{so_far}");
         let whole = run(&protocol, &tools(), &pieces(&format!("{open}{long}{close}")), true);
         assert!(matches!(&whole[..], [Part::Text(text)] if text.len() > so_far && text.ends_with('b')));
+    }
+}
+
+#[test]
+fn a_header_that_is_too_long_is_text_however_it_is_cut() {
+    let protocol = Protocol::declared(MUSE, token);
+    for (role, shown_role) in [("assistant", ""), ("tool ", "tool ")] {
+        let text = format!("to={} and more", "x".repeat(600));
+        let whole = pieces(&format!("«<|start|>»{role}{text}"));
+        let mut letters = vec![whole[0].clone()];
+        letters.extend(format!("{role}{text}").chars().map(|c| Piece::Typed(c.into())));
+        let expected = [Part::Text(format!("{shown_role}{text}"))];
+        assert_eq!(run(&protocol, &tools(), &whole, true), expected, "{role}");
+        assert_eq!(run(&protocol, &tools(), &letters, true), expected, "{role}");
     }
 }
 
