@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests of the CUDA backend without a GPU: its kernels compiled for the CPU by kernels/cuda/emulator, behind a libcuda.so.1
-# of the same folder, with the address sanitizer; once with threads in order and once backwards.
+# of the same folder. Every operation and every fault with the address sanitizer, once with threads in order and once
+# backwards; then tiny models end to end.
 #
 #   scripts/cuda.sh            everything
 #   scripts/cuda.sh --library  only builds the library, and prints its folder
@@ -34,15 +35,26 @@ need_rust
   { echo "the kernels have changed since they were compiled: run scripts/cubins.sh" >&2; exit 1; }
 folder=$target/cuda-emulator/sanitized
 library "$folder" -fsanitize=address
+library "$target/cuda-emulator"
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
 sanitizer=$(g++ -print-file-name=libasan.so)
-tests=(cargo test --locked -p muse-kernels --features cuda)
-"${tests[@]}" --lib cuda::
+
+# programs ARGUMENTS... builds tests and prints their paths.
+programs() {
+  local log=$target/cuda-emulator/build.log
+  cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --no-run --message-format json "$@" 2>"$log" |
+    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 || { cat "$log" >&2; return 1; }
+}
+
+cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib cuda::
+kernels=$(programs --test agreement --test cuda_errors)
+models=$(programs --test model)
 for order in forwards backwards; do
   echo "threads $order"
-  while read -r program; do
-    LD_LIBRARY_PATH=$folder LD_PRELOAD=$sanitizer ASAN_OPTIONS=detect_leaks=0 MUSE_EMULATOR_ORDER=$order \
-      "$program" --test-threads 2 </dev/null
-  done < <("${tests[@]}" --test agreement --test cuda_errors --no-run --message-format json 2>/dev/null |
-    grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+  for program in $kernels; do
+    LD_LIBRARY_PATH=$folder LD_PRELOAD=$sanitizer ASAN_OPTIONS=detect_leaks=0 MUSE_EMULATOR_ORDER=$order "$program"
+  done
+done
+for program in $models; do
+  LD_LIBRARY_PATH=$target/cuda-emulator "$program" cuda
 done

@@ -29,7 +29,9 @@ mod tokenizer;
 mod weights;
 
 pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
-pub use load::{BackendChoice, LoadError, LoadOptions, Placement, TARGET, load, load_mapped, place, plan};
+pub use load::{
+    BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
+};
 pub use model::Model;
 pub use muse_kernels::CacheDtype;
 pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, PROPOSED_MAX, Plan};

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muse_format::{FormatError, Role};
+#[cfg(not(feature = "cuda"))]
+use muse_kernels::CudaError;
 use muse_kernels::{BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
 use crate::model::Model;
@@ -19,11 +21,14 @@ const BOARD: &str = if cfg!(target_arch = "x86_64") { "x86-64" } else { "generic
 const THREADS_MAX: usize = 256;
 
 /// Which kernels run a model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
     /// The fastest that this machine's features allow.
     #[default]
     Cpu,
+    /// The first NVIDIA GPU. Where it cannot be used a model is not loaded, on the CPU neither.
+    Cuda,
     /// Plain loops with f64 sums: slow, the definition of every answer.
     Reference,
 }
@@ -174,7 +179,38 @@ pub fn load_mapped(
             let name = backend.describe();
             Ok(Box::new(Model::new(mapped, backend, name, &plan, text)?))
         }
+        BackendChoice::Cuda => on_cuda(mapped, &plan, text),
     }
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda(mapped: &Mapped, plan: &Plan, text: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
+    let backend = muse_kernels::CudaBackend::new()?;
+    let name = backend.describe();
+    Ok(Box::new(Model::new(mapped, backend, name, plan, text)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_cuda(_: &Mapped, _: &Plan, _: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
+    Err(BackendError::from(CudaError::NotBuilt).into())
+}
+
+/// Opens the GPU that [`BackendChoice::Cuda`] takes and loads its kernels; returns its name.
+///
+/// # Errors
+/// [`BackendError::Cuda`] says what is missing.
+#[cfg(feature = "cuda")]
+pub fn cuda_device() -> Result<String, BackendError> {
+    Ok(muse_kernels::CudaBackend::new()?.describe())
+}
+
+/// The error of a build without the feature `cuda`.
+///
+/// # Errors
+/// [`CudaError::NotBuilt`].
+#[cfg(not(feature = "cuda"))]
+pub fn cuda_device() -> Result<String, BackendError> {
+    Err(CudaError::NotBuilt.into())
 }
 
 /// What `mapped` would take under `options`.

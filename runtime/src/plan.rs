@@ -3,7 +3,9 @@
 use std::fmt;
 
 use muse_format::{Experts, Layer, Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS};
+use muse_kernels::{
+    CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes, cuda_reserved_bytes,
+};
 use serde::Serialize;
 
 use crate::{BackendChoice, LoadError, LoadOptions};
@@ -163,11 +165,14 @@ fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 13] {
 /// backend does not keep.
 fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
     let (rows, width) = (u64::from(d.batch_tokens), widest_input(spec).into());
-    let experts = experts_shape(spec).map_or(0, |shape| CpuBackend::experts_bytes(rows, shape));
+    let experts =
+        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(rows, shape));
     match d.backend {
         BackendChoice::Cpu => {
+            let experts = experts(CpuBackend::experts_bytes);
             [CpuBackend::reserved_bytes(rows, width), CpuBackend::attention_bytes(width), experts]
         }
+        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes)],
         BackendChoice::Reference => [0; 3],
     }
 }

@@ -152,13 +152,6 @@ Result cuCtxSetCurrent(void* context) {
   return SUCCESS;
 }
 
-Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
-  NEEDS_CONTEXT;
-  *total = static_cast<std::size_t>(planned("memory", 8L << 30));
-  *free = *total - used;
-  return SUCCESS;
-}
-
 // A cubin is an ELF file, and PTX a text that says its version.
 Result cuModuleLoadData(void** module, const void* image) {
   NEEDS_CONTEXT;

@@ -89,13 +89,6 @@ impl Context {
         // SAFETY: the stream lives until `drop`.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
     }
-
-    /// Free and all bytes of the device.
-    pub(super) fn memory(&self) -> Result<(u64, u64), CudaError> {
-        self.bind()?;
-        let (free, total) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
-        Ok((free as u64, total as u64))
-    }
 }
 
 impl Drop for Context {

@@ -11,8 +11,8 @@ use super::scratch::Scratch;
 use crate::cache::{row_count, rows};
 use crate::reference::GROUP;
 use crate::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CudaError, ExpertsShape, Linear, Mixture,
-    Span, TILE_POSITIONS, Tensor,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, ExpertsShape, Linear, Mixture, Span,
+    TILE_POSITIONS, Tensor,
 };
 
 /// The first GPU of this machine.
@@ -104,14 +104,6 @@ impl CudaBackend {
     /// The GPU's name and what its kernels are compiled for.
     pub fn describe(&self) -> String {
         format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
-    }
-
-    /// Free and all bytes of the device's memory.
-    ///
-    /// # Errors
-    /// [`CudaError::Call`] where the device has failed.
-    pub fn memory(&self) -> Result<(u64, u64), CudaError> {
-        self.context.memory()
     }
 
     /// Copies `values` to the first elements of `buffer`: for tests, as a graph starts from tokens.
