@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use muse_runtime::{CacheDtype, Placement};
+use muse_runtime::{BackendChoice, CacheDtype, Placement};
 use serde::{Deserialize, Deserializer};
 
 /// Why a configuration is not used.
@@ -47,6 +47,8 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
+    /// `cpu`, `cuda` or `reference`. Nothing else is tried where the one that is named cannot be used.
+    pub backend: BackendChoice,
     /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]
     pub threads: Option<u64>,
@@ -127,6 +129,7 @@ impl Default for Memory {
 impl Default for Engine {
     fn default() -> Self {
         Self {
+            backend: BackendChoice::Cpu,
             threads: None,
             weights: Placement::Mapped,
             context: None,

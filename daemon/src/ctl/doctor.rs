@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use muse_runtime::BackendChoice;
 use serde::Serialize;
 use zbus::fdo;
 
@@ -44,7 +45,7 @@ impl Check {
 
 pub async fn run(session: bool, json: bool, config: Option<&Path>) -> Result<(), Error> {
     let root = Path::new("/");
-    let mut checks = vec![board(root), cpu(root), threads(root), memory(root), cuda(root), npu(root)];
+    let mut checks = vec![board(root), cpu(root), threads(root), memory(root), npu(root)];
     checks.extend(configuration(root, config, session));
     checks.extend(bus(session).await);
     let mut out = std::io::stdout();
@@ -129,17 +130,31 @@ fn library(root: &Path, name: &str) -> Option<PathBuf> {
     folders.iter().map(|folder| root.join(folder).join(name)).find(|path| path.exists())
 }
 
-fn cuda(root: &Path) -> Check {
-    let why = "this version computes on the CPU alone; nothing to do";
-    match (library(root, "libcuda.so.1"), muse_boards::detect(root).gpu.is_some()) {
-        (Some(path), _) => Check::note("cuda", format!("driver library {}", path.display()), why),
-        (None, true) => Check::note("cuda", "libcuda.so.1 is missing on a board with a GPU", why),
-        (None, false) => Check::note("cuda", "libcuda.so.1 is not installed", why),
+/// What `engine.backend = "cuda"` needs, or that it could be set.
+fn cuda(root: &Path, backend: BackendChoice) -> Check {
+    let device = muse_runtime::cuda_device();
+    if backend == BackendChoice::Cuda {
+        return match device {
+            Ok(found) => Check::ok("cuda", found),
+            Err(problem) => {
+                let remedy = "models are refused until then; or set engine.backend to \"cpu\"";
+                Check::fail("cuda", format!("{problem}, and engine.backend is \"cuda\""), remedy)
+            }
+        };
+    }
+    let driver = match (library(root, "libcuda.so.1"), muse_boards::detect(root).gpu.is_some()) {
+        (Some(path), _) => format!("driver library {}", path.display()),
+        (None, true) => "libcuda.so.1 is missing on a board with a GPU".into(),
+        (None, false) => "libcuda.so.1 is not installed".into(),
+    };
+    match device {
+        Ok(found) => Check::note("cuda", found, "not used: engine.backend is not \"cuda\""),
+        Err(_) => Check::note("cuda", driver, "engine.backend is not \"cuda\"; nothing to do"),
     }
 }
 
 fn npu(root: &Path) -> Check {
-    let why = "this version computes on the CPU alone; nothing to do";
+    let why = "this version does not compute on NPUs; nothing to do";
     match library(root, "librknnrt.so") {
         Some(path) => Check::note("npu", format!("runtime library {}", path.display()), why),
         None => Check::note("npu", "librknnrt.so is not installed", why),
@@ -161,7 +176,8 @@ fn configuration(root: &Path, path: Option<&Path>, session: bool) -> Vec<Check> 
             }
         },
     };
-    vec![Check::ok("config", found), models_folder(&config.models_dir, session)]
+    let backend = cuda(root, config.engine.backend);
+    vec![Check::ok("config", found), backend, models_folder(&config.models_dir, session)]
 }
 
 fn models_folder(folder: &Path, session: bool) -> Check {
@@ -220,5 +236,21 @@ async fn service(connection: &zbus::Connection) -> Check {
     match version.await.map_err(Error::from) {
         Ok(version) => Check::ok(name, format!("mused {version} is running")),
         Err(problem) => Check::fail(name, problem.to_string(), "see its log: journalctl -u mused"),
+    }
+}
+
+#[cfg(all(test, not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_asked_for_and_cannot_be_used_is_a_failure_with_its_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let asked = cuda(root.path(), BackendChoice::Cuda);
+        assert_eq!(asked.state, State::Fail);
+        assert!(asked.found.contains("this build has no CUDA"), "{}", asked.found);
+        assert!(asked.remedy.contains("engine.backend"), "{}", asked.remedy);
+        let not_asked = cuda(root.path(), BackendChoice::Cpu);
+        assert_eq!((not_asked.state, &*not_asked.found), (State::Note, "libcuda.so.1 is not installed"));
     }
 }
