@@ -8,12 +8,15 @@
 #
 # It compiles for sm_80, sm_90 and sm_120 too, fails where ptxas spills a register anywhere, and writes what each kernel
 # takes to images/registers.txt.
+#
+#   scripts/cubins.sh          writes the images
+#   scripts/cubins.sh --check  fails where they are not what the sources make
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need python3:python3 g++:g++
 
-kernels=$PWD/kernels/cuda images=$PWD/kernels/cuda/images
+kernels=$PWD/kernels/cuda committed=$PWD/kernels/cuda/images
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/muse/cuda
 PACKAGES_12=(nvidia-cuda-nvrtc-cu12==12.6.85 nvidia-cuda-nvcc-cu12==12.6.85)
 PACKAGES_13=(nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96
@@ -77,9 +80,11 @@ unpack "$tools/12.6" "${PACKAGES_12[@]}"
 unpack "$tools/13.0" "${PACKAGES_13[@]}"
 cuda12=$tools/12.6/nvidia cuda13=$tools/13.0/nvidia/cu13
 chmod +x "$cuda12"/cuda_nvcc/bin/* "$cuda13"/bin/* "$cuda13"/nvvm/bin/*
-mkdir -p "$images"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+images=$committed
+[ "${1:-}" != --check ] || images=$work/images
+mkdir -p "$images"
 
 ptx compute_80 "$images/compute_80.ptx"
 "$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_80 -v -o /dev/null "$images/compute_80.ptx" 2>"$work/sm_80"
@@ -94,4 +99,7 @@ for sm in 80 87 90 110 120; do
   check sm_$sm "$work/sm_$sm"
 done >"$images/registers.txt"
 (cd "$kernels" && LC_ALL=C sha256sum ./*.cu ./*.cuh) >"$images/sources.sha256"
+if [ "$images" != "$committed" ]; then
+  diff -r "$committed" "$images" || { echo "the images are old: run scripts/cubins.sh" >&2; exit 1; }
+fi
 ls -l "$images"

@@ -74,6 +74,7 @@ step "tests, x86-64" cargo test --workspace --locked --no-fail-fast
 step "tests, aarch64 under qemu" on_aarch64
 # Where the CPU has it, "tests, x86-64" has run these variants.
 grep -qsw avx512_vnni /proc/cpuinfo || step "tests, AVX-512 under bochs" on_avx512
+step "CUDA compiled" scripts/cubins.sh --check
 step "tests, CUDA emulated" scripts/cuda.sh
 step "systemd unit" unit_is_hardened
 step "XML" xml_is_well_formed
