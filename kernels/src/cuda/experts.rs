@@ -4,8 +4,8 @@
 use muse_format::{Layout, Score, TILE_ROWS};
 use zerocopy::IntoBytes;
 
+use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
 use super::launch::{Choices, FloatProduct, Product, RoutingRule, THREADS, launch, layout_name};
-use super::operations::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
 use crate::{Backend, BackendError, Expert, ExpertsShape, Mixture};
 
 /// One matrix of every expert of a mixture.

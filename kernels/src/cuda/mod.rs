@@ -8,6 +8,8 @@
 //! suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
 
 #[cfg(feature = "cuda")]
+mod backend;
+#[cfg(feature = "cuda")]
 mod driver;
 mod error;
 #[cfg(feature = "cuda")]
@@ -22,7 +24,7 @@ pub use error::CudaError;
 pub use scratch::{cuda_experts_bytes, cuda_reserved_bytes};
 
 #[cfg(feature = "cuda")]
-pub use operations::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
+pub use backend::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
 
 use crate::BackendError;
 

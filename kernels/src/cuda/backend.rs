@@ -1,0 +1,228 @@
+//! What is on the device, and the launches that several operations share.
+
+use std::sync::Arc;
+
+use muse_format::{Activation, Layout, TILE_ROWS};
+use zerocopy::IntoBytes;
+
+use super::driver::{Bounce, Context, Memory};
+use super::launch::{self as kernels, FloatProduct, Kernels, Product, THREADS, TOKENS, launch, layout_name};
+use super::scratch::Scratch;
+use crate::cache::rows;
+use crate::reference::GROUP;
+use crate::{Backend, BackendError, CacheShape, Linear, Span};
+
+/// The first GPU of this machine.
+#[derive(Debug)]
+pub struct CudaBackend {
+    pub(super) kernels: Kernels,
+    pub(super) scratch: Scratch,
+    /// What `scratch.batch` holds.
+    pub(super) spans: Vec<Span>,
+    pub(super) bounce: Bounce,
+    pub(super) context: Arc<Context>,
+}
+
+/// A tensor on the device, in the bytes of its layout.
+#[derive(Debug)]
+pub struct CudaWeight {
+    pub(super) layout: Layout,
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    pub(super) memory: Memory,
+}
+
+/// f32 activations on the device.
+#[derive(Debug)]
+pub struct CudaBuffer {
+    pub(super) memory: Memory,
+    pub(super) len: usize,
+}
+
+impl CudaBuffer {
+    /// The address of its first number, where it holds `len`.
+    pub(super) fn at(&self, len: usize) -> u64 {
+        assert!(len <= self.len, "{len} numbers of a buffer of {}", self.len);
+        self.memory.at()
+    }
+}
+
+/// Keys and values of one layer on the device, in the order of [`crate::HostCache`].
+#[derive(Debug)]
+pub struct CudaCache {
+    /// With the capacity rounded up to whole tiles.
+    pub(super) shape: CacheShape,
+    pub(super) keys: Memory,
+    pub(super) values: Memory,
+    /// Of keys and of values, where they are 8 bits.
+    pub(super) scales: Option<[Memory; 2]>,
+}
+
+impl CudaCache {
+    pub(super) fn argument(&self) -> kernels::Cache {
+        let CacheShape { capacity, kv_heads, head_dim, .. } = self.shape;
+        let [key_scales, value_scales] =
+            self.scales.as_ref().map_or([0, 0], |[keys, values]| [keys.at(), values.at()]);
+        let (keys, values) = (self.keys.at(), self.values.at());
+        kernels::Cache { keys, values, key_scales, value_scales, capacity, kv_heads, head_dim }
+    }
+}
+
+/// Blocks of [`THREADS`] for `count` threads.
+pub(super) fn blocks(count: usize) -> Result<u32, BackendError> {
+    let blocks = count.div_ceil(THREADS as usize);
+    u32::try_from(blocks).map_err(|_| BackendError::Unsupported(format!("{count} numbers at once")))
+}
+
+pub(super) fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("shapes are checked at load")
+}
+
+/// The vector's address and 0 where there is none; its length was checked at load and is asserted.
+pub(super) fn bias_at(bias: Option<&CudaWeight>, rows: u32) -> u64 {
+    bias.map_or(0, |bias| {
+        assert!(bias.layout == Layout::F32 && bias.cols == rows);
+        bias.memory.at()
+    })
+}
+
+impl CudaBackend {
+    /// Opens the first GPU and loads the kernels for it.
+    ///
+    /// # Errors
+    /// [`CudaError`] says what is missing: the driver, a newer one, a GPU, or kernels for it.
+    pub fn new() -> Result<Self, BackendError> {
+        let context = Context::open()?;
+        let kernels = kernels::load(&context)?;
+        let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
+        Ok(Self { kernels, scratch, spans: Vec::new(), bounce, context })
+    }
+
+    /// The GPU's name and what its kernels are compiled for.
+    pub fn describe(&self) -> String {
+        format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
+    }
+
+    /// Copies `values` to the first elements of `buffer`: for tests, as a graph starts from tokens.
+    ///
+    /// # Errors
+    /// [`CudaError::Call`] where the device has failed.
+    pub fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
+        assert!(values.len() <= buffer.len);
+        Ok(buffer.memory.write(values.as_bytes())?)
+    }
+
+    /// Puts the slot and position of each row of `spans` on the device; the layers of a step share them.
+    pub(super) fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {
+        if self.spans != spans {
+            let pairs: Vec<[u32; 2]> = rows(spans).map(|(slot, position)| [slot, position]).collect();
+            self.scratch.reserve(pairs.len(), 0)?;
+            self.spans.clear();
+            self.scratch.batch.write(pairs.as_bytes())?;
+            self.spans.extend_from_slice(spans);
+        }
+        Ok(self.scratch.batch.at())
+    }
+
+    pub(super) fn indices(&mut self, indices: &[u32]) -> Result<u64, BackendError> {
+        if self.scratch.indices.bytes() < 4 * indices.len() {
+            self.reserve(indices.len(), 0)?;
+        }
+        self.scratch.indices.write(indices.as_bytes())?;
+        Ok(self.scratch.indices.at())
+    }
+
+    /// Quantizes `tokens` rows of `cols` numbers at `x`.
+    pub(super) fn quantize(
+        &mut self,
+        [quants, scales]: [u64; 2],
+        x: u64,
+        tokens: usize,
+        cols: u32,
+    ) -> Result<(), BackendError> {
+        let groups = tokens * (cols as usize).div_ceil(GROUP);
+        let grid = (blocks(32 * groups)?, 1);
+        // SAFETY: the caller reserved `tokens` rows of quants and scales, and `x` holds `tokens * cols` numbers.
+        Ok(unsafe {
+            launch!(self.kernels, "quantize", grid, THREADS, [quants, scales, x, small(tokens), cols])
+        }?)
+    }
+
+    pub(super) fn product(
+        &self,
+        product: &mut Linear<'_, Self>,
+        x: u64,
+        tokens: usize,
+    ) -> Result<(), BackendError> {
+        let weight = product.weight;
+        let (rows, cols) = (weight.rows, weight.cols);
+        let out = product.out.at(tokens * rows as usize);
+        let bias = bias_at(product.bias, rows);
+        let each = if tokens == 1 { 1 } else { TOKENS };
+        let name = format!("matmul_{}_{each}", layout_name(weight.layout));
+        let (weight_at, chunks) = (weight.memory.at(), small(tokens.div_ceil(each)));
+        if weight.layout.is_quantized() {
+            let product = Product {
+                out,
+                weight: weight_at,
+                bias,
+                quants: self.scratch.quants.at(),
+                scales: self.scratch.scales.at(),
+                rows,
+                cols,
+                tokens: small(tokens),
+                group: small(weight.layout.group()),
+            };
+            let grid = (rows.div_ceil(TILE_ROWS as u32), chunks);
+            // SAFETY: `out` holds `tokens * rows` (checked by `at`), the weight what its layout takes (`Tensor::new`),
+            // and `linear` has quantized `tokens` rows of `cols`.
+            return Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?);
+        }
+        let product = FloatProduct { out, weight: weight_at, bias, x, rows, cols, tokens: small(tokens) };
+        let grid = (rows.div_ceil(THREADS / 32), chunks);
+        // SAFETY: as above; `linear` checked that `x` holds `tokens * cols`.
+        Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?)
+    }
+
+    pub(super) fn norm(
+        &self,
+        out: u64,
+        x: u64,
+        weight: &CudaWeight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        assert_eq!(weight.layout, Layout::F32);
+        let threads = weight.cols.next_multiple_of(32).min(256);
+        let weight_at = weight.memory.at();
+        // SAFETY: `out` and `x` hold `rows * cols` (the callers' `at`), the weight `cols` numbers.
+        Ok(unsafe {
+            launch!(
+                self.kernels,
+                "rms_norm",
+                (small(rows), 1),
+                threads,
+                [out, x, weight_at, weight.cols, eps]
+            )
+        }?)
+    }
+
+    /// `gate = activation(gate) * up` for `len` numbers at each.
+    pub(super) fn gate(
+        &self,
+        gate: u64,
+        up: u64,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let activation: u32 = match activation {
+            Activation::Silu => 0,
+            Activation::Sigmoid => 1,
+            Activation::GeluTanh => 2,
+        };
+        // SAFETY: both hold `len` numbers, by the callers' `at` or `reserve`.
+        Ok(unsafe {
+            launch!(self.kernels, "glu", (blocks(len)?, 1), THREADS, [gate, up, len as u64, activation])
+        }?)
+    }
+}
