@@ -186,35 +186,64 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
     assert!(logits.iter().all(|x| x.is_finite()));
 }
 
-#[test]
-fn the_cpu_backend_says_what_the_reference_says() {
-    let rounds_prompts = muse_kernels::Features::detect().to_string() == "avx512-bf16";
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
-        for layout in LAYOUTS {
+/// Models by name.
+fn models() -> [(&'static str, Spec); 4] {
+    [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+}
+
+/// With float weights.
+fn says_what_the_reference_says(choice: BackendChoice) {
+    let rounds_prompts =
+        choice == BackendChoice::Cpu && muse_kernels::Features::detect().to_string() == "avx512-bf16";
+    for (name, spec) in models() {
+        for layout in &LAYOUTS[..3] {
             let tokens = Rng(23).tokens(48, spec.vocab);
-            let expected = steps(&mut *engine(&spec, layout, &reference(48)), 0, &tokens, 48);
-            let mut cpu = engine(&spec, layout, &options(BackendChoice::Cpu, 48));
+            let expected = steps(&mut *engine(&spec, *layout, &reference(48)), 0, &tokens, 48);
+            let mut tuned = engine(&spec, *layout, &options(choice, 48));
             // f32 sums of 40 to 60 products, twenty a layer: 3 layers x 20 x sqrt(60) x 6e-8 = 2.8e-5, and ten
-            // times that for gains. Where activations are rounded to 8 bits, or keys to f16, such an error can
-            // tip one of them to the next step: 1/127 of the largest of its 32, that is 1/127 x 2.5 / sqrt(40)
-            // = 3e-3 of a row's length; ten may tip at once in all layers.
-            let bound = if layout == Layout::F32 { 3e-4 } else { 3e-2 };
+            // times that for gains. Where keys are rounded to f16, such an error can tip one to the next step.
+            let bound = if *layout == Layout::F32 { 3e-4 } else { 3e-2 };
             for chunk in [1, 5, 31, 48] {
                 // 48 rows are a prompt, whose attention some CPUs round to 8 bits: 2^-6 of its result in the mean of
                 // squares (see `COARSE` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
                 // Where a router's choice may tip, no bound on the logits follows from it.
-                let coarse = chunk == 48 && layout != Layout::F32 && rounds_prompts;
+                let coarse = chunk == 48 && *layout != Layout::F32 && rounds_prompts;
                 if coarse && ["mixture", "shared"].contains(&name) {
                     continue;
                 }
                 let bound = if coarse { 4.0 * 3f64.sqrt() / 64.0 } else { bound };
-                let (gap, std) = difference(&steps(&mut *cpu, 0, &tokens, chunk), &expected);
+                let (gap, std) = difference(&steps(&mut *tuned, 0, &tokens, chunk), &expected);
                 assert!(gap <= bound * std, "{name} {layout} by {chunk}: {gap} of {std}");
             }
         }
     }
+}
+
+/// Where activations are rounded to 8 bits, two orders of f32 sums may tip one to its neighbour, which then is in all
+/// that follows. Most short sequences have none, and agree as f32 does; what is wrong in a kernel is in all of them.
+fn says_what_the_reference_says_of_quantized_weights(choice: BackendChoice) {
+    for (name, spec) in models() {
+        for layout in &LAYOUTS[3..] {
+            let mut reference = engine(&spec, *layout, &reference(16));
+            let mut tuned = engine(&spec, *layout, &options(choice, 16));
+            let mut gaps = [1, 2, 3, 4, 5].map(|seed| {
+                let tokens = Rng(seed).tokens(16, spec.vocab);
+                let expected = steps(&mut *reference, 0, &tokens, 16);
+                let chunk = if seed % 2 == 0 { 1 } else { 9 };
+                let (gap, std) = difference(&steps(&mut *tuned, 0, &tokens, chunk), &expected);
+                gap / std
+            });
+            gaps.sort_by(f64::total_cmp); // NaN last
+            // One that tipped is off by some hundredths, and a wrong graph by about 1.
+            assert!(gaps[2] <= 3e-4 && gaps[4] <= 0.3, "{name} {layout}: {gaps:?}");
+        }
+    }
+}
+
+#[test]
+fn the_cpu_backend_agrees() {
+    says_what_the_reference_says(BackendChoice::Cpu);
+    says_what_the_reference_says_of_quantized_weights(BackendChoice::Cpu);
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -230,45 +259,7 @@ fn a_build_without_cuda_refuses_a_model_for_it() {
 /// On a device, or the emulated one of `scripts/cuda.sh`.
 #[cfg(feature = "cuda")]
 #[test]
-fn the_cuda_backend_says_what_the_reference_says() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
-        for layout in &LAYOUTS[..3] {
-            let tokens = Rng(23).tokens(48, spec.vocab);
-            let expected = steps(&mut *engine(&spec, *layout, &reference(48)), 0, &tokens, 48);
-            let mut cuda = engine(&spec, *layout, &options(BackendChoice::Cuda, 48));
-            // As for the CPU.
-            let bound = if *layout == Layout::F32 { 3e-4 } else { 3e-2 };
-            for chunk in [1, 5, 48] {
-                let (gap, std) = difference(&steps(&mut *cuda, 0, &tokens, chunk), &expected);
-                assert!(gap <= bound * std, "{name} {layout} by {chunk}: {gap} of {std}");
-            }
-        }
-    }
-}
-
-/// Where activations are rounded to 8 bits, two orders of f32 sums may tip one to its neighbour, which then is in all
-/// that follows. Most short sequences have none, and agree as f32 does; what is wrong in a kernel is in all of them.
-#[cfg(feature = "cuda")]
-#[test]
-fn the_cuda_backend_says_what_the_reference_says_of_quantized_weights() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
-        for layout in &LAYOUTS[3..] {
-            let mut reference = engine(&spec, *layout, &reference(16));
-            let mut cuda = engine(&spec, *layout, &options(BackendChoice::Cuda, 16));
-            let mut gaps = [1, 2, 3, 4, 5].map(|seed| {
-                let tokens = Rng(seed).tokens(16, spec.vocab);
-                let expected = steps(&mut *reference, 0, &tokens, 16);
-                let chunk = if seed % 2 == 0 { 1 } else { 9 };
-                let (gap, std) = difference(&steps(&mut *cuda, 0, &tokens, chunk), &expected);
-                gap / std
-            });
-            gaps.sort_by(f64::total_cmp); // NaN last
-            // As for the CPU; one that tipped is off by some hundredths, and a wrong graph by about 1.
-            assert!(gaps[2] <= 3e-4 && gaps[4] <= 0.3, "{name} {layout}: {gaps:?}");
-        }
-    }
+fn the_cuda_backend_agrees() {
+    says_what_the_reference_says(BackendChoice::Cuda);
+    says_what_the_reference_says_of_quantized_weights(BackendChoice::Cuda);
 }
