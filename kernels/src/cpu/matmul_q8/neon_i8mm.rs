@@ -1,6 +1,6 @@
 //! `smmla`: eight columns of two tokens meet the same columns of two rows.
 //!
-//! Counted as in `neon_dotprod`, one group of Q4, 288 bytes, takes 1172 instructions for sixteen tokens, 0.25 a byte and
+//! Counted as in `neon_dotprod` (before activations stood in blocks of 16 rows), one group of Q4, 288 bytes, takes 1172 instructions for sixteen tokens, 0.25 a byte and
 //! token, 256 of them multiplications.
 
 use std::arch::aarch64::{
