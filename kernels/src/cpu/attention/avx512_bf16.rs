@@ -5,7 +5,7 @@
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::x86_64::*;
 
-use super::{BLOCK, QUERIES, Scores, avx512};
+use super::{BLOCK, Scores, avx512};
 use crate::cache::TILE_POSITIONS;
 use crate::cpu::load_x86::{Element, load_16, load_some};
 
@@ -13,9 +13,6 @@ use crate::cpu::load_x86::{Element, load_16, load_some};
 const SHARED: usize = 6;
 /// Tiles of keys, or vectors of values, that share a query.
 const WIDE: usize = 4;
-/// Pairs of elements of a query that fit the stack; wider heads go to `avx512`.
-const PAIRS: usize = 128;
-
 /// Two bf16 side by side are two neighbours of a sum: 16 positions, or elements, of each.
 type Panel<const PAIRS: usize> = [[__m512i; WIDE]; PAIRS];
 
@@ -23,28 +20,35 @@ type Panel<const PAIRS: usize> = [[__m512i; WIDE]; PAIRS];
 pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
     let tile = head_dim * TILE_POSITIONS;
-    assert!(scores.len() == q.len() && q.len() <= QUERIES && q.iter().all(|q| q.len() == head_dim));
+    assert!(scores.len() == q.len() && q.iter().all(|q| q.len() == head_dim));
     assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / head_dim <= BLOCK);
-    if head_dim > 2 * PAIRS {
-        return avx512::scores(scores, q, keys);
+    // No more memory than the heads need: clearing it takes time.
+    match head_dim.div_ceil(2) {
+        ..33 => blocks::<E, 32>(scores, q, keys),
+        33..65 => blocks::<E, 64>(scores, q, keys),
+        65..129 => blocks::<E, 128>(scores, q, keys),
+        _ => avx512::scores(scores, q, keys),
     }
-    let mut pairs = [[0; PAIRS]; QUERIES];
-    for (pairs, q) in pairs.iter_mut().zip(q) {
-        round(pairs, q);
-    }
-    let pairs = &pairs[..q.len()];
+}
+
+/// Heads of up to `PAIRS` pairs of elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
+fn blocks<E: Element, const PAIRS: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+    let head_dim = q[0].len();
+    let tile = head_dim * TILE_POSITIONS;
     let mut panel = [[_mm512_setzero_si512(); WIDE]; PAIRS];
     let wide = keys.chunks_exact(WIDE * tile);
     let rest = wide.remainder();
     let mut at = 0;
     for keys in wide {
-        key_panel::<E, WIDE>(&mut panel, keys, head_dim);
-        products::<WIDE, PAIRS>(scores, pairs, &panel, head_dim.div_ceil(2), at);
+        key_panel::<E, WIDE, PAIRS>(&mut panel, keys, head_dim);
+        products::<WIDE, PAIRS>(scores, q, &panel, at);
         at += WIDE;
     }
     for keys in rest.chunks_exact(tile) {
-        key_panel::<E, 1>(&mut panel, keys, head_dim);
-        products::<1, PAIRS>(scores, pairs, &panel, head_dim.div_ceil(2), at);
+        key_panel::<E, 1, PAIRS>(&mut panel, keys, head_dim);
+        products::<1, PAIRS>(scores, q, &panel, at);
         at += 1;
     }
 }
@@ -80,8 +84,8 @@ fn pair(first: __m512, second: __m512) -> __m512i {
 /// The pairs of elements of `T` tiles of keys.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-fn key_panel<E: Element, const T: usize>(panel: &mut Panel<PAIRS>, keys: &[E], head_dim: usize) {
-    assert!(keys.len() == T * head_dim * TILE_POSITIONS && head_dim <= 2 * PAIRS);
+fn key_panel<E: Element, const T: usize, const P: usize>(panel: &mut Panel<P>, keys: &[E], head_dim: usize) {
+    assert!(keys.len() == T * head_dim * TILE_POSITIONS && head_dim <= 2 * P);
     for (t, tile) in keys.chunks_exact(head_dim * TILE_POSITIONS).enumerate() {
         let rows = tile.chunks(2 * TILE_POSITIONS);
         for (panel, rows) in panel.iter_mut().zip(rows) {
@@ -98,18 +102,23 @@ fn key_panel<E: Element, const T: usize>(panel: &mut Panel<PAIRS>, keys: &[E], h
     }
 }
 
-/// The products of all queries with the first `count` pairs of a panel of `T` tiles, from tile `at` on.
+/// The products of all queries with a panel of `T` tiles, from tile `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
 fn products<const T: usize, const P: usize>(
     scores: &mut [Scores],
-    q: &[[u32; P]],
+    q: &[&[f32]],
     panel: &Panel<P>,
-    count: usize,
     at: usize,
 ) {
     assert!((at + T) * TILE_POSITIONS <= BLOCK);
+    let count = q[0].len().div_ceil(2);
+    let mut pairs = [[0; P]; SHARED];
     for (scores, q) in scores.chunks_mut(SHARED).zip(q.chunks(SHARED)) {
+        for (pairs, q) in pairs.iter_mut().zip(q) {
+            round(pairs, q);
+        }
+        let q = &pairs[..q.len()];
         let sums = match q.len() {
             SHARED => &sums::<SHARED, T, P>(q, panel, count)[..],
             5 => &sums::<5, T, P>(q, panel, count),
@@ -160,25 +169,20 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
     let head_dim = out[0].len();
     let positions = values.len() / head_dim;
     assert!(head_dim > 0 && positions <= BLOCK && values.len().is_multiple_of(head_dim));
-    assert!(out.len() <= QUERIES && weights.len() == out.len() && decay.len() == out.len());
+    assert!(weights.len() == out.len() && decay.len() == out.len());
     assert!(out.iter().all(|out| out.len() == head_dim));
-    let mut pairs = [[0; BLOCK / 2]; QUERIES];
-    for (pairs, weights) in pairs.iter_mut().zip(weights) {
-        round(pairs, &weights[..positions]);
-    }
-    let pairs = &pairs[..out.len()];
     let mut panel = [[_mm512_setzero_si512(); WIDE]; BLOCK / 2];
     let mut first = 0;
     while first < head_dim {
         if first + WIDE * 16 <= head_dim {
             value_panel::<E, WIDE>(&mut panel, values, head_dim, first, u16::MAX);
-            strip::<WIDE>(out, pairs, decay, &panel, positions, first, u16::MAX);
+            strip::<WIDE>(out, weights, decay, &panel, positions, first, u16::MAX);
             first += WIDE * 16;
         } else {
             let left = (head_dim - first).min(16);
             let mask = u16::MAX >> (16 - left);
             value_panel::<E, 1>(&mut panel, values, head_dim, first, mask);
-            strip::<1>(out, pairs, decay, &panel, positions, first, mask);
+            strip::<1>(out, weights, decay, &panel, positions, first, mask);
             first += left;
         }
     }
@@ -215,7 +219,7 @@ fn value_panel<E: Element, const C: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
 fn strip<const C: usize>(
     out: &mut [&mut [f32]],
-    weights: &[[u32; BLOCK / 2]],
+    weights: &[Scores],
     decay: &[f32],
     panel: &Panel<{ BLOCK / 2 }>,
     positions: usize,
@@ -223,8 +227,13 @@ fn strip<const C: usize>(
     mask: __mmask16,
 ) {
     let count = positions.div_ceil(2);
+    let mut pairs = [[0; BLOCK / 2]; SHARED];
     let queries = out.chunks_mut(SHARED).zip(weights.chunks(SHARED)).zip(decay.chunks(SHARED));
     for ((out, weights), decay) in queries {
+        for (pairs, weights) in pairs.iter_mut().zip(weights) {
+            round(pairs, &weights[..positions]);
+        }
+        let weights = &pairs[..out.len()];
         let sums = match out.len() {
             SHARED => &sums::<SHARED, C, { BLOCK / 2 }>(weights, panel, count)[..],
             5 => &sums::<5, C, { BLOCK / 2 }>(weights, panel, count),
