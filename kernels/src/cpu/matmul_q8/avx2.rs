@@ -13,13 +13,11 @@ use std::arch::{asm, x86_64::*};
 use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
+use crate::cpu::load_x86::prefetch;
 use crate::cpu::quantize::GROUP;
 
 /// Vectors of one half (8 rows) of a group: 4 columns each.
 const VECTORS: usize = GROUP / 4;
-
-/// How far ahead weights are asked for: a CPU's own streams stop at every 4 KiB.
-const AHEAD: usize = 8192;
 
 /// Both halves of 4 columns.
 type Columns = [__m256i; 2];
@@ -133,16 +131,6 @@ fn many<const BITS: usize, const ASYM: bool>(
         [a, b] => tokens::<BITS, ASYM, 2>([a, b], |i| weights[i], scales, x, first, g),
         [a] => tokens::<BITS, ASYM, 1>([a], |i| weights[i], scales, x, first, g),
         _ => {}
-    }
-}
-
-/// Asks for as many bytes as `quants` and a block's head have, [`AHEAD`] of them.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch(quants: &[u8]) {
-    for line in 0..=quants.len() / 64 {
-        // Any address may be asked for.
-        _mm_prefetch::<_MM_HINT_T0>(quants.as_ptr().wrapping_add(AHEAD + 64 * line).cast());
     }
 }
 

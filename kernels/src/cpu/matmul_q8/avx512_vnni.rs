@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
+use crate::cpu::load_x86::prefetch;
 use crate::cpu::quantize::GROUP;
 
 /// Vectors of one group of activations: 4 columns each.
@@ -32,9 +33,6 @@ pub(super) fn q4_asym(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x
 pub(super) fn q4_codebook(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>) {
     run::<4, false, true>(out, tile, group, x);
 }
-
-/// How far ahead weights are asked for: a CPU's own streams stop at every 4 KiB.
-const AHEAD: usize = 8192;
 
 /// The codebook, each level 128 higher.
 const UNSIGNED: [u8; 16] = {
@@ -144,16 +142,6 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const N: usize
     for (out, sum) in out.iter_mut().zip(sums) {
         // SAFETY: `out` is 16 f32; no alignment is needed.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
-    }
-}
-
-/// Asks for as many bytes as `quants` and a block's head have, [`AHEAD`] of them.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(quants: &[u8]) {
-    for line in 0..=quants.len() / 64 {
-        // Any address may be asked for.
-        _mm_prefetch::<_MM_HINT_T0>(quants.as_ptr().wrapping_add(AHEAD + 64 * line).cast());
     }
 }
 
