@@ -32,7 +32,15 @@ impl Case {
     ) -> Self {
         let mut backend = CpuBackend::new(threads);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale, window: None, softcap: None };
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window: None,
+            softcap: None,
+            bidirectional: false,
+        };
         let stored = CacheShape { dtype, slots: 1, capacity: CONTEXT, kv_heads, head_dim };
         let k = noise(BATCH as usize * (kv_heads * head_dim) as usize);
         let v = k.iter().map(|x| 1.0 - x).collect();

@@ -122,7 +122,15 @@ fn gemm(criterion: &mut Criterion) {
 /// A row of 32 query and 8 key heads of 128 over 4096 positions in bytes, and 64 such rows in operations.
 fn attention(criterion: &mut Criterion) {
     let (positions, heads, kv_heads, head_dim) = (4096, 32, 8, 128);
-    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, softcap: None };
+    let shape = AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 0.1,
+        window: None,
+        softcap: None,
+        bidirectional: false,
+    };
     for (operation, rows) in [("attention of one token", 1), ("attention of 64 tokens", 64)] {
         let mut group = group(criterion, operation);
         for dtype in [CacheDtype::F16, CacheDtype::F32] {

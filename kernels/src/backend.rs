@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use muse_format::{Activation, Score};
@@ -118,12 +119,20 @@ pub struct AttentionShape {
     pub window: Option<u32>,
     /// `cap * tanh(score / cap)` before the softmax.
     pub softcap: Option<f32>,
+    /// A query also sees the positions after it, as far as its window reaches to either side and its span goes: a span
+    /// ends with its sequence.
+    pub bidirectional: bool,
 }
 
 impl AttentionShape {
-    /// Positions that a query at `position` sees, itself the last.
-    pub fn seen(&self, position: u32) -> u32 {
-        position.saturating_add(1).min(self.window.unwrap_or(u32::MAX))
+    /// The positions that a query at `position` of `span` sees. Neither end decreases from one position to the next.
+    pub fn sees(&self, span: &Span, position: u32) -> RangeInclusive<u32> {
+        let before = self.window.map_or(u32::MAX, |window| window.saturating_sub(1));
+        let last = match self.bidirectional {
+            false => position,
+            true => (span.start + (span.len - 1)).min(position.saturating_add(before)),
+        };
+        position.saturating_sub(before)..=last
     }
 }
 
@@ -173,7 +182,8 @@ pub struct ExpertsShape {
     pub ffn_dim: usize,
 }
 
-/// The operations that the graph may ask for.
+/// The operations that the graph may ask for. Those with a body are what some models alone need; a backend without them
+/// says that it does not support them.
 ///
 /// Buffers hold f32 activations, row-major, sized for the largest batch at load; an operation uses the first
 /// `tokens * width` elements. Shapes are checked by the caller at load; an implementation asserts them.
@@ -270,8 +280,8 @@ pub trait Backend {
         spans: &[Span],
     ) -> Result<(), BackendError>;
 
-    /// Causal grouped-query attention of `q` over what the cache holds up to each row's own position. The rows' own
-    /// keys and values are stored before.
+    /// Grouped-query attention of `q` over what the cache holds up to each row's own position, or also after it where the
+    /// shape says so. The rows' own keys and values are stored before.
     fn attention(
         &mut self,
         out: &mut Self::Buffer,
@@ -303,6 +313,43 @@ pub trait Backend {
         rows: usize,
         mixture: &Mixture<'_, Self>,
     ) -> Result<(), BackendError>;
+
+    /// `x[r] = weight * (x[r] - mean(x[r])) / sqrt(variance(x[r]) + eps) + bias` over `rows` rows of `weight.cols`, the
+    /// variance that of the row itself, not an estimate. Ba et al. 2016, <https://arxiv.org/abs/1607.06450>.
+    fn layer_norm_in_place(
+        &mut self,
+        x: &mut Self::Buffer,
+        weight: &Self::Weight,
+        bias: &Self::Weight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let _ = (x, weight, bias, rows, eps);
+        Err(BackendError::Unsupported("layer_norm_in_place".into()))
+    }
+
+    /// `x[i] = activation(x[i])` for the first `len` elements.
+    fn activate(
+        &mut self,
+        x: &mut Self::Buffer,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let _ = (x, len, activation);
+        Err(BackendError::Unsupported("activate".into()))
+    }
+
+    /// `out[s]` is the mean of the rows of `spans[s]`, rows of `width`.
+    fn mean(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        spans: &[Span],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let _ = (out, x, spans, width);
+        Err(BackendError::Unsupported("mean".into()))
+    }
 
     /// `x[i] += y[i]` for the first `len` elements.
     fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<(), BackendError>;

@@ -155,6 +155,7 @@ fn attention<B: Backend>(
         scale: a.scale,
         window: a.window,
         softcap: a.softcap,
+        bidirectional: false,
     };
     backend.attention(mix, q, cache, spans, &shape)?;
     if w.attn_gate.is_none() {

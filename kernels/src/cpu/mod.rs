@@ -52,7 +52,7 @@ pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, row_count, zeroed};
-use crate::reference::dequantize_row;
+use crate::reference::{dequantize_row, mean};
 use crate::{AttentionShape, Backend, BackendError, CacheShape, ExpertsShape, Linear, Mixture, Span, Tensor};
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
@@ -292,6 +292,38 @@ impl Backend for CpuBackend {
         let done = self.mixture(&mut scratch, out, x, &logits[..rows * mixture.experts.len()], mixture);
         self.experts = scratch;
         done
+    }
+
+    fn layer_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let (elementwise, weight, bias) = (self.elementwise, weight.f32(), bias.f32());
+        self.split(x, rows * weight.len(), weight.len(), |_, x| {
+            x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.layer_norm(x, weight, bias, eps));
+        });
+        Ok(())
+    }
+
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+        let elementwise = self.elementwise;
+        self.split(x, len, 1, |_, x| elementwise.activate(x, activation));
+        Ok(())
+    }
+
+    fn mean(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        spans: &[Span],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        mean(out, x, spans, width);
+        Ok(())
     }
 
     fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {

@@ -219,6 +219,7 @@ impl CudaBackend {
             Activation::Silu => 0,
             Activation::Sigmoid => 1,
             Activation::GeluTanh => 2,
+            Activation::Gelu => return Err(BackendError::Unsupported("GELU by erf".into())),
         };
         // SAFETY: both hold `len` numbers, by the callers' `at` or `reserve`.
         Ok(unsafe {

@@ -197,8 +197,16 @@ impl Backend for CudaBackend {
     ) -> Result<(), BackendError> {
         let own = &cache.shape;
         assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
-        let seen = spans.iter().map(|span| shape.seen(span.start + (span.len - 1))).max().unwrap_or(0);
-        assert!(seen <= own.capacity, "a query sees {seen} positions of a cache of {}", own.capacity);
+        if shape.bidirectional {
+            return Err(BackendError::Unsupported("attention to later positions".into()));
+        }
+        let seen = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();
+        let seen = spans.iter().map(seen).max().unwrap_or(0);
+        assert!(
+            seen <= own.capacity as usize,
+            "a query sees {seen} positions of a cache of {}",
+            own.capacity
+        );
         assert!(spans.iter().all(|span| span.slot < own.slots), "a slot outside {own:?}");
         let tokens = row_count(spans);
         let len = tokens * shape.heads as usize * shape.head_dim as usize;

@@ -12,6 +12,7 @@ use muse_format::Activation;
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, TINY, quantize_group};
+pub(crate) use rowwise::mean;
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
@@ -166,6 +167,34 @@ impl Backend for ReferenceBackend {
     ) -> Result<(), BackendError> {
         let len = rows * mixture.experts[0].gate.cols();
         experts::run(&mut out[..len], &x[..len], &logits[..rows * mixture.experts.len()], mixture);
+        Ok(())
+    }
+
+    fn layer_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        rowwise::layer_norm(&mut x[..rows * weight.cols()], weight.f32(), bias.f32(), eps);
+        Ok(())
+    }
+
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+        rowwise::activate(&mut x[..len], activation);
+        Ok(())
+    }
+
+    fn mean(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        spans: &[Span],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        mean(out, x, spans, width);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
-use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 use muse_format::Activation;
+
+use crate::Span;
 
 /// `x[r] = x[r] * weight / sqrt(mean(x[r]^2) + eps)`; `x` is `(rows, weight.len())`.
 pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
@@ -25,19 +27,53 @@ pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: u32) {
     }
 }
 
+/// `x[r] = weight * (x[r] - mean) / sqrt(variance + eps) + bias`; `x` is `(rows, weight.len())`.
+pub(super) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        let n = x.len() as f64;
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+        let inverse = 1.0 / (variance + f64::from(eps)).sqrt();
+        for ((x, w), b) in x.iter_mut().zip(weight).zip(bias) {
+            *x = (f64::from(*w) * (f64::from(*x) - mean) * inverse + f64::from(*b)) as f32;
+        }
+    }
+}
+
+/// `out[s]` is the mean of the `width` wide rows of `x` that belong to `spans[s]`.
+pub(crate) fn mean(out: &mut [f32], x: &[f32], spans: &[Span], width: usize) {
+    let mut rest = x;
+    for (out, span) in out.chunks_exact_mut(width).zip(spans) {
+        let (rows, after) = rest.split_at(span.len as usize * width);
+        for (column, out) in out.iter_mut().enumerate() {
+            let sum: f64 = rows.iter().skip(column).step_by(width).map(|x| f64::from(*x)).sum();
+            *out = (sum / f64::from(span.len)) as f32;
+        }
+        rest = after;
+    }
+}
+
+fn activated(x: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            // sqrt(2 / pi) is (2 / sqrt(pi)) / sqrt(2)
+            0.5 * x * (1.0 + (FRAC_2_SQRT_PI / SQRT_2 * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Gelu => 0.5 * x * libm::erfc(-x * FRAC_1_SQRT_2),
+    }
+}
+
+/// `x[i] = activation(x[i])`.
+pub(super) fn activate(x: &mut [f32], activation: Activation) {
+    x.iter_mut().for_each(|x| *x = activated(f64::from(*x), activation) as f32);
+}
+
 /// `gate[i] = activation(gate[i]) * up[i]`.
 pub(super) fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        let x = f64::from(*gate);
-        let activated = match activation {
-            Activation::Silu => x / (1.0 + (-x).exp()),
-            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-            Activation::GeluTanh => {
-                // sqrt(2 / pi) is (2 / sqrt(pi)) / sqrt(2)
-                0.5 * x * (1.0 + (FRAC_2_SQRT_PI / SQRT_2 * (x + 0.044715 * x.powi(3))).tanh())
-            }
-        };
-        *gate = (activated * f64::from(*up)) as f32;
+        *gate = (activated(f64::from(*gate), activation) * f64::from(*up)) as f32;
     }
 }
 

@@ -159,6 +159,8 @@ pub enum Activation {
     Sigmoid,
     /// GELU by its tanh approximation.
     GeluTanh,
+    /// GELU, `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
 }
 
 const DIM_MAX: u32 = 1 << 20;

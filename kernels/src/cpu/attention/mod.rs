@@ -1,4 +1,4 @@
-//! Causal grouped-query attention over tiles of the cache, with an online softmax (Milakov and Gimelshein 2018,
+//! Grouped-query attention over tiles of the cache, with an online softmax (Milakov and Gimelshein 2018,
 //! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for up to 96 queries that share a head of
 //! keys, and memory does not grow with the context. Kernels multiply the numbers of an 8-bit cache as they are; their
 //! scales go onto the scores, and onto the weights of the values.

@@ -90,8 +90,15 @@ fn every_variant_agrees() {
 fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
     let stored = CacheShape { dtype: CacheDtype::F16, slots, capacity: 16, kv_heads: 2, head_dim: 8 };
     let cache = HostCache::new(stored).unwrap();
-    let shape =
-        AttentionShape { heads: 6, kv_heads: 2, head_dim: 8, scale: 1.0, window: None, softcap: None };
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 8,
+        scale: 1.0,
+        window: None,
+        softcap: None,
+        bidirectional: false,
+    };
     let spans: Vec<_> = (0..slots).map(|slot| Span { slot, start: position, len: 1 }).collect();
     Work::new(&vec![0.0; slots as usize * 48], &cache, &spans, &shape).parts(FEW_QUERIES, threads, room)
 }

@@ -10,7 +10,7 @@ use crate::{AttentionShape, Span};
 /// Most parts that the positions of a query are split into.
 const PARTS: usize = 32;
 /// Fewest positions that make a part worth handing to another thread.
-const WORTH_A_PART: u32 = 256;
+const WORTH_A_PART: usize = 256;
 
 /// Elements of the partial sums of all parts, where queries are at most `width` wide.
 pub(in crate::cpu) fn partial_len(width: usize) -> usize {
@@ -85,8 +85,9 @@ impl<'a> Work<'a> {
         }
         let wanted = (2 * threads).div_ceil(self.units(most).max(1));
         let fit = room / (self.q.len() / self.head_dim() * (self.head_dim() + 2)).max(1);
-        let longest = self.spans.iter().map(|span| self.shape.seen(span.start)).max().unwrap_or(0);
-        wanted.min(fit).min((longest / WORTH_A_PART) as usize).max(1)
+        let seen = |span: &Span| self.shape.sees(span, span.start).count();
+        let longest = self.spans.iter().map(seen).max().unwrap_or(0);
+        wanted.min(fit).min(longest / WORTH_A_PART).max(1)
     }
 
     /// Fills `queries` with those of a unit: up to `most` rows and heads of one span that share a head of keys.
@@ -113,9 +114,8 @@ impl<'a> Work<'a> {
         let len = shared.div_ceil(shared.div_ceil(most));
         for i in index * len..((index + 1) * len).min(shared) {
             let query = (row + i / group) * heads + kv_head * group + i % group;
-            let position = span.start + (i / group) as u32;
-            let last = position as usize;
-            let first = last + 1 - self.shape.seen(position) as usize;
+            let sees = self.shape.sees(span, span.start + (i / group) as u32);
+            let (first, last) = (*sees.start() as usize, *sees.end() as usize);
             let out = out(query, queries.count);
             queries.push(&self.q[query * self.head_dim()..][..self.head_dim()], out, (first, last));
         }

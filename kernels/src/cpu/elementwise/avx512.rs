@@ -4,7 +4,8 @@ use muse_format::Activation;
 
 use super::{Kernel, portable};
 
-pub(super) const KERNEL: Kernel = Kernel { glu, exp_and_sum, scale_and_cap, multiply, max, rms_norm };
+pub(super) const KERNEL: Kernel =
+    Kernel { glu, exp_and_sum, scale_and_cap, multiply, max, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -34,4 +35,9 @@ fn max(x: &[f32]) -> f32 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
     portable::rms_norm(x, weight, eps);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    portable::layer_norm(x, weight, bias, eps);
 }

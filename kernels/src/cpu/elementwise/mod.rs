@@ -38,7 +38,12 @@ pub(super) struct Kernel {
     max: unsafe fn(x: &[f32]) -> f32,
     /// `x = x * weight / sqrt(mean(x^2) + eps)`
     rms_norm: unsafe fn(x: &mut [f32], weight: &[f32], eps: f32),
+    /// `x = weight * (x - mean(x)) / sqrt(variance(x) + eps) + bias`
+    layer_norm: unsafe fn(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32),
 }
+
+/// Factors that change nothing.
+const ONES: [f32; 1024] = [1.0; 1024];
 
 /// Fastest first; `portable` is last and runs everywhere.
 const VARIANTS: &[Variant<Kernel>] = &[
@@ -68,11 +73,16 @@ impl Elementwise {
     }
 
     /// `gate[i] = activation(gate[i]) * up[i]`; the activation within 8 units in the last place, plus twice as many as
-    /// the argument of its `exp`, plus 1e-36.
+    /// the argument of its `exp`, plus 1e-36; GELU by `erf` within `3 * eps * |gate * up|`.
     pub(super) fn glu(self, gate: &mut [f32], up: &[f32], activation: Activation) {
         assert_eq!(gate.len(), up.len());
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
         unsafe { (self.0.get().glu)(gate, up, activation) }
+    }
+
+    /// `x[i] = activation(x[i])`, as [`glu`](Self::glu).
+    pub(super) fn activate(self, x: &mut [f32], activation: Activation) {
+        x.chunks_mut(ONES.len()).for_each(|x| self.glu(x, &ONES[..x.len()], activation));
     }
 
     /// `x[i] = exp(scale * x[i] - max)`, where no `scale * x` is above `max`; returns the sum.
@@ -105,5 +115,12 @@ impl Elementwise {
         assert_eq!(x.len(), weight.len());
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().rms_norm)(x, weight, eps) }
+    }
+
+    /// Normalises one row in place.
+    pub(super) fn layer_norm(self, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        assert!(x.len() == weight.len() && x.len() == bias.len());
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().layer_norm)(x, weight, bias, eps) }
     }
 }

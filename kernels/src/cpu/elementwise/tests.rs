@@ -52,7 +52,7 @@ fn activations_are_within_eight_ulp() {
             elementwise.glu(&mut gate, &vec![0.5; x.len()], activation);
             for (x, actual) in x.iter().map(|x| f64::from(*x)).zip(&gate) {
                 let argument = match activation {
-                    Activation::Silu | Activation::Sigmoid => x,
+                    Activation::Silu | Activation::Sigmoid | Activation::Gelu => x,
                     Activation::GeluTanh => (8.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3)),
                 };
                 let times = if activation == Activation::Sigmoid { 1.0 } else { x };
@@ -62,6 +62,58 @@ fn activations_are_within_eight_ulp() {
                 let bound = (8.0 + 2.0 * argument.abs().min(104.0)) * ulp(exact) + 1e-36;
                 let error = (f64::from(*actual) - exact).abs();
                 assert!(error <= bound, "{name} {activation:?}({x}): {actual}, not {exact}");
+            }
+        }
+    });
+}
+
+#[test]
+fn gelu_is_within_three_epsilon_of_its_argument() {
+    each(|name, elementwise| {
+        let x: Vec<f32> = inputs().into_iter().filter(|x| x.is_finite()).collect();
+        let mut gate = x.clone();
+        elementwise.glu(&mut gate, &vec![0.5; x.len()], Activation::Gelu);
+        let mut plain = x.clone();
+        elementwise.activate(&mut plain, Activation::Gelu);
+        for ((x, gated), plain) in x.iter().map(|x| f64::from(*x)).zip(&gate).zip(&plain) {
+            let exact = 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            // Half of the formula's 1.5e-7 is 0.63 epsilon; its polynomial's and its factors' roundings are the rest.
+            let bound = 3.0 * f64::from(f32::EPSILON) * x.abs();
+            for (actual, exact) in [(*gated, 0.5 * exact), (*plain, exact)] {
+                let error = (f64::from(actual) - exact).abs();
+                assert!(error <= bound, "{name} gelu({x}): {actual}, not {exact}");
+            }
+        }
+        let mut nan = [f32::NAN];
+        elementwise.activate(&mut nan, Activation::Gelu);
+        assert!(nan[0].is_nan(), "{name}");
+    });
+}
+
+#[test]
+fn layer_norm_agrees() {
+    each(|name, elementwise| {
+        for cols in [1, 15, 16, 17, 64, 172, 576] {
+            let mut random = Random::new(cols as u64);
+            let (x, weight, bias) = (random.normal(cols), random.normal(cols), random.normal(cols));
+            // Far from 0, so that a variance of squares less the mean's square would be noticed.
+            let x: Vec<f32> = x.iter().map(|x| x + 100.0).collect();
+            let n = cols as f64;
+            let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+            let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+            let inverse = 1.0 / (variance + 1e-2).sqrt();
+            let mut actual = x.clone();
+            elementwise.layer_norm(&mut actual, &weight, &bias, 1e-2);
+            for (i, actual) in actual.iter().enumerate() {
+                let factor = f64::from(weight[i]) * inverse;
+                let exact = factor * (f64::from(x[i]) - mean) + f64::from(bias[i]);
+                // The mean of numbers near 100 errs by (cols / 16 + 16) / 2 roundings of them; a difference errs by as
+                // much, and the variance by less than that squared. The rest is as for the root mean square.
+                let shift = (n / 32.0 + 10.0) * f64::from(f32::EPSILON) * 106.0;
+                let bound = factor.abs() * shift * (1.0 + inverse * (f64::from(x[i]) - mean).abs())
+                    + (n / 4.0 + 8.0) * f64::from(f32::EPSILON) * (exact.abs() + f64::from(bias[i].abs()));
+                let error = (f64::from(*actual) - exact).abs();
+                assert!(error <= bound, "{name} {cols}: {actual}, not {exact}");
             }
         }
     });
