@@ -40,6 +40,7 @@ impl Case {
             window: None,
             softcap: None,
             bidirectional: false,
+            until: None,
         };
         let stored = CacheShape { dtype, slots: 1, capacity: CONTEXT, kv_heads, head_dim };
         let k = noise(BATCH as usize * (kv_heads * head_dim) as usize);

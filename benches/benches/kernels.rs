@@ -130,6 +130,7 @@ fn attention(criterion: &mut Criterion) {
         window: None,
         softcap: None,
         bidirectional: false,
+        until: None,
     };
     for (operation, rows) in [("attention of one token", 1), ("attention of 64 tokens", 64)] {
         let mut group = group(criterion, operation);

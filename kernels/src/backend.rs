@@ -122,12 +122,18 @@ pub struct AttentionShape {
     /// A query also sees the positions after it, as far as its window reaches to either side and its span goes: a span
     /// ends with its sequence.
     pub bidirectional: bool,
+    /// The last position that every query sees, the window counted back from it, where that is not by its own: the
+    /// patches of an image, a part of them at a time.
+    pub until: Option<u32>,
 }
 
 impl AttentionShape {
     /// The positions that a query at `position` of `span` sees. Neither end decreases from one position to the next.
     pub fn sees(&self, span: &Span, position: u32) -> RangeInclusive<u32> {
         let before = self.window.map_or(u32::MAX, |window| window.saturating_sub(1));
+        if let Some(last) = self.until {
+            return last.saturating_sub(before)..=last;
+        }
         let last = match self.bidirectional {
             false => position,
             true => (span.start + (span.len - 1)).min(position.saturating_add(before)),
@@ -222,6 +228,9 @@ pub trait Backend {
     /// Copies the first `out.len()` elements of `buffer` to the host.
     fn read(&mut self, buffer: &Self::Buffer, out: &mut [f32]) -> Result<(), BackendError>;
 
+    /// Copies `values` from the host to the first elements of `buffer`.
+    fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<(), BackendError>;
+
     /// `out[t] = scale * table[tokens[t]]`; `out` is `(tokens, table.cols)`.
     fn embed(
         &mut self,
@@ -270,6 +279,21 @@ pub trait Backend {
         heads: u32,
         head_dim: u32,
     ) -> Result<(), BackendError>;
+
+    /// Rotates each head of `x`, `(rows, heads * head_dim)`, by a place on a plane: with `n = frequencies.cols`, element
+    /// `i < 2 n` of a head pairs with `i + head_dim / 2` and turns by `places[row][i / n] * frequencies[i % n]` (an f32
+    /// product); other elements stay. Heo et al. 2024, <https://arxiv.org/abs/2403.13298>.
+    fn rope_2d(
+        &mut self,
+        x: &mut Self::Buffer,
+        frequencies: &Self::Weight,
+        places: &[[u32; 2]],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let _ = (x, frequencies, places, heads, head_dim);
+        Err(BackendError::Unsupported("rope_2d".into()))
+    }
 
     /// Stores `k` and `v`, `(tokens, kv_heads * head_dim)`, at the positions of `spans`.
     fn store(
@@ -362,6 +386,18 @@ pub trait Backend {
         rows: &[u32],
         width: usize,
     ) -> Result<(), BackendError>;
+
+    /// `out[rows[i]] = x[i]`, rows of `width`: puts rows in their places.
+    fn scatter(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let _ = (out, x, rows, width);
+        Err(BackendError::Unsupported("scatter".into()))
+    }
 
     /// `x[i] = soft_cap(scale * x[i])` for the first `len` elements.
     fn scale_and_cap(

@@ -181,7 +181,16 @@ impl AttentionCase {
     fn shape(&self) -> AttentionShape {
         let scale = 1.0 / (self.head_dim as f32).sqrt();
         let Self { heads, kv_heads, head_dim, window, softcap, .. } = *self;
-        AttentionShape { heads, kv_heads, head_dim, scale, window, softcap, bidirectional: false }
+        AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+            softcap,
+            bidirectional: false,
+            until: None,
+        }
     }
 
     /// Fills a cache up to the batch, stores the batch and attends; the same inputs for every backend.

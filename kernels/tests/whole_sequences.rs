@@ -28,7 +28,16 @@ fn spans(lens: &[u32]) -> Vec<Span> {
 
 fn shape(heads: u32, kv_heads: u32, head_dim: u32, window: Option<u32>) -> AttentionShape {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionShape { heads, kv_heads, head_dim, scale, window, softcap: None, bidirectional: true }
+    AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        window,
+        softcap: None,
+        bidirectional: true,
+        until: None,
+    }
 }
 
 fn attend<B: Backend<Buffer = Vec<f32>>>(

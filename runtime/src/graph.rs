@@ -156,6 +156,7 @@ fn attention<B: Backend>(
         window: a.window,
         softcap: a.softcap,
         bidirectional: false,
+        until: None,
     };
     backend.attention(mix, q, cache, spans, &shape)?;
     if w.attn_gate.is_none() {

@@ -166,6 +166,11 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+        buffer[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn embed(
         &mut self,
         out: &mut Vec<f32>,
@@ -239,6 +244,24 @@ impl Backend for CpuBackend {
             }
         });
         self.rotations = rotations;
+        Ok(())
+    }
+
+    fn rope_2d(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        places: &[[u32; 2]],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let (width, head_dim) = (heads as usize * head_dim as usize, head_dim as usize);
+        let frequencies = frequencies.f32();
+        self.split(x, places.len() * width, width, |at, x| {
+            for (x, place) in x.chunks_exact_mut(width).zip(&places[at / width..]) {
+                rope::rotate_2d(x, head_dim, frequencies, *place);
+            }
+        });
         Ok(())
     }
 
@@ -340,6 +363,19 @@ impl Backend for CpuBackend {
     ) -> Result<(), BackendError> {
         for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
             out.copy_from_slice(&x[*row as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn scatter(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
+            out[*row as usize * width..][..width].copy_from_slice(x);
         }
         Ok(())
     }

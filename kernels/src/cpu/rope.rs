@@ -48,3 +48,19 @@ impl Rotations {
         }
     }
 }
+
+/// Turns each head of one row by its place on a plane. All heads turn alike, so each sine is computed once.
+pub(super) fn rotate_2d(row: &mut [f32], head_dim: usize, frequencies: &[f32], place: [u32; 2]) {
+    let (half, n) = (head_dim / 2, frequencies.len());
+    assert!(2 * n <= half);
+    for (axis, at) in place.into_iter().enumerate() {
+        for (i, frequency) in frequencies.iter().enumerate() {
+            let (sin, cos) = (at as f32 * frequency).sin_cos();
+            let i = axis * n + i;
+            for head in row.chunks_exact_mut(head_dim) {
+                let (a, b) = (head[i], head[i + half]);
+                (head[i], head[i + half]) = (a * cos - b * sin, a * sin + b * cos);
+            }
+        }
+    }
+}

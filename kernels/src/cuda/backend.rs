@@ -103,15 +103,6 @@ impl CudaBackend {
         format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
     }
 
-    /// Copies `values` to the first elements of `buffer`: for tests, as a graph starts from tokens.
-    ///
-    /// # Errors
-    /// [`CudaError::Call`] where the device has failed.
-    pub fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
-        assert!(values.len() <= buffer.len);
-        Ok(buffer.memory.write(values.as_bytes())?)
-    }
-
     /// Puts the slot and position of each row of `spans` on the device; the layers of a step share them.
     pub(super) fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {
         if self.spans != spans {

@@ -72,6 +72,11 @@ impl Backend for CudaBackend {
         })
     }
 
+    fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
+        assert!(values.len() <= buffer.len);
+        Ok(buffer.memory.write(values.as_bytes())?)
+    }
+
     fn read(&mut self, buffer: &CudaBuffer, out: &mut [f32]) -> Result<(), BackendError> {
         Ok(buffer.memory.read(out.as_mut_bytes())?)
     }
@@ -197,7 +202,7 @@ impl Backend for CudaBackend {
     ) -> Result<(), BackendError> {
         let own = &cache.shape;
         assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
-        if shape.bidirectional {
+        if shape.bidirectional || shape.until.is_some() {
             return Err(BackendError::Unsupported("attention to later positions".into()));
         }
         let seen = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();

@@ -50,6 +50,11 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+        buffer[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn embed(
         &mut self,
         out: &mut Vec<f32>,
@@ -117,6 +122,24 @@ impl Backend for ReferenceBackend {
         for (x, (_, position)) in x.chunks_exact_mut(width).zip(rows(spans)) {
             for head in x.chunks_exact_mut(head_dim as usize) {
                 rowwise::rotate(head, frequencies.f32(), position);
+            }
+        }
+        Ok(())
+    }
+
+    fn rope_2d(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        places: &[[u32; 2]],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let width = heads as usize * head_dim as usize;
+        let x = &mut x[..places.len() * width];
+        for (x, place) in x.chunks_exact_mut(width).zip(places) {
+            for head in x.chunks_exact_mut(head_dim as usize) {
+                rowwise::rotate_2d(head, frequencies.f32(), *place);
             }
         }
         Ok(())
@@ -212,6 +235,19 @@ impl Backend for ReferenceBackend {
     ) -> Result<(), BackendError> {
         for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
             out.copy_from_slice(&x[*row as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn scatter(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
+            out[*row as usize * width..][..width].copy_from_slice(x);
         }
         Ok(())
     }

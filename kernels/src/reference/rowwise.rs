@@ -27,6 +27,19 @@ pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: u32) {
     }
 }
 
+/// Turns pairs `(i, i + head.len() / 2)`, the first `frequencies.len()` by the one coordinate, as many by the other.
+pub(super) fn rotate_2d(head: &mut [f32], frequencies: &[f32], place: [u32; 2]) {
+    let half = head.len() / 2;
+    assert!(2 * frequencies.len() <= half);
+    let angles = place.iter().flat_map(|at| frequencies.iter().map(move |f| *at as f32 * f));
+    for (i, angle) in angles.enumerate() {
+        let (sin, cos) = f64::from(angle).sin_cos();
+        let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
+        head[i] = (a * cos - b * sin) as f32;
+        head[i + half] = (a * sin + b * cos) as f32;
+    }
+}
+
 /// `x[r] = weight * (x[r] - mean) / sqrt(variance + eps) + bias`; `x` is `(rows, weight.len())`.
 pub(super) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
     for x in x.chunks_exact_mut(weight.len()) {

@@ -63,6 +63,12 @@ impl Backend for Hosted {
         Ok(())
     }
 
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+        let mut on_device = self.put(buffer)?;
+        self.cuda.write(&mut on_device, values)?;
+        self.cuda.read(&on_device, buffer)
+    }
+
     fn embed(
         &mut self,
         out: &mut Vec<f32>,

@@ -98,6 +98,7 @@ fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
         window: None,
         softcap: None,
         bidirectional: false,
+        until: None,
     };
     let spans: Vec<_> = (0..slots).map(|slot| Span { slot, start: position, len: 1 }).collect();
     Work::new(&vec![0.0; slots as usize * 48], &cache, &spans, &shape).parts(FEW_QUERIES, threads, room)
