@@ -97,26 +97,18 @@ impl Shape {
         let layer = |i: u32| {
             let window = self.kind.window(i, self.layers);
             Layer {
-                attention: Attention {
-                    heads: self.heads,
-                    kv_heads: self.kv_heads,
-                    head_dim: self.head_dim,
-                    scale: 1.0 / (self.head_dim as f32).sqrt(),
-                    window,
-                    rope: self.kind.rope(window),
-                    qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
-                    v_norm: false,
-                    kv_from: None,
-                    qkv_bias: self.kind == Kind::Qwen2,
-                    out_gate: muse,
-                    out_bias: false,
-                    softcap: None,
-                },
                 ffn: experts.is_none().then_some(Ffn { dim: self.ffn, activation, bias: false }),
                 experts: experts.clone(),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
-                scaled: false,
+                ..Layer::new(Attention {
+                    window,
+                    rope: self.kind.rope(window),
+                    qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
+                    qkv_bias: self.kind == Kind::Qwen2,
+                    out_gate: muse,
+                    ..Attention::new(self.heads, self.kv_heads, self.head_dim)
+                })
             }
         };
         Spec {
@@ -130,9 +122,9 @@ impl Shape {
             logit_scale: if muse { 0.196_116_13 } else { 1.0 },
             logit_softcap: muse.then_some(20.0),
             tied_head: self.tied,
-            per_layer: None,
             ropes: if gemma { 2 } else { 1 },
             layers: (0..self.layers).map(layer).collect(),
+            ..Spec::default()
         }
     }
 }

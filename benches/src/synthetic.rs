@@ -5,7 +5,8 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use muse_format::{
-    BlockMut, Expected, Generation, Layout, Meta, Provenance, Role, Spec, TILE_ROWS, Text, WriteError, Writer,
+    BlockMut, Expected, Generation, Layer, Layout, Meta, Provenance, Role, Spec, TILE_ROWS, Text, WriteError,
+    Writer,
 };
 use muse_kernels::{BackendError, Tensor};
 
@@ -87,7 +88,8 @@ pub fn layout_of(tensor: &Expected, matrices: Layout) -> Layout {
 pub fn write(path: &Path, spec: &Spec, layout: Layout) -> Result<(), WriteError> {
     let mut rng = Rng(1);
     let mut writer = Writer::new(File::create(path)?)?;
-    let narrowest = spec.layers.iter().map(|layer| layer.attention.head_dim / 2).min().unwrap_or(1);
+    let narrowest =
+        spec.layers.iter().filter_map(Layer::attention).map(|a| a.head_dim / 2).min().unwrap_or(1);
     for tensor in spec.tensors() {
         let cols = if tensor.cols == 0 { u64::from(narrowest) } else { tensor.cols };
         if tensor.role == Role::Vector {

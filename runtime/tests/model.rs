@@ -127,7 +127,7 @@ fn a_ring_answers_like_a_cache_that_keeps_everything() {
 #[test]
 fn a_window_hides_what_is_behind_it() {
     let mut spec = plain();
-    spec.layers.iter_mut().for_each(|layer| layer.attention.window = Some(5));
+    spec.layers.iter_mut().for_each(|layer| layer.attention_mut().unwrap().window = Some(5));
     let mut engine = engine(&spec, Layout::F32, &reference(8));
     let mut tokens = Rng(17).tokens(20, spec.vocab);
     let before = steps(&mut *engine, 0, &tokens, 8);
@@ -155,7 +155,7 @@ fn what_keep_keeps_is_whole_and_what_it_drops_is_lost() {
     let mut spec = everything();
     spec.layers.remove(1); // the windows of 13 and of all remain
     spec.ropes = 1;
-    spec.layers[1].attention.rope = Some(0);
+    spec.layers[1].attention_mut().unwrap().rope = Some(0);
     let mut engine = engine(&spec, Layout::F32, &reference(3));
     let mut rng = Rng(19);
     let (long, more) = (rng.tokens(60, spec.vocab), rng.tokens(2, spec.vocab));

@@ -2,7 +2,7 @@
 
 mod support;
 
-use muse_format::{Activation, Experts, Layout, Score, Spec};
+use muse_format::{Activation, Attention, Experts, Layout, Mixer, Score, Spec};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
@@ -163,7 +163,7 @@ fn the_largest_numbers_that_a_spec_may_hold_are_refused_without_overflow() {
     };
     layer.experts = Some(most);
     layer.ffn.as_mut().unwrap().dim = 1 << 20;
-    (layer.attention.heads, layer.attention.kv_heads, layer.attention.head_dim) = (4096, 4096, 4096);
+    layer.mixer = Mixer::Attention(Attention::new(4096, 4096, 4096));
     for window in [None, Some(1 << 27)] {
         layer_window(&mut spec, window);
         spec.layers = vec![spec.layers[0].clone(); 1024];
@@ -179,7 +179,7 @@ fn the_largest_numbers_that_a_spec_may_hold_are_refused_without_overflow() {
 }
 
 fn layer_window(spec: &mut Spec, window: Option<u32>) {
-    spec.layers[0].attention.window = window;
+    spec.layers[0].attention_mut().unwrap().window = window;
 }
 
 #[test]

@@ -126,8 +126,8 @@ fn the_reference_answers_the_same() {
 #[test]
 fn rings_lose_nothing_that_is_needed() {
     let mut spec = plain();
-    spec.layers[0].attention.window = Some(5);
-    spec.layers[1].attention.window = Some(13);
+    spec.layers[0].attention_mut().unwrap().window = Some(5);
+    spec.layers[1].attention_mut().unwrap().window = Some(13);
     for batch_tokens in [4, 6, 8, 16] {
         compare("rings", &spec, &load(BackendChoice::Reference, batch_tokens), &[0.7, 1.2, 2.0]);
     }

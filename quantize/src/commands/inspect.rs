@@ -1,6 +1,6 @@
 use std::fmt::Write;
 
-use muse_format::{File, Generation, Provenance, Spec, Text};
+use muse_format::{File, Generation, Layer, Provenance, Spec, Text};
 use muse_quantize::report::{LayoutRow, layouts};
 use muse_runtime::Mapped;
 use serde::Serialize;
@@ -75,7 +75,6 @@ pub fn run(args: &Inspect) -> Result<(), Failure> {
 fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     let (spec, p) = (c.spec, c.provenance);
-    let a = &spec.layers[0].attention;
     writeln!(out, "file        {}, {} bytes", c.file, c.bytes)?;
     writeln!(out, "blake3      {}", c.hash)?;
     writeln!(out, "source      {} ({}, {})", p.source, p.source_format, p.architecture)?;
@@ -97,11 +96,16 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         spec.vocab,
         spec.context
     )?;
-    writeln!(out, "attention   {} heads, {} of keys and values, {} wide", a.heads, a.kv_heads, a.head_dim)?;
-    let windows: std::collections::BTreeSet<_> =
-        spec.layers.iter().filter_map(|l| l.attention.window).collect();
-    for window in windows {
-        let count = spec.layers.iter().filter(|l| l.attention.window == Some(window)).count();
+    if let Some(a) = spec.layers.iter().find_map(Layer::attention) {
+        writeln!(
+            out,
+            "attention   {} heads, {} of keys and values, {} wide",
+            a.heads, a.kv_heads, a.head_dim
+        )?;
+    }
+    let windows = || spec.layers.iter().filter_map(|l| l.attention()?.window);
+    for window in windows().collect::<std::collections::BTreeSet<_>>() {
+        let count = windows().filter(|w| *w == window).count();
         writeln!(out, "window      {window} on {count} of {} layers", spec.layers.len())?;
     }
     if let Some(experts) = spec.layers.iter().find_map(|l| l.experts.as_ref()) {

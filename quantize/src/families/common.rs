@@ -55,15 +55,11 @@ impl Common {
             dim: self.dim,
             vocab: self.vocab,
             context: self.context,
-            embed_scale: 1.0,
-            embed_norm: false,
             norm_eps: self.norm_eps,
-            logit_scale: 1.0,
-            logit_softcap: None,
             tied_head: config.bool("tie_word_embeddings", false)?,
-            per_layer: None,
             ropes: 1,
             layers,
+            ..Spec::default()
         };
         Ok(Draft::new(spec, vec![rope]))
     }

@@ -62,31 +62,20 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let bias = config.bool("attention_bias", false)?;
     let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 256 };
     let attention = Attention {
-        heads: common.heads,
-        kv_heads: config.size("num_key_value_heads", 4096)?,
-        head_dim,
         scale: config.f64("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5) as f32,
-        window: None,
-        rope: None,
         qk_norm: true,
-        v_norm: false,
-        kv_from: None,
         qkv_bias: bias,
-        out_gate: false,
         out_bias: bias,
-        softcap: None,
+        ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
     };
     let layer = |window: Option<u32>| Layer {
-        attention: Attention {
+        ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false }),
+        post_norms: true,
+        ..Layer::new(Attention {
             window,
             rope: Some(u32::from(window.is_none() && any_local)),
             ..attention.clone()
-        },
-        ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false }),
-        experts: None,
-        post_norms: true,
-        post_norm_eps: None,
-        scaled: false,
+        })
     };
     let spec = Spec {
         family: "gemma3".into(),
@@ -94,14 +83,12 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         vocab: common.vocab,
         context: common.context,
         embed_scale: f64::from(common.dim).sqrt() as f32,
-        embed_norm: false,
         norm_eps: common.norm_eps,
-        logit_scale: 1.0,
         logit_softcap: config.f64("final_logit_softcapping")?.map(|cap| cap as f32),
         tied_head: config.bool("tie_word_embeddings", true)?,
-        per_layer: None,
         ropes: u32::try_from(ropes.len()).expect("two at most"),
         layers: windows.into_iter().map(layer).collect(),
+        ..Spec::default()
     };
     Ok(Draft::new(spec, ropes))
 }

@@ -103,10 +103,14 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let wide = config.bool("use_double_wide_mlp", false)?;
     let k_is_v = config.bool("attention_k_eq_v", false)?;
     let layer = |(i, window): (usize, &Option<u32>)| Layer {
-        attention: Attention {
-            heads: common.heads,
-            kv_heads: heads[i].kv_heads,
-            head_dim: heads[i].head_dim,
+        ffn: Some(Ffn {
+            dim: if wide && shared[i].is_some() { 2 * common.ffn_dim } else { common.ffn_dim },
+            activation: Activation::GeluTanh,
+            bias: false,
+        }),
+        post_norms: true,
+        scaled: true,
+        ..Layer::new(Attention {
             scale: 1.0,
             window: *window,
             rope: Some(u32::from(window.is_none())),
@@ -114,26 +118,16 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             v_norm: true,
             kv_from: shared[i],
             qkv_bias: bias,
-            out_gate: false,
             out_bias: bias,
-            softcap: None,
-        },
-        ffn: Some(Ffn {
-            dim: if wide && shared[i].is_some() { 2 * common.ffn_dim } else { common.ffn_dim },
-            activation: Activation::GeluTanh,
-            bias: false,
-        }),
-        experts: None,
-        post_norms: true,
-        post_norm_eps: None,
-        scaled: true,
+            ..Attention::new(common.heads, heads[i].kv_heads, heads[i].head_dim)
+        })
     };
     let mut layers: Vec<Layer> = windows.iter().enumerate().map(layer).collect();
     // Only tables that a layer uses.
     let ropes = if windows.iter().any(Option::is_some) {
         ropes.into()
     } else {
-        layers.iter_mut().for_each(|layer| layer.attention.rope = Some(0));
+        layers.iter_mut().filter_map(Layer::attention_mut).for_each(|a| a.rope = Some(0));
         vec![ropes[1].clone()]
     };
     let spec = Spec {
@@ -142,14 +136,13 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         vocab: common.vocab,
         context: common.context,
         embed_scale: f64::from(common.dim).sqrt() as f32,
-        embed_norm: false,
         norm_eps: common.norm_eps,
-        logit_scale: 1.0,
         logit_softcap: config.f64("final_logit_softcapping")?.map(|cap| cap as f32),
         tied_head: config.bool("tie_word_embeddings", true)?,
         per_layer: per_layer(config, &common)?,
         ropes: u32::try_from(ropes.len()).expect("two at most"),
         layers,
+        ..Spec::default()
     };
     let full = |i: &usize| k_is_v && windows[*i].is_none() && shared[*i].is_none();
     let name = |i: usize, part: &str| format!("l{i}.attn.{part}");

@@ -43,26 +43,13 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
     rope.check_pairs(config, head_dim)?;
     let layer = Layer {
-        attention: Attention {
-            heads: common.heads,
-            kv_heads: config.size("num_key_value_heads", 4096)?,
-            head_dim,
-            scale: f64::from(head_dim).powf(-0.5) as f32,
-            window: None,
-            rope: Some(0),
-            qk_norm: false,
-            v_norm: false,
-            kv_from: None,
-            qkv_bias: config.bool("attention_bias", true)?,
-            out_gate: false,
-            out_bias: false,
-            softcap: None,
-        },
         ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false }),
-        experts: None,
         post_norms: true,
-        post_norm_eps: None,
-        scaled: false,
+        ..Layer::new(Attention {
+            rope: Some(0),
+            qkv_bias: config.bool("attention_bias", true)?,
+            ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
+        })
     };
     common.draft_with(config, "glm4", vec![layer; common.layers as usize], rope)
 }

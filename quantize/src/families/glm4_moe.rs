@@ -54,19 +54,10 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
     rope.check_pairs(config, head_dim)?;
     let attention = Attention {
-        heads: common.heads,
-        kv_heads: config.size("num_key_value_heads", 4096)?,
-        head_dim,
-        scale: f64::from(head_dim).powf(-0.5) as f32,
-        window: None,
         rope: Some(0),
         qk_norm: config.bool("use_qk_norm", false)?,
-        v_norm: false,
-        kv_from: None,
         qkv_bias: config.bool("attention_bias", false)?,
-        out_gate: false,
-        out_bias: false,
-        softcap: None,
+        ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
     };
     let experts = experts(config)?;
     let shared = config.size("n_shared_experts", 64)? * experts.dim;
@@ -74,12 +65,9 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let layer = |i: u32| {
         let dim = if i < dense { common.ffn_dim } else { shared };
         Layer {
-            attention: attention.clone(),
             ffn: Some(Ffn { dim, activation: Activation::Silu, bias: false }),
             experts: (i >= dense).then(|| experts.clone()),
-            post_norms: false,
-            post_norm_eps: None,
-            scaled: false,
+            ..Layer::new(attention.clone())
         }
     };
     let layers = (0..common.layers).map(layer).collect();

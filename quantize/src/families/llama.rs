@@ -25,30 +25,17 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let kv_heads = config.u32("num_key_value_heads")?.unwrap_or(common.heads);
     let bias = config.bool("attention_bias", false)?;
     let layer = Layer {
-        attention: Attention {
-            heads: common.heads,
-            kv_heads,
-            head_dim,
-            scale: (f64::from(head_dim)).powf(-0.5) as f32,
-            window: None,
-            rope: Some(0),
-            qk_norm: false,
-            v_norm: false,
-            kv_from: None,
-            qkv_bias: bias,
-            out_gate: false,
-            out_bias: bias,
-            softcap: None,
-        },
         ffn: Some(Ffn {
             dim: common.ffn_dim,
             activation: Activation::Silu,
             bias: config.bool("mlp_bias", false)?,
         }),
-        experts: None,
-        post_norms: false,
-        post_norm_eps: None,
-        scaled: false,
+        ..Layer::new(Attention {
+            rope: Some(0),
+            qkv_bias: bias,
+            out_bias: bias,
+            ..Attention::new(common.heads, kv_heads, head_dim)
+        })
     };
     common.draft(config, "llama", vec![layer; common.layers as usize])
 }

@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use muse_format::{Attention, Expected, Role, Spec};
+use muse_format::{Attention, Expected, Layer, Role, Spec};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -214,7 +214,8 @@ impl Family {
         if let Some(index) = name.strip_prefix("rope.") {
             let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
             let uses = |a: &&Attention| a.rope == Some(index);
-            let user = draft.spec.layers.iter().map(|l| &l.attention).find(uses).expect("a table has a user");
+            let user =
+                draft.spec.layers.iter().filter_map(Layer::attention).find(uses).expect("a table has a user");
             let values = draft.ropes[index as usize].frequencies(user.head_dim);
             let values = values.ok_or_else(|| ImportError::Config {
                 key: "rope_scaling.factors".into(),
@@ -254,7 +255,7 @@ impl Family {
             return None;
         }
         let layer: usize = name.strip_prefix('l')?.split('.').next()?.parse().ok()?;
-        let attention = &draft.spec.layers[layer].attention;
+        let attention = draft.spec.layers[layer].attention()?;
         let rope = &draft.ropes[attention.rope? as usize];
         let (head_dim, rotated) = (attention.head_dim as usize, rope.rotated(attention.head_dim) as usize);
         Some(Pairs { head_dim, rotated })

@@ -59,31 +59,21 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let bias = text.bool("attention_bias", false)?;
     let head_dim = text.size("head_dim", 4096)?;
     let attention = Attention {
-        heads: common.heads,
-        kv_heads: text.size("num_key_value_heads", 4096)?,
-        head_dim,
-        scale: f64::from(head_dim).powf(-0.5) as f32,
-        window: None,
-        rope: None,
         qk_norm: true,
-        v_norm: false,
-        kv_from: None,
         qkv_bias: bias,
         out_gate: true,
         out_bias: bias,
-        softcap: None,
+        ..Attention::new(common.heads, text.size("num_key_value_heads", 4096)?, head_dim)
     };
     let need = |key: &str| {
         text.f64(key)?.ok_or_else(|| text.refuse(key, "it must be a number above zero")).map(|n| n as f32)
     };
     let post_norm_eps = need("post_norm_eps")?;
     let layer = |(window, rotates): (Option<u32>, &bool)| Layer {
-        attention: Attention { window, rope: rotates.then_some(0), ..attention.clone() },
         ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false }),
-        experts: None,
         post_norms: true,
         post_norm_eps: Some(post_norm_eps),
-        scaled: false,
+        ..Layer::new(Attention { window, rope: rotates.then_some(0), ..attention.clone() })
     };
     let ropes = if rotates.contains(&true) { vec![rope] } else { Vec::new() };
     let spec = Spec {
@@ -91,16 +81,15 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         dim: common.dim,
         vocab: common.vocab,
         context: common.context,
-        embed_scale: 1.0,
         embed_norm: true,
         norm_eps: common.norm_eps,
         logit_scale: need("output_multiplier")?,
         logit_softcap: Some(need("final_logit_softcapping")?),
         // The key that the reference implementation reads is the outer one; the text model has one of its own.
         tied_head: config.bool("tie_word_embeddings", false)?,
-        per_layer: None,
         ropes: u32::try_from(ropes.len()).expect("one at most"),
         layers: windows.into_iter().zip(&rotates).map(layer).collect(),
+        ..Spec::default()
     };
     let constants =
         vec![("embed_norm", 1.0), ("attn.q_norm", need("qk_scale_factor")?), ("attn.k_norm", 1.0)];

@@ -21,19 +21,9 @@ pub(super) const FAMILY: Family = Family {
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
     let attention = Attention {
-        heads: common.heads,
-        kv_heads: config.size("num_key_value_heads", 4096)?,
-        head_dim: common.head_dim(config)?,
-        scale: 1.0,
-        window: None,
         rope: Some(0),
-        qk_norm: false,
-        v_norm: false,
-        kv_from: None,
         qkv_bias: true,
-        out_gate: false,
-        out_bias: false,
-        softcap: None,
+        ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, common.head_dim(config)?)
     };
     draft(config, &common, attention, "qwen2")
 }
@@ -52,15 +42,8 @@ pub(super) fn draft(
     let window = window.filter(|_| slides);
     let first = config.u32("max_window_layers")?.unwrap_or(28);
     let windows = windows(config, common.layers, window, |i| window.is_some() && i >= first)?;
-    let scale = f64::from(attention.head_dim).powf(-0.5) as f32;
     let ffn = Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false };
-    let layer = |window| Layer {
-        attention: Attention { window, scale, ..attention.clone() },
-        ffn: Some(ffn.clone()),
-        experts: None,
-        post_norms: false,
-        post_norm_eps: None,
-        scaled: false,
-    };
+    let layer =
+        |window| Layer { ffn: Some(ffn.clone()), ..Layer::new(Attention { window, ..attention.clone() }) };
     common.draft(config, family, windows.into_iter().map(layer).collect())
 }

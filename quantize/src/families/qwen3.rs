@@ -26,7 +26,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     qwen2::draft(config, &common, attention, "qwen3")
 }
 
-/// What Qwen3 has with and without experts; scale and window are the caller's.
+/// What Qwen3 has with and without experts; the window is the caller's.
 pub(super) fn attention(
     config: &Config<'_>,
     common: &Common,
@@ -34,18 +34,10 @@ pub(super) fn attention(
 ) -> Result<Attention, ImportError> {
     let bias = config.bool("attention_bias", false)?;
     Ok(Attention {
-        heads: common.heads,
-        kv_heads: config.size("num_key_value_heads", 4096)?,
-        head_dim,
-        scale: 1.0,
-        window: None,
         rope: Some(0),
         qk_norm: true,
-        v_norm: false,
-        kv_from: None,
         qkv_bias: bias,
-        out_gate: false,
         out_bias: bias,
-        softcap: None,
+        ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
     })
 }

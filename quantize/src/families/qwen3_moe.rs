@@ -26,11 +26,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     // Without use_sliding_window the number in sliding_window means nothing.
     let (window, slides) = (config.u32("sliding_window")?, config.bool("use_sliding_window", false)?);
     let head_dim = common.head_dim(config)?;
-    let attention = Attention {
-        scale: f64::from(head_dim).powf(-0.5) as f32,
-        window: window.filter(|_| slides),
-        ..qwen3::attention(config, &common, head_dim)?
-    };
+    let attention =
+        Attention { window: window.filter(|_| slides), ..qwen3::attention(config, &common, head_dim)? };
     let experts = experts(config)?;
     let step = config.size("decoder_sparse_step", 1 << 20)?;
     let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
@@ -38,12 +35,9 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         let sparse = !dense.contains(&i) && (i + 1).is_multiple_of(step);
         let ffn = Ffn { dim: common.ffn_dim, activation: Activation::Silu, bias: false };
         Layer {
-            attention: attention.clone(),
             ffn: (!sparse).then_some(ffn),
             experts: sparse.then(|| experts.clone()),
-            post_norms: false,
-            post_norm_eps: None,
-            scaled: false,
+            ..Layer::new(attention.clone())
         }
     };
     common.draft(config, "qwen3_moe", (0..common.layers).map(layer).collect())

@@ -1,6 +1,6 @@
 //! The tensors that a [`Spec`] asks for.
 
-use crate::{Experts, Layer, PerLayer, Spec};
+use crate::{Attention, Experts, Layer, Mixer, PerLayer, Spec};
 
 /// How a tensor is used, which decides the layouts it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,28 +79,9 @@ impl Layer {
         per_layer: Option<&PerLayer>,
         mut add: impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
     ) -> Result<(), E> {
-        let a = &self.attention;
-        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         add(Role::Vector, "attn.norm", 1, dim)?;
-        let own = if a.kv_from.is_none() { 3 } else { 1 };
-        let products =
-            [("attn.q", "attn.q_bias", q), ("attn.k", "attn.k_bias", kv), ("attn.v", "attn.v_bias", kv)];
-        for (name, bias, rows) in products.into_iter().take(own) {
-            add(Role::Matrix, name, rows, dim)?;
-            if a.qkv_bias {
-                add(Role::Vector, bias, 1, rows)?;
-            }
-        }
-        let norms = [("attn.q_norm", a.qk_norm), ("attn.k_norm", a.qk_norm), ("attn.v_norm", a.v_norm)];
-        for (name, _) in norms.into_iter().take(own).filter(|(_, wanted)| *wanted) {
-            add(Role::Vector, name, 1, a.head_dim)?;
-        }
-        if a.out_gate {
-            add(Role::Matrix, "attn.gate", q, dim)?;
-        }
-        add(Role::Matrix, "attn.out", dim, q)?;
-        if a.out_bias {
-            add(Role::Vector, "attn.out_bias", 1, dim)?;
+        match &self.mixer {
+            Mixer::Attention(attention) => attention.try_each_tensor(dim, &mut add)?,
         }
         if self.post_norms {
             add(Role::Vector, "attn.post_norm", 1, dim)?;
@@ -131,6 +112,38 @@ impl Layer {
         }
         if self.scaled {
             add(Role::Vector, "scale", 1, 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl Attention {
+    fn try_each_tensor<E>(
+        &self,
+        dim: u32,
+        add: &mut impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let own = if self.kv_from.is_none() { 3 } else { 1 };
+        let products =
+            [("attn.q", "attn.q_bias", q), ("attn.k", "attn.k_bias", kv), ("attn.v", "attn.v_bias", kv)];
+        for (name, bias, rows) in products.into_iter().take(own) {
+            add(Role::Matrix, name, rows, dim)?;
+            if self.qkv_bias {
+                add(Role::Vector, bias, 1, rows)?;
+            }
+        }
+        let norms =
+            [("attn.q_norm", self.qk_norm), ("attn.k_norm", self.qk_norm), ("attn.v_norm", self.v_norm)];
+        for (name, _) in norms.into_iter().take(own).filter(|(_, wanted)| *wanted) {
+            add(Role::Vector, name, 1, self.head_dim)?;
+        }
+        if self.out_gate {
+            add(Role::Matrix, "attn.gate", q, dim)?;
+        }
+        add(Role::Matrix, "attn.out", dim, q)?;
+        if self.out_bias {
+            add(Role::Vector, "attn.out_bias", 1, dim)?;
         }
         Ok(())
     }

@@ -6,12 +6,12 @@ use serde::de::DeserializeOwned;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{Expected, FormatError, Generation, Layout, Provenance, Role, Spec, Text};
+use crate::{Expected, FormatError, Generation, Layer, Layout, Provenance, Role, Spec, Text};
 
 /// First bytes of a file. The high bit, CR LF and Ctrl-Z catch a copy through something that is not 8-bit clean.
 pub const MAGIC: [u8; 8] = *b"\x89MUSE\r\n\x1a";
 /// The one version that this build reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Tensors start at multiples of this, so that a mapping of one shares no page with another.
 pub const ALIGN: u64 = PAGE as u64;
 pub(crate) const PAGE: usize = 4096;
@@ -237,7 +237,7 @@ impl<'a> File<'a> {
     fn check_tensor(&self, e: &Expected, t: &TensorRef<'_>) -> Result<(), FormatError> {
         let rope = e.cols == 0;
         // No wider than a head of each layer that is rotated by it.
-        let users = self.spec.layers.iter().map(|l| &l.attention).filter(|a| {
+        let users = self.spec.layers.iter().filter_map(Layer::attention).filter(|a| {
             a.rope.is_some_and(|table| e.name.strip_prefix("rope.").is_some_and(|n| n == table.to_string()))
         });
         let half = users.map(|a| u64::from(a.head_dim) / 2).min().unwrap_or(u64::from(u32::MAX));

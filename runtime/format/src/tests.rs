@@ -8,43 +8,19 @@ use crate::file::{Entry, Header, root_hash};
 use crate::*;
 
 fn spec() -> Spec {
-    let attention = Attention {
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        scale: 0.35,
-        window: None,
-        rope: Some(0),
-        qk_norm: true,
-        v_norm: false,
-        kv_from: None,
-        qkv_bias: true,
-        out_gate: false,
-        out_bias: false,
-        softcap: None,
-    };
+    let attention =
+        Attention { scale: 0.35, rope: Some(0), qk_norm: true, qkv_bias: true, ..Attention::new(2, 1, 8) };
     let ffn = Ffn { dim: 20, activation: Activation::Silu, bias: false };
     Spec {
         family: "test".into(),
         dim: 16,
         vocab: 40,
         context: 64,
-        embed_scale: 1.0,
-        embed_norm: false,
         norm_eps: 1e-6,
-        logit_scale: 1.0,
-        logit_softcap: None,
         tied_head: true,
-        per_layer: None,
         ropes: 1,
-        layers: vec![Layer {
-            attention,
-            ffn: Some(ffn),
-            experts: None,
-            post_norms: false,
-            post_norm_eps: None,
-            scaled: false,
-        }],
+        layers: vec![Layer { ffn: Some(ffn), ..Layer::new(attention) }],
+        ..Spec::default()
     }
 }
 
@@ -241,7 +217,7 @@ fn rejects_each_kind_of_damage() {
         ("shorter than a header", false, |b| b.truncate(255), "not a .muse file"),
         ("another format", false, |b| b[..4].copy_from_slice(b"GGUF"), "not a .muse file"),
         ("text-mode copy", false, |b| b[5] = b'\n', "not a .muse file"),
-        ("a future version", false, |b| b[8] = 2, "version 2 is not supported"),
+        ("a future version", false, |b| b[8] = 3, "version 3 is not supported"),
         ("header only", false, |b| b.truncate(256), "its header says"),
         ("last byte gone", false, |b| { b.pop(); }, "its header says"),
         ("one byte more", false, |b| b.push(0), "its header says"),
@@ -361,7 +337,7 @@ fn spec_with_shared_keys() -> Spec {
         activation: Activation::GeluTanh,
     });
     let mut second = spec.layers[0].clone();
-    second.attention.kv_from = Some(0);
+    second.attention_mut().unwrap().kv_from = Some(0);
     second.scaled = true;
     spec.layers.push(second);
     spec
@@ -396,14 +372,14 @@ fn keys_are_taken_only_from_an_earlier_layer_of_the_same_shape() {
     spec_with_shared_keys().validate().unwrap();
     type Change = fn(&mut Spec);
     let cases: [(&str, Change); 6] = [
-        ("itself", |s| s.layers[1].attention.kv_from = Some(1)),
-        ("a later one", |s| s.layers[0].attention.kv_from = Some(1)),
-        ("none", |s| s.layers[1].attention.kv_from = Some(u32::MAX)),
-        ("another width", |s| s.layers[0].attention.head_dim = 6),
-        ("another window", |s| s.layers[1].attention.window = Some(4)),
+        ("itself", |s| s.layers[1].attention_mut().unwrap().kv_from = Some(1)),
+        ("a later one", |s| s.layers[0].attention_mut().unwrap().kv_from = Some(1)),
+        ("none", |s| s.layers[1].attention_mut().unwrap().kv_from = Some(u32::MAX)),
+        ("another width", |s| s.layers[0].attention_mut().unwrap().head_dim = 6),
+        ("another window", |s| s.layers[1].attention_mut().unwrap().window = Some(4)),
         ("one that has none itself", |s| {
             let mut third = s.layers[1].clone();
-            third.attention.kv_from = Some(1);
+            third.attention_mut().unwrap().kv_from = Some(1);
             s.layers.push(third);
         }),
     ];
@@ -505,8 +481,14 @@ proptest! {
 
 /// A file that an earlier build of this version wrote still reads, byte for byte the same.
 #[test]
-fn version_1_is_what_it_was() {
-    let stored = include_bytes!("../tests/v1.muse");
+fn version_2_is_what_it_was() {
+    let stored = include_bytes!("../tests/v2.muse");
     assert_eq!(File::parse(stored).unwrap().spec, spec());
     assert!(write(None, None) == stored, "the writer's bytes changed: raise VERSION and keep the old file");
+}
+
+#[test]
+fn a_file_of_version_1_is_refused_by_its_version() {
+    let stored = include_bytes!("../tests/v1.muse");
+    assert_eq!(File::parse(stored).unwrap_err(), FormatError::Version(1));
 }

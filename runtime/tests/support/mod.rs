@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, PerLayer,
-    Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
+    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, Mixer,
+    PerLayer, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -36,48 +36,23 @@ impl Rng {
 }
 
 pub fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
-    Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        window: None,
-        rope: Some(0),
-        qk_norm: false,
-        v_norm: false,
-        kv_from: None,
-        qkv_bias: false,
-        out_gate: false,
-        out_bias: false,
-        softcap: None,
-    }
+    Attention { rope: Some(0), ..Attention::new(heads, kv_heads, head_dim) }
 }
 
 /// A Llama of two layers whose widths are not multiples of a group or a tile.
 pub fn plain() -> Spec {
     let ffn = Ffn { dim: 52, activation: Activation::Silu, bias: false };
-    let layer = Layer {
-        attention: attention(4, 2, 10),
-        ffn: Some(ffn),
-        experts: None,
-        post_norms: false,
-        post_norm_eps: None,
-        scaled: false,
-    };
+    let layer = Layer { ffn: Some(ffn), ..Layer::new(attention(4, 2, 10)) };
     Spec {
         family: "tiny".into(),
         dim: 40,
         vocab: 70,
         context: 96,
-        embed_scale: 1.0,
-        embed_norm: false,
         norm_eps: 1e-5,
-        logit_scale: 1.0,
-        logit_softcap: None,
         tied_head: true,
-        per_layer: None,
         ropes: 1,
         layers: vec![layer.clone(), layer],
+        ..Spec::default()
     }
 }
 
@@ -93,20 +68,20 @@ pub fn everything() -> Spec {
     let full = &mut spec.layers[0];
     full.post_norms = true;
     full.post_norm_eps = Some(0.3);
-    full.attention.qk_norm = true;
-    full.attention.softcap = Some(1.5);
+    full.attention_mut().unwrap().qk_norm = true;
+    full.attention_mut().unwrap().softcap = Some(1.5);
     full.ffn = Some(Ffn { dim: 36, activation: Activation::GeluTanh, bias: true });
     let ring = &mut spec.layers[1];
-    ring.attention = attention(6, 3, 8);
-    ring.attention.window = Some(5);
-    ring.attention.rope = Some(1);
-    ring.attention.qkv_bias = true;
-    ring.attention.out_bias = true;
-    ring.attention.out_gate = true;
+    ring.mixer = Mixer::Attention(attention(6, 3, 8));
+    ring.attention_mut().unwrap().window = Some(5);
+    ring.attention_mut().unwrap().rope = Some(1);
+    ring.attention_mut().unwrap().qkv_bias = true;
+    ring.attention_mut().unwrap().out_bias = true;
+    ring.attention_mut().unwrap().out_gate = true;
     let mut still = spec.layers[1].clone();
-    still.attention.rope = None;
-    still.attention.window = Some(13);
-    still.attention.scale = 0.9;
+    still.attention_mut().unwrap().rope = None;
+    still.attention_mut().unwrap().window = Some(13);
+    still.attention_mut().unwrap().scale = 0.9;
     spec.layers.push(still);
     spec
 }
@@ -122,15 +97,15 @@ pub fn shared() -> Spec {
         activation: Activation::GeluTanh,
     });
     spec.layers[0].scaled = true;
-    spec.layers[0].attention.v_norm = true;
-    spec.layers[0].attention.qk_norm = true;
-    spec.layers[1].attention = attention(6, 3, 8);
-    spec.layers[1].attention.window = Some(5);
+    spec.layers[0].attention_mut().unwrap().v_norm = true;
+    spec.layers[0].attention_mut().unwrap().qk_norm = true;
+    spec.layers[1].mixer = Mixer::Attention(attention(6, 3, 8));
+    spec.layers[1].attention_mut().unwrap().window = Some(5);
     for from in [1, 0] {
         let mut layer = spec.layers[from].clone();
-        layer.attention.kv_from = Some(from as u32);
+        layer.attention_mut().unwrap().kv_from = Some(from as u32);
         layer.scaled = true;
-        layer.attention.qkv_bias = from == 1;
+        layer.attention_mut().unwrap().qkv_bias = from == 1;
         layer.ffn = Some(Ffn { dim: 72, activation: Activation::GeluTanh, bias: false });
         spec.layers.push(layer);
     }
@@ -225,7 +200,7 @@ pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFi
     let mut writer = Writer::new(File::create(&path).unwrap()).unwrap();
     let mut rng = Rng(seed);
     for e in spec.tensors() {
-        let half = spec.layers.iter().map(|l| l.attention.head_dim / 2).min().unwrap();
+        let half = spec.layers.iter().map(|l| l.attention().unwrap().head_dim / 2).min().unwrap();
         let cols = if e.cols == 0 { u64::from(half) } else { e.cols };
         let layout = match e.role {
             Role::Vector => Layout::F32,

@@ -42,7 +42,7 @@ fn cap(x: f64, cap: Option<f32>) -> f64 {
 
 /// Normalised and rotated heads of one position, `(heads, head_dim)`.
 fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position: usize) -> Vec<Vec<f64>> {
-    let a = &spec.layers[l].attention;
+    let a = spec.layers[l].attention().unwrap();
     let all = affine(file, &format!("l{l}.attn.{part}"), y);
     let head = |head: &[f64]| {
         let mut head = head.to_vec();
@@ -58,7 +58,7 @@ fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position
 }
 
 fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[Vec<Vec<f64>>]) -> Vec<f64> {
-    let a = &layer.attention;
+    let a = layer.attention().unwrap();
     let group = (a.heads / a.kv_heads) as usize;
     let visible = |s: usize| s <= t && a.window.is_none_or(|w| t - s < w as usize);
     let mut mixed = Vec::new();
@@ -179,14 +179,14 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
             ys.iter().enumerate().map(|(t, y)| heads(file, spec, l, name, y, t)).collect()
         };
         let q = part("q");
-        let [k, v] = match layer.attention.kv_from {
+        let [k, v] = match layer.attention().unwrap().kv_from {
             None => [part("k"), part("v")],
             Some(from) => kept[from as usize].clone(),
         };
         kept.push([k.clone(), v.clone()]);
         for (t, x) in stream.iter_mut().enumerate() {
             let mut mixed = attention(layer, t, &q[t], &k, &v);
-            if layer.attention.out_gate {
+            if layer.attention().unwrap().out_gate {
                 let gate = affine(file, &format!("l{l}.attn.gate"), &ys[t]);
                 mixed.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(g));
             }

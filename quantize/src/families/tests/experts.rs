@@ -48,7 +48,12 @@ fn qwen3_moe_has_experts_where_its_config_says() {
     assert_eq!(experts, expected);
     let window = json!({"use_sliding_window": true, "sliding_window": 8});
     let window = spec(with(family("qwen3_moe"), &window)).expect("a window");
-    assert!(window.layers.iter().all(|l| l.attention.window == Some(8) && l.attention.scale == 0.25));
+    assert!(
+        window
+            .layers
+            .iter()
+            .all(|l| l.attention().unwrap().window == Some(8) && l.attention().unwrap().scale == 0.25)
+    );
     assert_eq!(
         families::qwen3_moe::FAMILY.their_name("l2.experts.5.up"),
         "model.layers.2.mlp.experts.5.up_proj.weight"

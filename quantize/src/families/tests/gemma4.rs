@@ -14,8 +14,12 @@ fn gemma4_has_wider_heads_on_full_layers_and_takes_keys_over() {
         let changes = with(Value::Object(with(four.clone(), &json!({}))), &changes);
         read(Value::Object(changes))
     };
-    let heads =
-        |s: Spec| s.layers.iter().map(|l| (l.attention.kv_heads, l.attention.head_dim)).collect::<Vec<_>>();
+    let heads = |s: Spec| {
+        s.layers
+            .iter()
+            .map(|l| (l.attention().unwrap().kv_heads, l.attention().unwrap().head_dim))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(heads(with_four(json!({}))), [(2, 16), (2, 24), (2, 16), (2, 24)]);
     let fewer = json!({"attention_k_eq_v": true, "num_global_key_value_heads": 1});
     assert_eq!(heads(with_four(fewer)), [(2, 16), (1, 24), (2, 16), (1, 24)]);
@@ -25,11 +29,14 @@ fn gemma4_has_wider_heads_on_full_layers_and_takes_keys_over() {
     assert_eq!(heads(with_four(own)), [(2, 16), (1, 32), (2, 16), (2, 16)]);
 
     let shared = with_four(json!({"num_kv_shared_layers": 2, "use_double_wide_mlp": true}));
-    let layers: Vec<_> =
-        shared.layers.iter().map(|l| (l.attention.kv_from, l.ffn.as_ref().map(|f| f.dim))).collect();
+    let layers: Vec<_> = shared
+        .layers
+        .iter()
+        .map(|l| (l.attention().unwrap().kv_from, l.ffn.as_ref().map(|f| f.dim)))
+        .collect();
     assert_eq!(layers, [(None, Some(48)), (None, Some(48)), (Some(0), Some(96)), (Some(1), Some(96))]);
 
-    let a = &shared.layers[1].attention;
+    let a = shared.layers[1].attention().unwrap();
     assert_eq!((a.scale, a.window, a.rope, a.v_norm, a.qk_norm), (1.0, None, Some(1), true, true));
     let vectors = json!({"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 100});
     let vectors = read(vectors).per_layer.expect("vectors of layers");

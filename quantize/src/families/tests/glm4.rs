@@ -17,7 +17,10 @@ fn glm4_rotates_half_of_a_head_and_splits_what_is_fused() {
         8
     );
     let layer = spec(with(family("glm4"), &json!({}))).expect("glm4").layers[0].clone();
-    assert_eq!((layer.attention.qkv_bias, layer.attention.out_bias, layer.post_norms), (true, false, true));
+    assert_eq!(
+        (layer.attention().unwrap().qkv_bias, layer.attention().unwrap().out_bias, layer.post_norms),
+        (true, false, true)
+    );
 
     let config = with(family("glm4"), &json!({"num_hidden_layers": 1, "attention_bias": false}));
     let mut tensors = LLAMA_TENSORS.iter().copied().filter(|t| !t.0.contains("mlp")).collect::<Vec<_>>();

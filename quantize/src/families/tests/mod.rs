@@ -126,7 +126,7 @@ fn spec(config: Map<String, Value>) -> Result<Spec, ImportError> {
 #[test]
 fn each_family_reads_its_own_defaults() {
     let llama = spec(with(family("llama"), &json!({}))).expect("llama");
-    let a = &llama.layers[0].attention;
+    let a = llama.layers[0].attention().unwrap();
     assert_eq!(
         (a.scale, a.qkv_bias, a.out_bias, a.qk_norm, a.window, a.rope),
         (0.25, false, false, false, None, Some(0))
@@ -135,17 +135,18 @@ fn each_family_reads_its_own_defaults() {
 
     let qwen2 = spec(with(family("qwen2"), &json!({"sliding_window": 8, "use_sliding_window": false})))
         .expect("qwen2");
-    let a = &qwen2.layers[2].attention;
+    let a = qwen2.layers[2].attention().unwrap();
     assert_eq!((a.qkv_bias, a.out_bias, a.qk_norm, a.window), (true, false, false, None));
 
     let qwen3 = spec(with(family("qwen3"), &json!({"head_dim": null}))).expect("qwen3");
-    let a = &qwen3.layers[0].attention;
+    let a = qwen3.layers[0].attention().unwrap();
     assert_eq!((a.qkv_bias, a.qk_norm, a.head_dim), (false, true, 128));
 
     let gemma = spec(with(family("gemma3"), &json!({"sliding_window_pattern": 2}))).expect("gemma3");
-    let windows: Vec<_> = gemma.layers.iter().map(|l| (l.attention.window, l.attention.rope)).collect();
+    let windows: Vec<_> =
+        gemma.layers.iter().map(|l| (l.attention().unwrap().window, l.attention().unwrap().rope)).collect();
     assert_eq!(windows, [(Some(32), Some(0)), (None, Some(1)), (Some(32), Some(0))]);
-    assert_eq!((gemma.embed_scale, gemma.layers[0].attention.scale), (8.0, 0.0625));
+    assert_eq!((gemma.embed_scale, gemma.layers[0].attention().unwrap().scale), (8.0, 0.0625));
     assert_eq!(
         (gemma.layers[0].post_norms, gemma.layers[0].ffn.as_ref().map(|f| f.activation)),
         (true, Some(Activation::GeluTanh))
@@ -158,11 +159,13 @@ fn keys_that_change_the_answer_are_read() {
         spec(with(family("llama"), &json!({"attention_bias": true, "mlp_bias": true}))).expect("biases");
     let layer = &bias.layers[0];
     assert!(
-        layer.attention.qkv_bias && layer.attention.out_bias && layer.ffn.as_ref().is_some_and(|f| f.bias)
+        layer.attention().unwrap().qkv_bias
+            && layer.attention().unwrap().out_bias
+            && layer.ffn.as_ref().is_some_and(|f| f.bias)
     );
 
     let sliding = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
-    let windows = |s: Spec| s.layers.iter().map(|l| l.attention.window).collect::<Vec<_>>();
+    let windows = |s: Spec| s.layers.iter().map(|l| l.attention().unwrap().window).collect::<Vec<_>>();
     assert_eq!(windows(spec(with(family("qwen2"), &sliding)).expect("window")), [None, Some(8), Some(8)]);
     let types = json!({"use_sliding_window": true, "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention", "full_attention"]});
@@ -172,10 +175,10 @@ fn keys_that_change_the_answer_are_read() {
         "layer_types": ["full_attention", "full_attention", "full_attention"]});
     let gemma = spec(with(family("gemma3"), &gemma)).expect("gemma3");
     assert_eq!(
-        (gemma.layers[0].attention.scale, gemma.logit_softcap, gemma.tied_head),
+        (gemma.layers[0].attention().unwrap().scale, gemma.logit_softcap, gemma.tied_head),
         (0.5, Some(30.0), true)
     );
-    assert_eq!((gemma.ropes, gemma.layers[0].attention.rope), (1, Some(0)));
+    assert_eq!((gemma.ropes, gemma.layers[0].attention().unwrap().rope), (1, Some(0)));
 }
 
 #[test]

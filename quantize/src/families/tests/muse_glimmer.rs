@@ -13,10 +13,11 @@ fn text_with(mut config: Value, changes: &Value) -> Map<String, Value> {
 #[test]
 fn muse_glimmer_counts_its_full_layers_from_the_last() {
     let muse = spec(with(family("muse_glimmer"), &json!({}))).expect("muse_glimmer");
-    let layers: Vec<_> = muse.layers.iter().map(|l| (l.attention.window, l.attention.rope)).collect();
+    let layers: Vec<_> =
+        muse.layers.iter().map(|l| (l.attention().unwrap().window, l.attention().unwrap().rope)).collect();
     let (local, full) = ((Some(32), Some(0)), (None, None));
     assert_eq!(layers, [full, local, local, local, full]);
-    let (layer, a) = (&muse.layers[0], &muse.layers[0].attention);
+    let (layer, a) = (&muse.layers[0], muse.layers[0].attention().unwrap());
     assert_eq!((a.scale, a.qk_norm, a.out_gate, a.qkv_bias, a.out_bias), (0.25, true, true, false, false));
     assert_eq!((layer.post_norms, layer.post_norm_eps, muse.norm_eps), (true, Some(1e-8), 1e-6));
     assert_eq!((muse.embed_norm, muse.embed_scale, muse.logit_scale), (true, 1.0, 0.2));
@@ -24,7 +25,8 @@ fn muse_glimmer_counts_its_full_layers_from_the_last() {
     let own = json!({"layer_rope_theta": [0, 10000.0, 0, 0, 0.0], "layer_types": ["sliding_attention",
         "full_attention", "full_attention", "full_attention", "full_attention"]});
     let own = spec(text_with(family("muse_glimmer"), &own)).expect("a pattern of its own");
-    let layers: Vec<_> = own.layers.iter().map(|l| (l.attention.window, l.attention.rope)).collect();
+    let layers: Vec<_> =
+        own.layers.iter().map(|l| (l.attention().unwrap().window, l.attention().unwrap().rope)).collect();
     assert_eq!(layers, [(Some(32), None), (None, Some(0)), full, full, full]);
     let still = spec(text_with(family("muse_glimmer"), &json!({"layer_rope_theta": [0, 0, 0, 0, 0]})));
     assert_eq!(still.expect("no rotation at all").ropes, 0);

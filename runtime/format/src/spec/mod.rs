@@ -7,8 +7,13 @@
 //! Fields are only ever added. A new one is absent from files before it and then has the value that changes nothing,
 //! which is not written either: files that do not need the field stay what they were.
 
+mod attention;
+mod feed_forward;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::attention::Attention;
+pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 use crate::FormatError;
 
 /// One decoder-only transformer.
@@ -56,12 +61,19 @@ pub struct PerLayer {
     pub activation: Activation,
 }
 
-/// One block: `x += [post_norm] attn(norm(x))`, then `x += [post_norm] ffn(norm(x))`, then what [`PerLayer`] adds, then
+/// How a layer mixes a token with those before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mixer {
+    Attention(Attention),
+}
+
+/// One block: `x += [post_norm] mixer(norm(x))`, then `x += [post_norm] ffn(norm(x))`, then what [`PerLayer`] adds, then
 /// `x *= scale`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
-    pub attention: Attention,
+    pub mixer: Mixer,
     /// What every token gets; absent where there are only experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ffn: Option<Ffn>,
@@ -78,94 +90,8 @@ pub struct Layer {
     pub scaled: bool,
 }
 
-/// Grouped-query attention. Rotation is in the half-split order (element `i` pairs with `i + n/2`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attention {
-    pub heads: u32,
-    pub kv_heads: u32,
-    pub head_dim: u32,
-    /// Multiplies `q . k`.
-    pub scale: f32,
-    /// A query sees itself and the `window - 1` positions before it; `None` sees all.
-    pub window: Option<u32>,
-    /// Index of the rotation table; `None` for no position encoding.
-    pub rope: Option<u32>,
-    /// Weighted RMS norm of each query and key head before rotation.
-    pub qk_norm: bool,
-    /// RMS norm of each value head, with weights.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub v_norm: bool,
-    /// An earlier layer whose keys and values are read in place of own ones; it has none then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kv_from: Option<u32>,
-    /// Biases on the q, k and v projections.
-    pub qkv_bias: bool,
-    /// Gate on what attention reads, from the block's input: `out(mix * sigmoid(gate(x)))`.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub out_gate: bool,
-    /// Bias on the output projection.
-    pub out_bias: bool,
-    /// `cap * tanh(scores / cap)` before the softmax.
-    pub softcap: Option<f32>,
-}
-
-/// Gated feed-forward: `down(act(gate(x)) * up(x))`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ffn {
-    pub dim: u32,
-    pub activation: Activation,
-    /// Biases on gate, up and down.
-    pub bias: bool,
-}
-
-/// Mixture of experts, each a gated feed-forward without biases. A router scores them for each token; those with the
-/// highest score run, and their outputs are weighted with their scores and summed. Shazeer et al. 2017,
-/// <https://arxiv.org/abs/1701.06538>.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Experts {
-    pub count: u32,
-    /// Experts that a token runs through.
-    pub used: u32,
-    /// Hidden width of one expert.
-    pub dim: u32,
-    pub activation: Activation,
-    pub score: Score,
-    /// A vector that is added to scores to choose by, not to weight with.
-    pub choice_bias: bool,
-    /// Weights are divided by their sum.
-    pub normalise: bool,
-    /// Multiplies the weights, after that.
-    pub scale: f32,
-}
-
-/// What the products of a router become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Score {
-    /// The softmax over all experts.
-    Softmax,
-    /// `1 / (1 + exp(-x))` of each.
-    Sigmoid,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    Silu,
-    /// `1 / (1 + exp(-x))`.
-    Sigmoid,
-    /// GELU by its tanh approximation.
-    GeluTanh,
-    /// GELU, `x * (1 + erf(x / sqrt(2))) / 2`.
-    Gelu,
-}
-
 const DIM_MAX: u32 = 1 << 20;
 const LAYERS_MAX: usize = 1024;
-const EXPERTS_MAX: u32 = 4096;
 /// Tensors of all experts; the format's table has room for a few more.
 const EXPERT_TENSORS_MAX: u64 = 1_000_000;
 
@@ -236,7 +162,6 @@ impl Spec {
     }
 
     fn validate_layer(&self, i: usize, layer: &Layer) -> Result<(), FormatError> {
-        let a = &layer.attention;
         if let Some(ffn) = &layer.ffn {
             bounded(format!("layers[{i}].ffn.dim"), ffn.dim, DIM_MAX)?;
         }
@@ -246,52 +171,60 @@ impl Spec {
             let (field, rule) = (format!("layers[{i}].ffn"), "a layer has it, or experts, or both");
             return Err(FormatError::Spec { field, value: "absent".into(), rule });
         }
-        bounded(format!("layers[{i}].heads"), a.heads, 4096)?;
-        bounded(format!("layers[{i}].kv_heads"), a.kv_heads, 4096)?;
-        bounded(format!("layers[{i}].head_dim"), a.head_dim, 4096)?;
-        finite_positive(format!("layers[{i}].scale"), a.scale)?;
         if let Some(eps) = layer.post_norm_eps {
             finite_positive(format!("layers[{i}].post_norm_eps"), eps)?;
         }
-        if let Some(window) = a.window {
-            bounded(format!("layers[{i}].window"), window, 1 << 27)?;
+        match &layer.mixer {
+            Mixer::Attention(attention) => attention.validate(i, self),
         }
-        if let Some(cap) = a.softcap {
-            finite_positive(format!("layers[{i}].softcap"), cap)?;
-        }
-        let source = a.kv_from.map(|from| self.layers.get(from as usize).filter(|_| (from as usize) < i));
-        let shares = |source: Option<&Layer>| {
-            let b = source.map(|layer| &layer.attention);
-            let shape = |a: &Attention| (a.kv_heads, a.head_dim, a.window);
-            b.is_some_and(|b| b.kv_from.is_none() && shape(b) == shape(a))
-        };
-        let rule = match () {
-            () if source.is_some_and(|source| !shares(source)) => {
-                "kv_from must name an earlier layer of the same shape and window that has its own"
-            }
-            () if !a.heads.is_multiple_of(a.kv_heads) => "heads must be a multiple of kv_heads",
-            () if !a.head_dim.is_multiple_of(2) => "head_dim must be even",
-            () if a.rope.is_some_and(|r| r >= self.ropes) => "rope must name a rotation table",
-            () => return Ok(()),
-        };
-        let value = format!(
-            "{} heads, {} kv_heads, {} head_dim, rope {:?}, kv_from {:?}",
-            a.heads, a.kv_heads, a.head_dim, a.rope, a.kv_from
-        );
-        Err(FormatError::Spec { field: format!("layers[{i}].attention"), value, rule })
     }
 }
 
-impl Experts {
-    fn validate(&self, layer: usize) -> Result<(), FormatError> {
-        let field = |name: &str| format!("layers[{layer}].experts.{name}");
-        bounded(field("count"), self.count, EXPERTS_MAX)?;
-        bounded(field("dim"), self.dim, DIM_MAX)?;
-        finite_positive(field("scale"), self.scale)?;
-        if !(1..=self.count).contains(&self.used) {
-            let rule = "a token runs through at least one expert and at most all";
-            return Err(FormatError::Spec { field: field("used"), value: self.used.to_string(), rule });
+impl Default for Spec {
+    /// What every field is where a model does not say; sizes are 0, which [`validate`](Self::validate) refuses.
+    fn default() -> Self {
+        Self {
+            family: String::new(),
+            dim: 0,
+            vocab: 0,
+            context: 0,
+            embed_scale: 1.0,
+            embed_norm: false,
+            norm_eps: 0.0,
+            logit_scale: 1.0,
+            logit_softcap: None,
+            tied_head: false,
+            per_layer: None,
+            ropes: 0,
+            layers: Vec::new(),
         }
-        Ok(())
+    }
+}
+
+impl Layer {
+    /// A layer of `attention` alone: every valid one has a feed-forward or experts besides.
+    pub fn new(attention: Attention) -> Self {
+        Self {
+            mixer: Mixer::Attention(attention),
+            ffn: None,
+            experts: None,
+            post_norms: false,
+            post_norm_eps: None,
+            scaled: false,
+        }
+    }
+
+    /// Its attention, where that is what it mixes by.
+    pub fn attention(&self) -> Option<&Attention> {
+        match &self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+        }
+    }
+
+    /// As [`attention`](Self::attention), to be changed.
+    pub fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match &mut self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+        }
     }
 }

@@ -1,14 +1,20 @@
 //! Every byte that loading a model allocates, known before any of it is.
 
+mod over_budget;
+mod sizes;
+
 use std::fmt;
 
-use muse_format::{Experts, Layer, Layout, Spec};
-use muse_kernels::{
-    CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes, cuda_reserved_bytes,
-};
+use muse_format::{Layout, Spec};
+use muse_kernels::{CacheDtype, CacheShape, ExpertsShape};
 use serde::Serialize;
 
-use crate::{BackendChoice, LoadError, LoadOptions};
+pub use self::over_budget::OverBudget;
+pub use self::sizes::BufferLens;
+use self::sizes::{
+    Dims, buffer_lens, cache_bytes, cache_shape, experts_shape, scratch_bytes, widest_input, working_bytes,
+};
+use crate::{LoadError, LoadOptions};
 
 /// Positions a slot gets where the caller does not say: what chats need, not what a model could hold.
 pub const CONTEXT_DEFAULT: u32 = 8192;
@@ -16,57 +22,6 @@ pub const CONTEXT_DEFAULT: u32 = 8192;
 pub const PROPOSED_MAX: u32 = 12;
 const SLOTS_MAX: u32 = 1024;
 const BATCH_TOKENS_MAX: u32 = 1 << 16;
-
-/// Lengths in f32 of the buffers of [`crate::model::State`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BufferLens {
-    pub x: usize,
-    pub y: usize,
-    pub q: usize,
-    pub k: usize,
-    pub v: usize,
-    pub mix: usize,
-    pub gate: usize,
-    pub up: usize,
-    pub extra: usize,
-    pub scores: usize,
-    pub routed: usize,
-    pub logits: usize,
-}
-
-/// Hidden width of a layer's dense feed-forward; 0 for none.
-fn ffn_dim(layer: &Layer) -> u32 {
-    layer.ffn.as_ref().map_or(0, |ffn| ffn.dim)
-}
-
-/// Width of each layer's own vector of a token; 0 for none.
-fn per_layer_dim(spec: &Spec) -> u32 {
-    spec.per_layer.as_ref().map_or(0, |e| e.dim)
-}
-
-/// Hidden width of one of a layer's experts; 0 for none.
-fn experts_dim(layer: &Layer) -> u32 {
-    layer.experts.as_ref().map_or(0, |experts| experts.dim)
-}
-
-/// The largest of all layers' mixtures in each of its numbers; none where there are none.
-fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
-    let widest = |number: fn(&Experts) -> u32| {
-        spec.layers.iter().filter_map(|layer| layer.experts.as_ref()).map(number).max()
-    };
-    Some(ExpertsShape {
-        count: widest(|e| e.count)? as usize,
-        used: widest(|e| e.used)? as usize,
-        dim: spec.dim as usize,
-        ffn_dim: widest(|e| e.dim)? as usize,
-    })
-}
-
-/// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
-fn widest_input(spec: &Spec) -> u32 {
-    let inputs = |l: &Layer| [l.attention.heads * l.attention.head_dim, ffn_dim(l), experts_dim(l)];
-    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec)]).max().unwrap_or(0)
-}
 
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,84 +59,6 @@ pub struct Plan {
     /// One a layer.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
-}
-
-/// The numbers that sizes follow from, within their bounds.
-#[derive(Clone, Copy)]
-struct Dims {
-    context: u32,
-    slots: u32,
-    batch_tokens: u32,
-    logit_rows: u32,
-    dtype: CacheDtype,
-    backend: BackendChoice,
-}
-
-/// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window of the first row
-/// of the largest batch after the last row is stored.
-fn capacity(layer: &Layer, d: Dims) -> u32 {
-    let needed = layer.attention.window.map_or(d.context, |w| d.context.min(w + d.batch_tokens - 1));
-    needed.next_multiple_of(TILE_POSITIONS as u32)
-}
-
-fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
-    let a = &layer.attention;
-    let (kv_heads, head_dim) = (a.kv_heads, a.head_dim);
-    // A layer that reads another's keeps none.
-    let slots = if a.kv_from.is_none() { d.slots } else { 0 };
-    CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim }
-}
-
-/// Bytes of the caches. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
-fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
-    let layer = |layer: &Layer| {
-        let shape = cache_shape(layer, d);
-        let tile = CacheShape { slots: 1, capacity: TILE_POSITIONS as u32, ..shape }.byte_len();
-        let tiles = u128::from(shape.slots) * u128::from(shape.capacity / TILE_POSITIONS as u32);
-        tiles * u128::from(tile)
-    };
-    spec.layers.iter().map(layer).sum()
-}
-
-/// Elements of each buffer, in the order of [`BufferLens`], `extra` twice.
-fn buffer_lens(spec: &Spec, d: Dims) -> [u64; 13] {
-    let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
-    let q = widest(|l| l.attention.heads * l.attention.head_dim);
-    let kv = widest(|l| l.attention.kv_heads * l.attention.head_dim);
-    let ffn = widest(ffn_dim).max(per_layer_dim(spec));
-    let experts = experts_shape(spec);
-    let scores = experts.map_or(0, |experts| experts.count as u32);
-    let routed = experts.map_or(0, |_| spec.dim);
-    let gate = widest(|l| if l.attention.out_gate { l.attention.heads * l.attention.head_dim } else { 0 });
-    let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
-    let logits = u64::from(d.logit_rows) * u64::from(spec.vocab);
-    let extra = spec.per_layer_width();
-    let [gate, up, extra, scores, routed] = [ffn.max(gate), ffn, extra, scores, routed].map(rows);
-    let dim = rows(spec.dim);
-    [dim, dim, rows(q), rows(kv), rows(kv), rows(q), gate, up, extra, extra, scores, routed, logits]
-}
-
-/// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
-/// backend does not keep.
-fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
-    let (rows, width) = (u64::from(d.batch_tokens), widest_input(spec).into());
-    let experts =
-        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(rows, shape));
-    match d.backend {
-        BackendChoice::Cpu => {
-            let experts = experts(CpuBackend::experts_bytes);
-            [CpuBackend::reserved_bytes(rows, width), CpuBackend::attention_bytes(width), experts]
-        }
-        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes)],
-        BackendChoice::Reference => [0; 3],
-    }
-}
-
-/// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
-fn working_bytes(spec: &Spec, d: Dims) -> u128 {
-    let scratch: u64 = scratch_bytes(spec, d).iter().sum();
-    let buffers = 4 * buffer_lens(spec, d).iter().sum::<u64>() + scratch;
-    u128::from(buffers) + cache_bytes(spec, d)
 }
 
 fn checked(name: &'static str, value: u32, max: u32, rule: &'static str) -> Result<u32, LoadError> {
@@ -238,14 +115,10 @@ impl Plan {
 
     fn table(spec: &Spec, weight_bytes: u64, budget_bytes: u64, d: Dims) -> Self {
         let caches: Vec<_> = spec.layers.iter().map(|layer| cache_shape(layer, d)).collect();
-        let lens = buffer_lens(spec, d);
-        let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
-        let [x, y, q, k, v, mix, gate, up, extra, _, scores, routed, logits] = lens.map(fit);
+        let buffers = buffer_lens(spec, d);
         let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
-        let widths =
-            ["x", "y", "q", "k", "v", "attention", "gate", "up", "extra", "projected", "scores", "routed"];
         let rows = u64::from(d.batch_tokens);
-        items.extend(widths.iter().zip(lens).filter(|(_, len)| *len > 0).map(|(name, len)| Item {
+        items.extend(buffers.rows().into_iter().filter(|(_, len)| *len > 0).map(|(name, len)| Item {
             what: "activations",
             shape: format!("{name}: {rows} tokens x {} f32", len / rows),
             bytes: 4 * len,
@@ -261,7 +134,7 @@ impl Plan {
             items.push(Item { what: "scratch", shape, bytes: experts });
         }
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
-        items.push(Item { what: "logits", shape, bytes: 4 * lens[12] });
+        items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
         items.extend(cache_items(&caches, d.context));
         Self {
             context: d.context,
@@ -272,7 +145,7 @@ impl Plan {
             working_bytes: items[1..].iter().map(|item| item.bytes).sum(),
             budget_bytes,
             items,
-            buffers: BufferLens { x, y, q, k, v, mix, gate, up, extra, scores, routed, logits },
+            buffers,
             input_width: input_width as usize,
             experts: experts_shape(spec),
             caches,
@@ -332,39 +205,5 @@ impl fmt::Display for Plan {
         let total = self.weight_bytes + self.working_bytes;
         let budget = mib(self.budget_bytes);
         write!(f, "{:<12}{:>10.1} MiB  of a budget of {budget:.1} MiB", "total", mib(total))
-    }
-}
-
-/// A model that does not fit, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverBudget {
-    pub weight_bytes: u64,
-    pub cache_bytes: u64,
-    pub buffer_bytes: u64,
-    pub budget_bytes: u64,
-    pub context: u32,
-    pub slots: u32,
-    /// The longest context with which it would fit.
-    pub context_that_fits: Option<u32>,
-}
-
-impl fmt::Display for OverBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [self.weight_bytes, self.cache_bytes, self.buffer_bytes];
-        let total = parts.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        let [weights, cache, buffers] = parts.map(mib);
-        write!(
-            f,
-            "it takes {:.0} MiB (weights {weights:.0}, cache {cache:.0} for {} slots of {} positions, buffers \
-             {buffers:.0}) and the budget is {:.0} MiB: ",
-            mib(total),
-            self.slots,
-            self.context,
-            mib(self.budget_bytes)
-        )?;
-        match self.context_that_fits {
-            Some(context) => write!(f, "a context of {context} fits, or take fewer slots"),
-            None => write!(f, "no context fits; take fewer slots or a file with fewer bits a weight"),
-        }
     }
 }

@@ -1,0 +1,76 @@
+//! What a token is turned into on its own: dense feed-forwards and experts.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DIM_MAX, bounded, finite_positive};
+use crate::FormatError;
+
+/// Experts of one layer.
+const COUNT_MAX: u32 = 4096;
+
+/// Gated feed-forward: `down(act(gate(x)) * up(x))`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ffn {
+    pub dim: u32,
+    pub activation: Activation,
+    /// Biases on gate, up and down.
+    pub bias: bool,
+}
+
+/// Mixture of experts, each a gated feed-forward without biases. A router scores them for each token; those with the
+/// highest score run, and their outputs are weighted with their scores and summed. Shazeer et al. 2017,
+/// <https://arxiv.org/abs/1701.06538>.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    pub count: u32,
+    /// Experts that a token runs through.
+    pub used: u32,
+    /// Hidden width of one expert.
+    pub dim: u32,
+    pub activation: Activation,
+    pub score: Score,
+    /// A vector that is added to scores to choose by, not to weight with.
+    pub choice_bias: bool,
+    /// Weights are divided by their sum.
+    pub normalise: bool,
+    /// Multiplies the weights, after that.
+    pub scale: f32,
+}
+
+/// What the products of a router become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// The softmax over all experts.
+    Softmax,
+    /// `1 / (1 + exp(-x))` of each.
+    Sigmoid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Silu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// GELU, `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+}
+
+impl Experts {
+    pub(super) fn validate(&self, layer: usize) -> Result<(), FormatError> {
+        let field = |name: &str| format!("layers[{layer}].experts.{name}");
+        bounded(field("count"), self.count, COUNT_MAX)?;
+        bounded(field("dim"), self.dim, DIM_MAX)?;
+        finite_positive(field("scale"), self.scale)?;
+        if !(1..=self.count).contains(&self.used) {
+            let rule = "a token runs through at least one expert and at most all";
+            return Err(FormatError::Spec { field: field("used"), value: self.used.to_string(), rule });
+        }
+        Ok(())
+    }
+}

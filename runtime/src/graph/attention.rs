@@ -1,0 +1,69 @@
+//! Grouped-query attention over a cache.
+
+use muse_format::{Activation, Attention};
+use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
+
+use super::product;
+use crate::model::{AttentionWeights, State};
+
+/// `state.y = attention(state.y)`, over the cache of layer `index`.
+#[allow(clippy::too_many_arguments)] // one call
+pub(super) fn attention<B: Backend>(
+    backend: &mut B,
+    a: &Attention,
+    w: &AttentionWeights<B::Weight>,
+    ropes: &[B::Weight],
+    state: &mut State<B>,
+    index: usize,
+    spans: &[Span],
+    eps: f32,
+) -> Result<(), BackendError> {
+    let State { y, q, k, v, mix, gate, caches, .. } = state;
+    let rows: usize = spans.iter().map(|span| span.len as usize).sum();
+    let on_q = product(q, &w.q);
+    let on_gate = w.gate.as_ref().map(|weight| Linear { out: &mut *gate, weight, bias: None });
+    let on_kv = w.kv.as_ref().map(|[on_k, on_v]| [product(k, on_k), product(v, on_v)]);
+    match (on_kv, on_gate) {
+        (Some([on_k, on_v]), None) => backend.linear(y, rows, &mut [on_q, on_k, on_v])?,
+        (Some([on_k, on_v]), Some(on_gate)) => backend.linear(y, rows, &mut [on_q, on_k, on_v, on_gate])?,
+        (None, None) => backend.linear(y, rows, &mut [on_q])?,
+        (None, Some(on_gate)) => backend.linear(y, rows, &mut [on_q, on_gate])?,
+    }
+    if let Some(norm) = &w.q_norm {
+        backend.rms_norm_in_place(q, norm, rows * a.heads as usize, eps)?;
+    }
+    if let Some(norm) = &w.k_norm {
+        backend.rms_norm_in_place(k, norm, rows * a.kv_heads as usize, eps)?;
+    }
+    if let Some(norm) = &w.v_norm {
+        backend.rms_norm_in_place(v, norm, rows * a.kv_heads as usize, eps)?;
+    }
+    if let Some(rope) = a.rope {
+        let frequencies = &ropes[rope as usize];
+        backend.rope(q, frequencies, spans, a.heads, a.head_dim)?;
+        if w.kv.is_some() {
+            backend.rope(k, frequencies, spans, a.kv_heads, a.head_dim)?;
+        }
+    }
+    if w.kv.is_some() {
+        backend.store(&mut caches[index], k, v, spans)?;
+    }
+    let cache = &caches[a.kv_from.map_or(index, |from| from as usize)];
+    let shape = AttentionShape {
+        heads: a.heads,
+        kv_heads: a.kv_heads,
+        head_dim: a.head_dim,
+        scale: a.scale,
+        window: a.window,
+        softcap: a.softcap,
+        bidirectional: false,
+        until: None,
+    };
+    backend.attention(mix, q, cache, spans, &shape)?;
+    if w.gate.is_none() {
+        return backend.linear(mix, rows, &mut [product(y, &w.out)]);
+    }
+    let len = rows * a.heads as usize * a.head_dim as usize;
+    backend.glu(gate, mix, len, Activation::Sigmoid)?;
+    backend.linear(gate, rows, &mut [product(y, &w.out)])
+}

@@ -1,0 +1,74 @@
+//! The one forward pass. It reads a [`Spec`], asks the backend for operations and never compares a model's name.
+
+mod attention;
+mod feed_forward;
+mod per_layer;
+
+use muse_format::{Mixer, Spec};
+use muse_kernels::{Backend, BackendError, Linear, Span};
+
+use crate::model::{Affine, MixerWeights, State, Weights};
+
+/// Runs `tokens`, the rows of `spans`, through the model and leaves the logits of the rows in `wanted` in
+/// `state.logits`.
+///
+/// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional.
+pub fn forward<B: Backend>(
+    backend: &mut B,
+    spec: &Spec,
+    weights: &Weights<B::Weight>,
+    state: &mut State<B>,
+    spans: &[Span],
+    tokens: &[u32],
+    wanted: &[u32],
+) -> Result<(), BackendError> {
+    let (rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
+    backend.embed(&mut state.x, &weights.embed, tokens, spec.embed_scale)?;
+    if let Some(norm) = &weights.embed_norm {
+        backend.rms_norm_in_place(&mut state.x, norm, rows, eps)?;
+    }
+    if let Some((spec, w)) = spec.per_layer.as_ref().zip(weights.per_layer.as_ref()) {
+        per_layer::vectors(backend, spec, w, state, tokens, weights.layers.len(), eps)?;
+    }
+    for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
+        let post_eps = layer.post_norm_eps.unwrap_or(eps);
+        backend.rms_norm(&mut state.y, &state.x, &w.attn_norm, rows, eps)?;
+        match (&layer.mixer, &w.mixer) {
+            (Mixer::Attention(a), MixerWeights::Attention(w)) => {
+                attention::attention(backend, a, w, &weights.ropes, state, i, spans, eps)?;
+            }
+        }
+        if let Some(norm) = &w.attn_post_norm {
+            backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
+        }
+        backend.add(&mut state.x, &state.y, rows * dim)?;
+
+        backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
+        feed_forward::feed_forward(backend, layer, w, state, rows, dim)?;
+        if let Some(norm) = &w.ffn_post_norm {
+            backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
+        }
+        backend.add(&mut state.x, &state.y, rows * dim)?;
+        if let Some((spec, w)) = spec.per_layer.as_ref().zip(w.per_layer.as_ref()) {
+            per_layer::add_vector(backend, spec, w, state, i, weights.layers.len(), rows, eps)?;
+            backend.add(&mut state.x, &state.y, rows * dim)?;
+        }
+        if let Some(scale) = w.scale {
+            backend.scale_and_cap(&mut state.x, rows * dim, scale, None)?;
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let State { x, y, logits, .. } = state;
+    backend.gather(y, x, wanted, dim)?;
+    backend.rms_norm_in_place(y, &weights.norm, wanted.len(), eps)?;
+    let head = weights.head.as_ref().unwrap_or(&weights.embed);
+    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])?;
+    let len = wanted.len() * spec.vocab as usize;
+    backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
+}
+
+fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {
+    Linear { out, weight: &affine.weight, bias: affine.bias.as_ref() }
+}

@@ -1,0 +1,156 @@
+//! From a mapped file to the weights of a model.
+
+use muse_format::{Attention, Experts, Ffn, Layer, Mixer, Spec};
+use muse_kernels::{Backend, BackendError, Expert};
+
+use super::{
+    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LayerWeights, MixerWeights, PerLayerHalf,
+    PerLayerWeights, Weights,
+};
+use crate::weights::Mapped;
+
+/// Takes tensors of a file into a backend.
+pub(super) struct Loader<'a, B> {
+    pub mapped: &'a Mapped,
+    pub backend: &'a mut B,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn take(&mut self, name: &str, rows: u32, cols: u32) -> Result<B::Weight, BackendError> {
+        self.backend.load(self.mapped.tensor(name, rows, cols)?)
+    }
+
+    fn take_if(&mut self, wanted: bool, name: &str, cols: u32) -> Result<Option<B::Weight>, BackendError> {
+        if wanted { self.take(name, 1, cols).map(Some) } else { Ok(None) }
+    }
+
+    fn affine(
+        &mut self,
+        name: &str,
+        rows: u32,
+        cols: u32,
+        bias: bool,
+    ) -> Result<Affine<B::Weight>, BackendError> {
+        let weight = self.take(name, rows, cols)?;
+        Ok(Affine { weight, bias: self.take_if(bias, &format!("{name}_bias"), rows)? })
+    }
+
+    fn layer(
+        &mut self,
+        i: usize,
+        dim: u32,
+        layer: &Layer,
+        per_layer: Option<u32>,
+    ) -> Result<LayerWeights<B::Weight>, BackendError> {
+        let ffn = layer.ffn.as_ref().map(|ffn| self.ffn(i, dim, ffn)).transpose()?;
+        let experts = layer.experts.as_ref().map(|experts| self.experts(i, dim, experts)).transpose()?;
+        let name = |part: &str| format!("l{i}.{part}");
+        Ok(LayerWeights {
+            attn_norm: self.take(&name("attn.norm"), 1, dim)?,
+            mixer: self.mixer(i, dim, &layer.mixer)?,
+            attn_post_norm: self.take_if(layer.post_norms, &name("attn.post_norm"), dim)?,
+            ffn_norm: self.take(&name("ffn.norm"), 1, dim)?,
+            ffn,
+            experts,
+            ffn_post_norm: self.take_if(layer.post_norms, &name("ffn.post_norm"), dim)?,
+            per_layer: match per_layer {
+                None => None,
+                Some(width) => Some(PerLayerHalf {
+                    gate: self.take(&name("per_layer.gate"), width, dim)?,
+                    out: self.take(&name("per_layer.out"), dim, width)?,
+                    norm: self.take(&name("per_layer.norm"), 1, dim)?,
+                }),
+            },
+            scale: match layer.scaled {
+                false => None,
+                true => Some(self.mapped.tensor(&name("scale"), 1, 1)?.f32()[0]),
+            },
+        })
+    }
+
+    fn mixer(&mut self, i: usize, dim: u32, mixer: &Mixer) -> Result<MixerWeights<B::Weight>, BackendError> {
+        match mixer {
+            Mixer::Attention(attention) => self.attention(i, dim, attention).map(MixerWeights::Attention),
+        }
+    }
+
+    fn attention(
+        &mut self,
+        i: usize,
+        dim: u32,
+        a: &Attention,
+    ) -> Result<AttentionWeights<B::Weight>, BackendError> {
+        let own = a.kv_from.is_none();
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let name = |part: &str| format!("l{i}.{part}");
+        Ok(AttentionWeights {
+            q: self.affine(&name("attn.q"), q, dim, a.qkv_bias)?,
+            kv: match own {
+                false => None,
+                true => Some([
+                    self.affine(&name("attn.k"), kv, dim, a.qkv_bias)?,
+                    self.affine(&name("attn.v"), kv, dim, a.qkv_bias)?,
+                ]),
+            },
+            q_norm: self.take_if(a.qk_norm, &name("attn.q_norm"), a.head_dim)?,
+            k_norm: self.take_if(a.qk_norm && own, &name("attn.k_norm"), a.head_dim)?,
+            v_norm: self.take_if(a.v_norm && own, &name("attn.v_norm"), a.head_dim)?,
+            gate: if a.out_gate { Some(self.take(&name("attn.gate"), q, dim)?) } else { None },
+            out: self.affine(&name("attn.out"), dim, q, a.out_bias)?,
+        })
+    }
+
+    fn ffn(&mut self, i: usize, dim: u32, ffn: &Ffn) -> Result<FfnWeights<B::Weight>, BackendError> {
+        Ok(FfnWeights {
+            gate: self.affine(&format!("l{i}.ffn.gate"), ffn.dim, dim, ffn.bias)?,
+            up: self.affine(&format!("l{i}.ffn.up"), ffn.dim, dim, ffn.bias)?,
+            down: self.affine(&format!("l{i}.ffn.down"), dim, ffn.dim, ffn.bias)?,
+        })
+    }
+
+    fn experts(
+        &mut self,
+        i: usize,
+        dim: u32,
+        experts: &Experts,
+    ) -> Result<ExpertsWeights<B::Weight>, BackendError> {
+        let name = |part: &str| format!("l{i}.experts.{part}");
+        Ok(ExpertsWeights {
+            router: self.take(&name("router"), experts.count, dim)?,
+            choice_bias: self.take_if(experts.choice_bias, &name("choice_bias"), experts.count)?,
+            experts: (0..experts.count)
+                .map(|e| {
+                    Ok(Expert {
+                        gate: self.take(&name(&format!("{e}.gate")), experts.dim, dim)?,
+                        up: self.take(&name(&format!("{e}.up")), experts.dim, dim)?,
+                        down: self.take(&name(&format!("{e}.down")), dim, experts.dim)?,
+                    })
+                })
+                .collect::<Result<_, BackendError>>()?,
+        })
+    }
+
+    fn per_layer(&mut self, spec: &Spec, width: u32) -> Result<PerLayerWeights<B::Weight>, BackendError> {
+        let all = spec.per_layer_width();
+        Ok(PerLayerWeights {
+            table: self.take("per_layer.table", spec.vocab, all)?,
+            projection: self.take("per_layer.projection", all, spec.dim)?,
+            norm: self.take("per_layer.norm", 1, width)?,
+        })
+    }
+
+    pub fn weights(&mut self, spec: &Spec) -> Result<Weights<B::Weight>, BackendError> {
+        let (vocab, dim) = (spec.vocab, spec.dim);
+        let embed = self.take("embed", vocab, dim)?;
+        let embed_norm = self.take_if(spec.embed_norm, "embed_norm", dim)?;
+        let ropes =
+            (0..spec.ropes).map(|i| self.take(&format!("rope.{i}"), 1, 0)).collect::<Result<_, _>>()?;
+        let per_layer = spec.per_layer.as_ref().map(|e| self.per_layer(spec, e.dim)).transpose()?;
+        let width = spec.per_layer.as_ref().map(|e| e.dim);
+        let layers = spec.layers.iter().enumerate();
+        let layers = layers.map(|(i, layer)| self.layer(i, dim, layer, width)).collect::<Result<_, _>>()?;
+        let norm = self.take("norm", 1, dim)?;
+        let head = if spec.tied_head { None } else { Some(self.take("head", vocab, dim)?) };
+        Ok(Weights { embed, embed_norm, per_layer, ropes, layers, norm, head })
+    }
+}

@@ -1,0 +1,125 @@
+//! A spec and its tensors, made resident and ready to step.
+
+mod loader;
+mod state;
+mod weights;
+
+use std::sync::Arc;
+
+use muse_format::Spec;
+use muse_kernels::{Backend, BackendError, Span};
+
+use self::loader::Loader;
+pub use self::state::State;
+pub use self::weights::{
+    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LayerWeights, MixerWeights, PerLayerHalf,
+    PerLayerWeights, Weights,
+};
+use crate::graph;
+use crate::plan::Plan;
+use crate::weights::Mapped;
+use crate::{Engine, LoadError, ModelInfo, Text};
+
+/// A model on one backend.
+pub struct Model<B: Backend> {
+    backend: B,
+    spec: Spec,
+    weights: Weights<B::Weight>,
+    state: State<B>,
+    /// Of the layers that forget: window and ring length.
+    rings: Vec<(u32, u32)>,
+    info: ModelInfo,
+    text: Arc<dyn Text>,
+}
+
+impl<B: Backend> Model<B> {
+    /// Makes the weights of `mapped` resident and allocates what `plan` says; nothing is allocated after this.
+    /// `name` tells people which backend it is.
+    ///
+    /// # Errors
+    /// [`LoadError::Backend`] where the backend has no kernel for a layout or memory runs out.
+    pub fn new(
+        mapped: &Mapped,
+        mut backend: B,
+        name: String,
+        plan: &Plan,
+        text: Arc<dyn Text>,
+    ) -> Result<Self, LoadError> {
+        let spec = mapped.spec.clone();
+        let weights = Loader { mapped, backend: &mut backend }.weights(&spec)?;
+        let state = State::new(&mut backend, plan)?;
+        let info = ModelInfo {
+            family: spec.family.clone(),
+            hash: mapped.hash,
+            vocab: spec.vocab,
+            context: plan.context,
+            slots: plan.slots,
+            batch_tokens: plan.batch_tokens,
+            logit_rows: plan.logit_rows,
+            weight_bytes: plan.weight_bytes,
+            working_bytes: plan.working_bytes,
+            backend: name,
+            generation: mapped.generation.clone(),
+        };
+        let layers = spec.layers.iter().zip(&plan.caches);
+        let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
+        let mut rings: Vec<_> =
+            rings.filter_map(|(layer, cache)| Some((layer.attention()?.window?, cache.capacity))).collect();
+        rings.sort_unstable();
+        rings.dedup();
+        Ok(Self { backend, spec, weights, state, rings, info, text })
+    }
+
+    /// Panics where a caller broke the contract of [`Engine::step`].
+    fn check_step(&self, spans: &[Span], tokens: &[u32], wanted: &[u32], logits: &[f32]) {
+        let info = &self.info;
+        let rows: u64 = spans.iter().map(|s| u64::from(s.len)).sum();
+        assert!(rows == tokens.len() as u64 && (1..=u64::from(info.batch_tokens)).contains(&rows));
+        for span in spans {
+            let end = u64::from(span.start) + u64::from(span.len);
+            assert!(span.len > 0 && span.slot < info.slots && end <= u64::from(info.context), "{span:?}");
+        }
+        assert!(wanted.len() <= info.logit_rows as usize && wanted.iter().all(|w| u64::from(*w) < rows));
+        assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
+    }
+}
+
+impl<B> Engine for Model<B>
+where
+    B: Backend + Send,
+    B::Weight: Send,
+    B::Buffer: Send,
+    B::Cache: Send,
+{
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn text(&self) -> Arc<dyn Text> {
+        self.text.clone()
+    }
+
+    fn step(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        wanted: &[u32],
+        logits: &mut [f32],
+    ) -> Result<(), BackendError> {
+        self.check_step(spans, tokens, wanted, logits);
+        if let Some(token) = tokens.iter().find(|t| **t >= self.spec.vocab) {
+            let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
+            return Err(BackendError::Tensor { problem });
+        }
+        graph::forward(&mut self.backend, &self.spec, &self.weights, &mut self.state, spans, tokens, wanted)?;
+        self.backend.read(&self.state.logits, logits)
+    }
+
+    fn keep(&self, len: u32, written: u32) -> u32 {
+        // The next query, at `len`, sees back to `len + 1 - window`; a ring has lost what lies more than its
+        // length behind the furthest position ever written.
+        let whole =
+            |(window, ring): &(u32, u32)| (len + 1).saturating_sub(*window) >= written.saturating_sub(*ring);
+        if len <= written && self.rings.iter().all(whole) { len } else { 0 }
+    }
+}

@@ -1,0 +1,77 @@
+//! The weights of a model: the tensors of a file as a backend holds them.
+
+use muse_kernels::Expert;
+
+/// The weights of a model. Matrices are `(out_features, in_features)`.
+pub struct Weights<W> {
+    pub embed: W,              // (vocab, dim)
+    pub embed_norm: Option<W>, // (dim)
+    pub per_layer: Option<PerLayerWeights<W>>,
+    pub ropes: Vec<W>, // (n / 2) each, n <= head_dim
+    pub layers: Vec<LayerWeights<W>>,
+    pub norm: W,         // (dim)
+    pub head: Option<W>, // (vocab, dim); none where the embedding is the head
+}
+
+/// What makes each layer's vector of a token.
+pub struct PerLayerWeights<W> {
+    pub table: W,      // (vocab, layers * per_layer)
+    pub projection: W, // (layers * per_layer, dim)
+    pub norm: W,       // (per_layer)
+}
+
+/// What a layer makes of its vector of a token.
+pub struct PerLayerHalf<W> {
+    pub gate: W, // (per_layer, dim)
+    pub out: W,  // (dim, per_layer)
+    pub norm: W, // (dim)
+}
+
+/// One block.
+pub struct LayerWeights<W> {
+    pub attn_norm: W, // (dim)
+    pub mixer: MixerWeights<W>,
+    pub attn_post_norm: Option<W>, // (dim)
+    pub ffn_norm: W,               // (dim)
+    pub ffn: Option<FfnWeights<W>>,
+    pub experts: Option<ExpertsWeights<W>>,
+    pub ffn_post_norm: Option<W>, // (dim)
+    pub per_layer: Option<PerLayerHalf<W>>,
+    pub scale: Option<f32>,
+}
+
+/// What a layer mixes tokens by.
+pub enum MixerWeights<W> {
+    Attention(AttentionWeights<W>),
+}
+
+/// Grouped-query attention.
+pub struct AttentionWeights<W> {
+    pub q: Affine<W>,               // (heads * head_dim, dim)
+    pub kv: Option<[Affine<W>; 2]>, // (kv_heads * head_dim, dim) each; none where an earlier layer's are read
+    pub q_norm: Option<W>,          // (head_dim)
+    pub k_norm: Option<W>,          // (head_dim)
+    pub v_norm: Option<W>,          // (head_dim)
+    pub gate: Option<W>,            // (heads * head_dim, dim)
+    pub out: Affine<W>,             // (dim, heads * head_dim)
+}
+
+/// A dense feed-forward.
+pub struct FfnWeights<W> {
+    pub gate: Affine<W>, // (ffn_dim, dim)
+    pub up: Affine<W>,   // (ffn_dim, dim)
+    pub down: Affine<W>, // (dim, ffn_dim)
+}
+
+/// A mixture of experts.
+pub struct ExpertsWeights<W> {
+    pub router: W,              // (experts, dim)
+    pub choice_bias: Option<W>, // (experts)
+    pub experts: Vec<Expert<W>>,
+}
+
+/// A matrix and what is added to its product.
+pub struct Affine<W> {
+    pub weight: W,       // (out, in)
+    pub bias: Option<W>, // (out)
+}

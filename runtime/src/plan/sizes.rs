@@ -1,0 +1,183 @@
+//! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
+
+use muse_format::{Experts, Layer, Mixer, Spec};
+use muse_kernels::{
+    CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes, cuda_reserved_bytes,
+};
+
+use crate::BackendChoice;
+
+/// Lengths in f32 of the buffers of [`crate::model::State`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BufferLens {
+    pub x: u64,
+    pub y: u64,
+    pub q: u64,
+    pub k: u64,
+    pub v: u64,
+    pub mix: u64,
+    pub gate: u64,
+    pub up: u64,
+    pub extra: u64,
+    pub projected: u64,
+    pub scores: u64,
+    pub routed: u64,
+    pub logits: u64,
+}
+
+impl BufferLens {
+    /// Of the buffers that hold a row for each token, with what people call them.
+    pub fn rows(&self) -> [(&'static str, u64); 12] {
+        [
+            ("x", self.x),
+            ("y", self.y),
+            ("q", self.q),
+            ("k", self.k),
+            ("v", self.v),
+            ("attention", self.mix),
+            ("gate", self.gate),
+            ("up", self.up),
+            ("extra", self.extra),
+            ("projected", self.projected),
+            ("scores", self.scores),
+            ("routed", self.routed),
+        ]
+    }
+
+    /// Bytes of all.
+    fn byte_len(&self) -> u64 {
+        4 * (self.rows().iter().map(|(_, len)| len).sum::<u64>() + self.logits)
+    }
+}
+
+/// Hidden width of a layer's dense feed-forward; 0 for none.
+fn ffn_dim(layer: &Layer) -> u32 {
+    layer.ffn.as_ref().map_or(0, |ffn| ffn.dim)
+}
+
+/// Width of each layer's own vector of a token; 0 for none.
+fn per_layer_dim(spec: &Spec) -> u32 {
+    spec.per_layer.as_ref().map_or(0, |e| e.dim)
+}
+
+/// Hidden width of one of a layer's experts; 0 for none.
+fn experts_dim(layer: &Layer) -> u32 {
+    layer.experts.as_ref().map_or(0, |experts| experts.dim)
+}
+
+/// Width of what a layer's mixer gives to its output product.
+fn mixed_dim(layer: &Layer) -> u32 {
+    match &layer.mixer {
+        Mixer::Attention(a) => a.heads * a.head_dim,
+    }
+}
+
+/// The largest of all layers' mixtures in each of its numbers; none where there are none.
+pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
+    let widest = |number: fn(&Experts) -> u32| {
+        spec.layers.iter().filter_map(|layer| layer.experts.as_ref()).map(number).max()
+    };
+    Some(ExpertsShape {
+        count: widest(|e| e.count)? as usize,
+        used: widest(|e| e.used)? as usize,
+        dim: spec.dim as usize,
+        ffn_dim: widest(|e| e.dim)? as usize,
+    })
+}
+
+/// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
+pub(super) fn widest_input(spec: &Spec) -> u32 {
+    let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l)];
+    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec)]).max().unwrap_or(0)
+}
+
+/// The numbers that sizes follow from, within their bounds.
+#[derive(Clone, Copy)]
+pub(super) struct Dims {
+    pub context: u32,
+    pub slots: u32,
+    pub batch_tokens: u32,
+    pub logit_rows: u32,
+    pub dtype: CacheDtype,
+    pub backend: BackendChoice,
+}
+
+/// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window of the first row
+/// of the largest batch after the last row is stored.
+fn capacity(layer: &Layer, d: Dims) -> u32 {
+    let needed =
+        layer.attention().and_then(|a| a.window).map_or(d.context, |w| d.context.min(w + d.batch_tokens - 1));
+    needed.next_multiple_of(TILE_POSITIONS as u32)
+}
+
+pub(super) fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
+    let Mixer::Attention(a) = &layer.mixer;
+    // A layer that reads another's keeps none.
+    let slots = if a.kv_from.is_none() { d.slots } else { 0 };
+    CacheShape {
+        dtype: d.dtype,
+        slots,
+        capacity: capacity(layer, d),
+        kv_heads: a.kv_heads,
+        head_dim: a.head_dim,
+    }
+}
+
+/// Bytes of the caches. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
+pub(super) fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
+    let layer = |layer: &Layer| {
+        let shape = cache_shape(layer, d);
+        let tile = CacheShape { slots: 1, capacity: TILE_POSITIONS as u32, ..shape }.byte_len();
+        let tiles = u128::from(shape.slots) * u128::from(shape.capacity / TILE_POSITIONS as u32);
+        tiles * u128::from(tile)
+    };
+    spec.layers.iter().map(layer).sum()
+}
+
+pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
+    let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
+    let q = widest(|l| l.attention().map_or(0, |a| a.heads * a.head_dim));
+    let kv = widest(|l| l.attention().map_or(0, |a| a.kv_heads * a.head_dim));
+    let ffn = widest(ffn_dim).max(per_layer_dim(spec));
+    let gate = widest(|l| l.attention().filter(|a| a.out_gate).map_or(0, |a| a.heads * a.head_dim));
+    let experts = experts_shape(spec);
+    let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
+    BufferLens {
+        x: rows(spec.dim),
+        y: rows(spec.dim),
+        q: rows(q),
+        k: rows(kv),
+        v: rows(kv),
+        mix: rows(q),
+        gate: rows(ffn.max(gate)),
+        up: rows(ffn),
+        extra: rows(spec.per_layer_width()),
+        projected: rows(spec.per_layer_width()),
+        scores: rows(experts.map_or(0, |experts| experts.count as u32)),
+        routed: rows(experts.map_or(0, |_| spec.dim)),
+        logits: u64::from(d.logit_rows) * u64::from(spec.vocab),
+    }
+}
+
+/// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
+/// backend does not keep.
+pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
+    let (rows, width) = (u64::from(d.batch_tokens), widest_input(spec).into());
+    let experts =
+        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(rows, shape));
+    match d.backend {
+        BackendChoice::Cpu => {
+            let experts = experts(CpuBackend::experts_bytes);
+            [CpuBackend::reserved_bytes(rows, width), CpuBackend::attention_bytes(width), experts]
+        }
+        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes)],
+        BackendChoice::Reference => [0; 3],
+    }
+}
+
+/// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
+pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
+    let scratch: u64 = scratch_bytes(spec, d).iter().sum();
+    let buffers = buffer_lens(spec, d).byte_len() + scratch;
+    u128::from(buffers) + cache_bytes(spec, d)
+}
