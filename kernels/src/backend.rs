@@ -177,6 +177,15 @@ pub struct Mixture<'a, B: Backend + ?Sized> {
     /// Experts that a row runs through.
     pub used: usize,
     pub routing: Routing,
+    /// What becomes of an expert's output before it is weighted.
+    pub norm: Option<ScaledNorm<'a, B::Weight>>,
+}
+
+/// `z * weight / sqrt(mean(z^2) + eps)` of `z = x * scale`, element by element.
+pub struct ScaledNorm<'a, W> {
+    pub scale: &'a W,  // (dim)
+    pub weight: &'a W, // (dim)
+    pub eps: f32,
 }
 
 /// What memory [`Backend::experts`] needs.
@@ -324,7 +333,15 @@ pub trait Backend {
         activation: Activation,
     ) -> Result<(), BackendError>;
 
-    /// `out[r]` is the sum of `weight * expert(x[r])` over the experts that row `r` chooses, for `rows` rows.
+    /// `x[r] = x[r] * weight`, element by element, for `rows` rows of `weight.cols`.
+    fn multiply(
+        &mut self,
+        x: &mut Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+    ) -> Result<(), BackendError>;
+
+    /// `out[r]` is the sum of `weight * norm(expert(x[r]))` over the experts that row `r` chooses, for `rows` rows.
     ///
     /// `logits` is `(rows, experts)`, the products of a router. Their scores follow from [`Routing::score`]; the `used`
     /// experts of the largest score plus `choice_bias` are chosen, the lower index where two are equal. Weights are the

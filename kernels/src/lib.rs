@@ -36,7 +36,7 @@ mod test_data;
 
 pub use backend::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
-    Routing, Span, UnknownCacheDtype,
+    Routing, ScaledNorm, Span, UnknownCacheDtype,
 };
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};

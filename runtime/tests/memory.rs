@@ -8,7 +8,7 @@ use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, LoadOptions, Mapped, load_mapped, plan};
-use support::{Rng, byte_text, everything, mixture, shared, steps, write};
+use support::{Rng, byte_text, everything, gated, mixture, shared, steps, write};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -16,7 +16,7 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 #[test]
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
-        for spec in [everything(), mixture(), shared()] {
+        for spec in [everything(), mixture(), gated(), shared()] {
             check(spec, backend);
         }
     }

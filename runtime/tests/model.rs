@@ -5,7 +5,9 @@ mod support;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
-use support::{Rng, byte_text, difference, everything, mixture, naive, plain, shared, step, steps, write};
+use support::{
+    Rng, byte_text, difference, everything, gated, mixture, naive, plain, shared, step, steps, write,
+};
 
 const LAYOUTS: [Layout; 7] = [
     Layout::F32,
@@ -39,9 +41,13 @@ fn reference(batch_tokens: u32) -> LoadOptions {
 
 #[test]
 fn a_forward_pass_is_the_one_that_the_spec_describes() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
+    for (name, spec) in [
+        ("plain", plain()),
+        ("everything", everything()),
+        ("mixture", mixture()),
+        ("gated", gated()),
+        ("shared", shared()),
+    ] {
         let file = write(&spec, Layout::F32, 11);
         let mapped = Mapped::open(&file.path).unwrap();
         let tokens = Rng(5).tokens(40, spec.vocab);
@@ -58,9 +64,13 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
 
 #[test]
 fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
+    for (name, spec) in [
+        ("plain", plain()),
+        ("everything", everything()),
+        ("mixture", mixture()),
+        ("gated", gated()),
+        ("shared", shared()),
+    ] {
         for layout in LAYOUTS {
             let tokens = Rng(7).tokens(50, spec.vocab);
             let mut engine = engine(&spec, layout, &reference(64));
@@ -187,8 +197,14 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 }
 
 /// Models by name.
-fn models() -> [(&'static str, Spec); 4] {
-    [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+fn models() -> [(&'static str, Spec); 5] {
+    [
+        ("plain", plain()),
+        ("everything", everything()),
+        ("mixture", mixture()),
+        ("gated", gated()),
+        ("shared", shared()),
+    ]
 }
 
 /// With float weights.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use muse_format::{Activation, Attention, Experts, Layout, Mixer, Score, Spec};
+use muse_format::{Attention, Experts, Layout, Mixer, Spec};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
@@ -151,16 +151,7 @@ fn the_largest_numbers_that_a_spec_may_hold_are_refused_without_overflow() {
     let mut spec = plain();
     (spec.dim, spec.vocab, spec.context) = (1 << 20, 1 << 24, 1 << 27);
     let layer = &mut spec.layers[0];
-    let most = Experts {
-        count: 300,
-        used: 300,
-        dim: 1 << 20,
-        activation: Activation::Silu,
-        score: Score::Softmax,
-        choice_bias: true,
-        normalise: true,
-        scale: 1.0,
-    };
+    let most = Experts { choice_bias: true, normalise: true, ..Experts::new(300, 300, 1 << 20) };
     layer.experts = Some(most);
     layer.ffn.as_mut().unwrap().dim = 1 << 20;
     layer.mixer = Mixer::Attention(Attention::new(4096, 4096, 4096));

@@ -121,6 +121,7 @@ impl CpuBackend {
             let expert = expert(choice);
             self.glu(gate, up, expert.gate.rows(), mixture.routing.activation)?;
             self.linear(gate, 1, &mut [Linear { out: down, weight: &expert.down, bias: None }])?;
+            self.normed(down, 1, mixture)?;
             add_weighted(out, &down[..out.len()], choice.weight);
         }
         Ok(())
@@ -156,11 +157,24 @@ impl CpuBackend {
                 own.len(),
                 &mut [Linear { out: &mut *down, weight: &expert.down, bias: None }],
             )?;
+            self.normed(down, own.len(), mixture)?;
             for (down, pair) in down.chunks_exact(dim).zip(own) {
                 add_weighted(&mut out[row(pair)..][..dim], down, chosen[*pair as usize].weight);
             }
         }
         Ok(())
+    }
+
+    /// What an expert gives for `rows` rows, as [`Mixture::norm`] makes it.
+    fn normed(
+        &mut self,
+        down: &mut Vec<f32>,
+        rows: usize,
+        mixture: &Mixture<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let Some(norm) = &mixture.norm else { return Ok(()) };
+        self.multiply(down, norm.scale, rows)?;
+        self.rms_norm_in_place(down, norm.weight, rows, norm.eps)
     }
 }
 

@@ -302,6 +302,14 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+        let (elementwise, weight) = (self.elementwise, weight.f32());
+        self.split(x, rows * weight.len(), weight.len(), |_, x| {
+            x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.multiply(x, weight));
+        });
+        Ok(())
+    }
+
     fn experts(
         &mut self,
         out: &mut Vec<f32>,

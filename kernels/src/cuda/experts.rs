@@ -52,6 +52,9 @@ impl CudaBackend {
         mixture: &Mixture<'_, Self>,
     ) -> Result<(), BackendError> {
         let Mixture { experts, used, routing, .. } = *mixture;
+        if mixture.norm.is_some() {
+            return Err(BackendError::Unsupported("a norm of what each expert gives".into()));
+        }
         let stacks = [
             Stack::new(experts, |e| &e.gate)?,
             Stack::new(experts, |e| &e.up)?,

@@ -242,6 +242,10 @@ impl Backend for CudaBackend {
         self.gate(gate.at(len), up.at(len), len, activation)
     }
 
+    fn multiply(&mut self, _: &mut CudaBuffer, _: &CudaWeight, _: usize) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported("products with a vector, element by element".into()))
+    }
+
     fn experts(
         &mut self,
         out: &mut CudaBuffer,

@@ -20,6 +20,10 @@ pub(super) fn run(out: &mut [f32], x: &[f32], logits: &[f32], mixture: &Mixture<
             rowwise::glu(&mut gate, &up, mixture.routing.activation);
             let mut down = vec![0.0; dim];
             linear::run(&mut down, &expert.down, None, &gate);
+            if let Some(norm) = &mixture.norm {
+                rowwise::multiply(&mut down, norm.scale.f32());
+                rowwise::rms_norm(&mut down, norm.weight.f32(), norm.eps);
+            }
             let weighted = down.iter().map(|y| f64::from(choice.weight) * f64::from(*y));
             sums.iter_mut().zip(weighted).for_each(|(sum, y)| *sum += y);
         }

@@ -180,6 +180,11 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+        rowwise::multiply(&mut x[..rows * weight.cols()], weight.f32());
+        Ok(())
+    }
+
     fn experts(
         &mut self,
         out: &mut Vec<f32>,

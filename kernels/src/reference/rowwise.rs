@@ -15,6 +15,13 @@ pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
+/// `x[r] = x[r] * weight`; `x` is `(rows, weight.len())`.
+pub(super) fn multiply(x: &mut [f32], weight: &[f32]) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        x.iter_mut().zip(weight).for_each(|(x, w)| *x *= w);
+    }
+}
+
 /// Turns pairs `(i, i + frequencies.len())` of one head by `position * frequencies[i]`.
 pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: u32) {
     let half = frequencies.len();

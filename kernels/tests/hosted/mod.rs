@@ -3,7 +3,7 @@
 use muse_format::Activation;
 use muse_kernels::{
     AttentionShape, Backend, BackendError, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaWeight,
-    Expert, ExpertsShape, Linear, Mixture, Span, Tensor,
+    Expert, ExpertsShape, Linear, Mixture, ScaledNorm, Span, Tensor,
 };
 
 pub struct Hosted {
@@ -178,6 +178,12 @@ impl Backend for Hosted {
         self.cuda.read(&on_device, gate)
     }
 
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+        let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
+        self.cuda.multiply(&mut on_device, &weight, rows)?;
+        self.cuda.read(&on_device, x)
+    }
+
     fn experts(
         &mut self,
         out: &mut Vec<f32>,
@@ -194,11 +200,18 @@ impl Backend for Hosted {
             .map(|e| Ok(Expert { gate: load(&e.gate)?, up: load(&e.up)?, down: load(&e.down)? }))
             .collect::<Result<_, BackendError>>()?;
         let bias = self.load_if(mixture.choice_bias)?;
+        let norm = match &mixture.norm {
+            None => None,
+            Some(norm) => {
+                Some((self.cuda.load(norm.scale.clone())?, self.cuda.load(norm.weight.clone())?, norm.eps))
+            }
+        };
         let mixture = Mixture {
             experts: &experts,
             choice_bias: bias.as_ref(),
             used: mixture.used,
             routing: mixture.routing,
+            norm: norm.as_ref().map(|(scale, weight, eps)| ScaledNorm { scale, weight, eps: *eps }),
         };
         self.cuda.experts(&mut on_device, &x, &logits, rows, &mixture)?;
         self.cuda.read(&on_device, out)

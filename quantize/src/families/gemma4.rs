@@ -154,7 +154,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     // Published checkpoints hold them all the same, and the reference implementation drops them.
     let unused = taken_over.flat_map(|i| ["k", "v", "k_norm"].map(|part| name(i, part))).collect();
     let constants = vec![("attn.v_norm", 1.0)];
-    Ok(Draft { spec, ropes, constants, aliases, unused })
+    Ok(Draft { constants, aliases, unused, ..Draft::new(spec, ropes) })
 }
 
 /// From which layer each takes its keys and values: the last of its kind before the last `num_kv_shared_layers`.

@@ -83,14 +83,12 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
 
 fn experts(config: &Config<'_>) -> Result<Experts, ImportError> {
     let count = config.size("n_routed_experts", 4096)?;
+    let used = config.size("num_experts_per_tok", count)?;
     Ok(Experts {
-        count,
-        used: config.size("num_experts_per_tok", count)?,
-        dim: config.size("moe_intermediate_size", 1 << 20)?,
-        activation: Activation::Silu,
         score: Score::Sigmoid,
         choice_bias: true,
         normalise: config.bool("norm_topk_prob", true)?,
         scale: config.f64("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+        ..Experts::new(count, used, config.size("moe_intermediate_size", 1 << 20)?)
     })
 }

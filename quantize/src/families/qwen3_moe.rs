@@ -1,6 +1,6 @@
 //! Qwen3 with experts in place of the feed-forward on some or all layers, weighted by the softmax of a router.
 
-use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score};
+use muse_format::{Activation, Attention, Experts, Ffn, Layer};
 
 use super::{Common, Config, Draft, Family, LAYER, qwen3};
 use crate::checkpoint::ImportError;
@@ -48,14 +48,9 @@ fn experts(config: &Config<'_>) -> Result<Experts, ImportError> {
     let key = if config.has("num_experts") { "num_experts" } else { "num_local_experts" };
     let count = config.size(key, 4096)?;
     config.only("num_local_experts", &[count.into()], "it must be num_experts where both are there")?;
+    let used = config.size("num_experts_per_tok", count)?;
     Ok(Experts {
-        count,
-        used: config.size("num_experts_per_tok", count)?,
-        dim: config.size("moe_intermediate_size", 1 << 20)?,
-        activation: Activation::Silu,
-        score: Score::Softmax,
-        choice_bias: false,
         normalise: config.bool("norm_topk_prob", false)?,
-        scale: 1.0,
+        ..Experts::new(count, used, config.size("moe_intermediate_size", 1 << 20)?)
     })
 }

@@ -86,6 +86,9 @@ impl Layer {
         if self.post_norms {
             add(Role::Vector, "attn.post_norm", 1, dim)?;
         }
+        if self.residual_gates {
+            add(Role::Vector, "attn.keep", 1, dim)?;
+        }
         add(Role::Vector, "ffn.norm", 1, dim)?;
         if let Some(ffn) = &self.ffn {
             for (name, bias, rows, cols) in [
@@ -102,8 +105,14 @@ impl Layer {
         if let Some(experts) = &self.experts {
             experts.try_each_tensor(dim, &mut add)?;
         }
+        if self.ffn_post_scale {
+            add(Role::Vector, "ffn.post_scale", 1, dim)?;
+        }
         if self.post_norms {
             add(Role::Vector, "ffn.post_norm", 1, dim)?;
+        }
+        if self.residual_gates {
+            add(Role::Vector, "ffn.keep", 1, dim)?;
         }
         if let Some(e) = per_layer {
             add(Role::Matrix, "per_layer.gate", e.dim, dim)?;
@@ -138,6 +147,9 @@ impl Attention {
         for (name, _) in norms.into_iter().take(own).filter(|(_, wanted)| *wanted) {
             add(Role::Vector, name, 1, self.head_dim)?;
         }
+        if self.mix_norm {
+            add(Role::Vector, "attn.mix_norm", 1, self.head_dim)?;
+        }
         if self.out_gate {
             add(Role::Matrix, "attn.gate", q, dim)?;
         }
@@ -160,10 +172,22 @@ impl Experts {
         if self.choice_bias {
             add(Role::Vector, "experts.choice_bias", 1, self.count)?;
         }
+        let width = self.latent.unwrap_or(dim);
+        if self.latent.is_some() {
+            add(Role::Matrix, "experts.in", width, dim)?;
+            add(Role::Vector, "experts.in_norm", 1, width)?;
+        }
         for e in 0..self.count {
-            add(Role::Matrix, &format!("experts.{e}.gate"), self.dim, dim)?;
-            add(Role::Matrix, &format!("experts.{e}.up"), self.dim, dim)?;
-            add(Role::Matrix, &format!("experts.{e}.down"), dim, self.dim)?;
+            add(Role::Matrix, &format!("experts.{e}.gate"), self.dim, width)?;
+            add(Role::Matrix, &format!("experts.{e}.up"), self.dim, width)?;
+            add(Role::Matrix, &format!("experts.{e}.down"), width, self.dim)?;
+        }
+        if self.each_norm_eps.is_some() {
+            add(Role::Vector, "experts.each_scale", 1, width)?;
+            add(Role::Vector, "experts.each_norm", 1, width)?;
+        }
+        if self.latent.is_some() {
+            add(Role::Matrix, "experts.out", dim, width)?;
         }
         Ok(())
     }

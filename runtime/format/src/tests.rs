@@ -43,14 +43,11 @@ fn meta() -> Meta {
 fn spec_with_experts() -> Spec {
     let mut spec = spec();
     spec.layers[0].experts = Some(Experts {
-        count: 4,
-        used: 2,
-        dim: 12,
-        activation: Activation::Silu,
         score: Score::Sigmoid,
         choice_bias: true,
         normalise: true,
         scale: 2.5,
+        ..Experts::new(4, 2, 12)
     });
     spec
 }
@@ -302,13 +299,18 @@ fn experts_are_read_in_the_order_of_their_use_and_routers_are_floats() {
 fn experts_out_of_bounds_are_refused_by_field() {
     type Change = fn(&mut Spec);
     spec_with_experts().validate().unwrap();
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 11] = [
         ("layers[0].experts.count", |s| s.layers[0].experts.as_mut().unwrap().count = 0),
         ("layers[0].experts.count", |s| s.layers[0].experts.as_mut().unwrap().count = 5000),
         ("layers[0].experts.used", |s| s.layers[0].experts.as_mut().unwrap().used = 0),
         ("layers[0].experts.used", |s| s.layers[0].experts.as_mut().unwrap().used = 5),
         ("layers[0].experts.dim", |s| s.layers[0].experts.as_mut().unwrap().dim = 0),
         ("layers[0].experts.scale", |s| s.layers[0].experts.as_mut().unwrap().scale = f32::NAN),
+        ("layers[0].experts.latent", |s| s.layers[0].experts.as_mut().unwrap().latent = Some(0)),
+        ("layers[0].experts.logit_scale", |s| s.layers[0].experts.as_mut().unwrap().logit_scale = -1.0),
+        ("layers[0].experts.each_norm_eps", |s| {
+            s.layers[0].experts.as_mut().unwrap().each_norm_eps = Some(f32::INFINITY);
+        }),
         ("layers[0].ffn", |s| (s.layers[0].ffn, s.layers[0].experts) = (None, None)),
         ("layers[].experts.count", |s| {
             s.layers[0].experts.as_mut().unwrap().count = 4096;

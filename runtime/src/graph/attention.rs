@@ -60,6 +60,9 @@ pub(super) fn attention<B: Backend>(
         until: None,
     };
     backend.attention(mix, q, cache, spans, &shape)?;
+    if let Some(norm) = &w.mix_norm {
+        backend.rms_norm_in_place(mix, norm, rows * a.heads as usize, eps)?;
+    }
     if w.gate.is_none() {
         return backend.linear(mix, rows, &mut [product(y, &w.out)]);
     }

@@ -1,10 +1,10 @@
 //! What a token is turned into on its own.
 
-use muse_format::Layer;
-use muse_kernels::{Backend, BackendError, Linear, Mixture, Routing};
+use muse_format::{Experts, Layer};
+use muse_kernels::{Backend, BackendError, Linear, Mixture, Routing, ScaledNorm};
 
 use super::product;
-use crate::model::{LayerWeights, State};
+use crate::model::{ExpertsWeights, LayerWeights, State};
 
 /// `state.y = ffn(state.y) + experts(state.y)`, of which a layer has one or both.
 pub(super) fn feed_forward<B: Backend>(
@@ -14,24 +14,12 @@ pub(super) fn feed_forward<B: Backend>(
     state: &mut State<B>,
     rows: usize,
     dim: usize,
+    eps: f32,
 ) -> Result<(), BackendError> {
-    let State { y, gate, up, scores, routed, .. } = state;
     if let Some((experts, w)) = layer.experts.as_ref().zip(w.experts.as_ref()) {
-        backend.linear(y, rows, &mut [Linear { out: scores, weight: &w.router, bias: None }])?;
-        let routing = Routing {
-            score: experts.score,
-            normalise: experts.normalise,
-            scale: experts.scale,
-            activation: experts.activation,
-        };
-        let mixture = Mixture {
-            experts: &w.experts,
-            choice_bias: w.choice_bias.as_ref(),
-            used: experts.used as usize,
-            routing,
-        };
-        backend.experts(routed, y, scores, rows, &mixture)?;
+        mixture(backend, experts, w, state, rows, eps)?;
     }
+    let State { y, gate, up, routed, .. } = state;
     let Some((ffn, dense)) = layer.ffn.as_ref().zip(w.ffn.as_ref()) else {
         std::mem::swap(y, routed);
         return Ok(());
@@ -43,4 +31,41 @@ pub(super) fn feed_forward<B: Backend>(
         None => Ok(()),
         Some(_) => backend.add(y, routed, rows * dim),
     }
+}
+
+/// `state.routed = experts(state.y)`.
+fn mixture<B: Backend>(
+    backend: &mut B,
+    experts: &Experts,
+    w: &ExpertsWeights<B::Weight>,
+    state: &mut State<B>,
+    rows: usize,
+    eps: f32,
+) -> Result<(), BackendError> {
+    let State { y, scores, routed, narrow, blended, .. } = state;
+    backend.linear(y, rows, &mut [Linear { out: scores, weight: &w.router, bias: None }])?;
+    if experts.logit_scale != 1.0 {
+        backend.scale_and_cap(scores, rows * experts.count as usize, experts.logit_scale, None)?;
+    }
+    let routing = Routing {
+        score: experts.score,
+        normalise: experts.normalise,
+        scale: experts.scale,
+        activation: experts.activation,
+    };
+    let norm = w.each_norm.as_ref().zip(experts.each_norm_eps);
+    let mixture = Mixture {
+        experts: &w.experts,
+        choice_bias: w.choice_bias.as_ref(),
+        used: experts.used as usize,
+        routing,
+        norm: norm.map(|([scale, weight], eps)| ScaledNorm { scale, weight, eps }),
+    };
+    let Some(latent) = &w.latent else {
+        return backend.experts(routed, y, scores, rows, &mixture);
+    };
+    backend.linear(y, rows, &mut [Linear { out: narrow, weight: &latent.into, bias: None }])?;
+    backend.rms_norm_in_place(narrow, &latent.norm, rows, eps)?;
+    backend.experts(blended, narrow, scores, rows, &mixture)?;
+    backend.linear(blended, rows, &mut [Linear { out: routed, weight: &latent.out, bias: None }])
 }

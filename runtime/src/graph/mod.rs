@@ -12,7 +12,8 @@ use crate::model::{Affine, MixerWeights, State, Weights};
 /// Runs `tokens`, the rows of `spans`, through the model and leaves the logits of the rows in `wanted` in
 /// `state.logits`.
 ///
-/// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional.
+/// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional; where
+/// a layer has gates, `x` is multiplied by a vector before it is added to.
 pub fn forward<B: Backend>(
     backend: &mut B,
     spec: &Spec,
@@ -41,12 +42,21 @@ pub fn forward<B: Backend>(
         if let Some(norm) = &w.attn_post_norm {
             backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
         }
+        if let Some(keep) = &w.attn_keep {
+            backend.multiply(&mut state.x, keep, rows)?;
+        }
         backend.add(&mut state.x, &state.y, rows * dim)?;
 
         backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
-        feed_forward::feed_forward(backend, layer, w, state, rows, dim)?;
+        feed_forward::feed_forward(backend, layer, w, state, rows, dim, eps)?;
+        if let Some(scale) = &w.ffn_post_scale {
+            backend.multiply(&mut state.y, scale, rows)?;
+        }
         if let Some(norm) = &w.ffn_post_norm {
             backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;
+        }
+        if let Some(keep) = &w.ffn_keep {
+            backend.multiply(&mut state.x, keep, rows)?;
         }
         backend.add(&mut state.x, &state.y, rows * dim)?;
         if let Some((spec, w)) = spec.per_layer.as_ref().zip(w.per_layer.as_ref()) {

@@ -4,8 +4,8 @@ use muse_format::{Attention, Experts, Ffn, Layer, Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Expert};
 
 use super::{
-    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LayerWeights, MixerWeights, PerLayerHalf,
-    PerLayerWeights, Weights,
+    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights, MixerWeights,
+    PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::weights::Mapped;
 
@@ -49,10 +49,13 @@ impl<B: Backend> Loader<'_, B> {
             attn_norm: self.take(&name("attn.norm"), 1, dim)?,
             mixer: self.mixer(i, dim, &layer.mixer)?,
             attn_post_norm: self.take_if(layer.post_norms, &name("attn.post_norm"), dim)?,
+            attn_keep: self.take_if(layer.residual_gates, &name("attn.keep"), dim)?,
             ffn_norm: self.take(&name("ffn.norm"), 1, dim)?,
             ffn,
             experts,
+            ffn_post_scale: self.take_if(layer.ffn_post_scale, &name("ffn.post_scale"), dim)?,
             ffn_post_norm: self.take_if(layer.post_norms, &name("ffn.post_norm"), dim)?,
+            ffn_keep: self.take_if(layer.residual_gates, &name("ffn.keep"), dim)?,
             per_layer: match per_layer {
                 None => None,
                 Some(width) => Some(PerLayerHalf {
@@ -95,6 +98,7 @@ impl<B: Backend> Loader<'_, B> {
             q_norm: self.take_if(a.qk_norm, &name("attn.q_norm"), a.head_dim)?,
             k_norm: self.take_if(a.qk_norm && own, &name("attn.k_norm"), a.head_dim)?,
             v_norm: self.take_if(a.v_norm && own, &name("attn.v_norm"), a.head_dim)?,
+            mix_norm: self.take_if(a.mix_norm, &name("attn.mix_norm"), a.head_dim)?,
             gate: if a.out_gate { Some(self.take(&name("attn.gate"), q, dim)?) } else { None },
             out: self.affine(&name("attn.out"), dim, q, a.out_bias)?,
         })
@@ -115,18 +119,34 @@ impl<B: Backend> Loader<'_, B> {
         experts: &Experts,
     ) -> Result<ExpertsWeights<B::Weight>, BackendError> {
         let name = |part: &str| format!("l{i}.experts.{part}");
+        let width = experts.latent.unwrap_or(dim);
         Ok(ExpertsWeights {
             router: self.take(&name("router"), experts.count, dim)?,
             choice_bias: self.take_if(experts.choice_bias, &name("choice_bias"), experts.count)?,
+            latent: match experts.latent {
+                None => None,
+                Some(_) => Some(LatentWeights {
+                    into: self.take(&name("in"), width, dim)?,
+                    norm: self.take(&name("in_norm"), 1, width)?,
+                    out: self.take(&name("out"), dim, width)?,
+                }),
+            },
             experts: (0..experts.count)
                 .map(|e| {
                     Ok(Expert {
-                        gate: self.take(&name(&format!("{e}.gate")), experts.dim, dim)?,
-                        up: self.take(&name(&format!("{e}.up")), experts.dim, dim)?,
-                        down: self.take(&name(&format!("{e}.down")), dim, experts.dim)?,
+                        gate: self.take(&name(&format!("{e}.gate")), experts.dim, width)?,
+                        up: self.take(&name(&format!("{e}.up")), experts.dim, width)?,
+                        down: self.take(&name(&format!("{e}.down")), width, experts.dim)?,
                     })
                 })
                 .collect::<Result<_, BackendError>>()?,
+            each_norm: match experts.each_norm_eps {
+                None => None,
+                Some(_) => Some([
+                    self.take(&name("each_scale"), 1, width)?,
+                    self.take(&name("each_norm"), 1, width)?,
+                ]),
+            },
         })
     }
 

@@ -12,8 +12,8 @@ use muse_kernels::{Backend, BackendError, Span};
 use self::loader::Loader;
 pub use self::state::State;
 pub use self::weights::{
-    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LayerWeights, MixerWeights, PerLayerHalf,
-    PerLayerWeights, Weights,
+    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights, MixerWeights,
+    PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::graph;
 use crate::plan::Plan;

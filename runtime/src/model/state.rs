@@ -2,7 +2,7 @@
 
 use muse_kernels::{Backend, BackendError};
 
-use crate::plan::{BufferLens, Plan};
+use crate::plan::Plan;
 
 /// What a step writes. Rows are those of the batch, at most `batch_tokens`.
 pub struct State<B: Backend> {
@@ -19,6 +19,8 @@ pub struct State<B: Backend> {
     pub picked: Vec<u32>,      // (rows): which rows of `extra` are a layer's
     pub scores: B::Buffer,     // (rows, experts): products of a router
     pub routed: B::Buffer,     // (rows, dim): what the experts give
+    pub narrow: B::Buffer,     // (rows, latent): what experts of a width of their own read
+    pub blended: B::Buffer,    // (rows, latent): what they give
     pub logits: B::Buffer,     // (logit_rows, vocab)
     pub caches: Vec<B::Cache>, // one a layer
 }
@@ -29,26 +31,27 @@ impl<B: Backend> State<B> {
         if let Some(shape) = plan.experts {
             backend.reserve_experts(plan.batch_tokens as usize, shape)?;
         }
-        let BufferLens { x, y, q, k, v, mix, gate, up, extra, projected, scores, routed, logits } =
-            plan.buffers;
+        let lens = plan.buffers;
         let mut buffer = |len: u64| {
             backend.buffer(usize::try_from(len).expect("a length within the budget fits the address space"))
         };
         Ok(Self {
-            x: buffer(x)?,
-            y: buffer(y)?,
-            q: buffer(q)?,
-            k: buffer(k)?,
-            v: buffer(v)?,
-            mix: buffer(mix)?,
-            gate: buffer(gate)?,
-            up: buffer(up)?,
-            extra: buffer(extra)?,
-            projected: buffer(projected)?,
+            x: buffer(lens.x)?,
+            y: buffer(lens.y)?,
+            q: buffer(lens.q)?,
+            k: buffer(lens.k)?,
+            v: buffer(lens.v)?,
+            mix: buffer(lens.mix)?,
+            gate: buffer(lens.gate)?,
+            up: buffer(lens.up)?,
+            extra: buffer(lens.extra)?,
+            projected: buffer(lens.projected)?,
             picked: Vec::with_capacity(plan.batch_tokens as usize),
-            scores: buffer(scores)?,
-            routed: buffer(routed)?,
-            logits: buffer(logits)?,
+            scores: buffer(lens.scores)?,
+            routed: buffer(lens.routed)?,
+            narrow: buffer(lens.narrow)?,
+            blended: buffer(lens.blended)?,
+            logits: buffer(lens.logits)?,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
         })
     }

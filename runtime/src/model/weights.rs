@@ -32,10 +32,13 @@ pub struct LayerWeights<W> {
     pub attn_norm: W, // (dim)
     pub mixer: MixerWeights<W>,
     pub attn_post_norm: Option<W>, // (dim)
+    pub attn_keep: Option<W>,      // (dim)
     pub ffn_norm: W,               // (dim)
     pub ffn: Option<FfnWeights<W>>,
     pub experts: Option<ExpertsWeights<W>>,
-    pub ffn_post_norm: Option<W>, // (dim)
+    pub ffn_post_scale: Option<W>, // (dim)
+    pub ffn_post_norm: Option<W>,  // (dim)
+    pub ffn_keep: Option<W>,       // (dim)
     pub per_layer: Option<PerLayerHalf<W>>,
     pub scale: Option<f32>,
 }
@@ -52,6 +55,7 @@ pub struct AttentionWeights<W> {
     pub q_norm: Option<W>,          // (head_dim)
     pub k_norm: Option<W>,          // (head_dim)
     pub v_norm: Option<W>,          // (head_dim)
+    pub mix_norm: Option<W>,        // (head_dim)
     pub gate: Option<W>,            // (heads * head_dim, dim)
     pub out: Affine<W>,             // (dim, heads * head_dim)
 }
@@ -67,7 +71,17 @@ pub struct FfnWeights<W> {
 pub struct ExpertsWeights<W> {
     pub router: W,              // (experts, dim)
     pub choice_bias: Option<W>, // (experts)
+    pub latent: Option<LatentWeights<W>>,
     pub experts: Vec<Expert<W>>,
+    /// What an expert gives is multiplied by the first and normed with the second.
+    pub each_norm: Option<[W; 2]>, // (width) each
+}
+
+/// What makes the input of experts that run at a width of their own, and takes their output back.
+pub struct LatentWeights<W> {
+    pub into: W, // (latent, dim)
+    pub norm: W, // (latent)
+    pub out: W,  // (dim, latent)
 }
 
 /// A matrix and what is added to its product.

@@ -22,12 +22,14 @@ pub struct BufferLens {
     pub projected: u64,
     pub scores: u64,
     pub routed: u64,
+    pub narrow: u64,
+    pub blended: u64,
     pub logits: u64,
 }
 
 impl BufferLens {
     /// Of the buffers that hold a row for each token, with what people call them.
-    pub fn rows(&self) -> [(&'static str, u64); 12] {
+    pub fn rows(&self) -> [(&'static str, u64); 14] {
         [
             ("x", self.x),
             ("y", self.y),
@@ -41,6 +43,8 @@ impl BufferLens {
             ("projected", self.projected),
             ("scores", self.scores),
             ("routed", self.routed),
+            ("narrow", self.narrow),
+            ("blended", self.blended),
         ]
     }
 
@@ -65,6 +69,11 @@ fn experts_dim(layer: &Layer) -> u32 {
     layer.experts.as_ref().map_or(0, |experts| experts.dim)
 }
 
+/// Width that a layer's experts run at where it is their own; 0 for none.
+fn latent_dim(layer: &Layer) -> u32 {
+    layer.experts.as_ref().and_then(|experts| experts.latent).unwrap_or(0)
+}
+
 /// Width of what a layer's mixer gives to its output product.
 fn mixed_dim(layer: &Layer) -> u32 {
     match &layer.mixer {
@@ -77,17 +86,18 @@ pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
     let widest = |number: fn(&Experts) -> u32| {
         spec.layers.iter().filter_map(|layer| layer.experts.as_ref()).map(number).max()
     };
+    let width = |layer: &Layer| Some(layer.experts.as_ref()?.latent.unwrap_or(spec.dim));
     Some(ExpertsShape {
         count: widest(|e| e.count)? as usize,
         used: widest(|e| e.used)? as usize,
-        dim: spec.dim as usize,
+        dim: spec.layers.iter().filter_map(width).max()? as usize,
         ffn_dim: widest(|e| e.dim)? as usize,
     })
 }
 
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 pub(super) fn widest_input(spec: &Spec) -> u32 {
-    let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l)];
+    let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l), latent_dim(l)];
     spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec)]).max().unwrap_or(0)
 }
 
@@ -155,6 +165,8 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
         projected: rows(spec.per_layer_width()),
         scores: rows(experts.map_or(0, |experts| experts.count as u32)),
         routed: rows(experts.map_or(0, |_| spec.dim)),
+        narrow: rows(widest(latent_dim)),
+        blended: rows(widest(latent_dim)),
         logits: u64::from(d.logit_rows) * u64::from(spec.vocab),
     }
 }

@@ -115,28 +115,41 @@ pub fn shared() -> Spec {
 /// Two layers of experts: alone and chosen by softmax, and beside a dense feed-forward by biased sigmoids.
 pub fn mixture() -> Spec {
     let mut spec = plain();
-    let experts = Experts {
-        count: 7,
-        used: 3,
-        dim: 20,
-        activation: Activation::Silu,
-        score: Score::Softmax,
-        choice_bias: false,
-        normalise: true,
-        scale: 1.0,
-    };
+    let experts = Experts { normalise: true, ..Experts::new(7, 3, 20) };
     spec.layers[0].ffn = None;
     spec.layers[0].experts = Some(experts.clone());
     spec.layers[1].experts = Some(Experts {
-        count: 5,
-        used: 2,
-        dim: 36,
         activation: Activation::GeluTanh,
         score: Score::Sigmoid,
         choice_bias: true,
-        normalise: false,
         scale: 1.7,
+        ..Experts::new(5, 2, 36)
     });
+    spec
+}
+
+/// Two layers of experts that run at widths of their own, alone and beside a dense feed-forward, with norms of what they
+/// give; gates on the residual stream, and a norm of what attention reads.
+pub fn gated() -> Spec {
+    let mut spec = plain();
+    let latent = |width: u32, experts: Experts| Experts {
+        latent: Some(width),
+        logit_scale: 1.3,
+        each_norm_eps: Some(0.1),
+        ..experts
+    };
+    let [first, second] = &mut spec.layers[..] else { panic!("plain has two layers") };
+    first.ffn = None;
+    first.experts = Some(latent(24, Experts { choice_bias: true, ..Experts::new(6, 2, 20) }));
+    second.experts = Some(latent(36, Experts { score: Score::Sigmoid, ..Experts::new(4, 3, 12) }));
+    second.ffn_post_scale = true;
+    for layer in [first, second] {
+        layer.post_norms = true;
+        layer.post_norm_eps = Some(0.2);
+        layer.residual_gates = true;
+        let attention = layer.attention_mut().expect("plain attends");
+        (attention.mix_norm, attention.out_gate) = (true, true);
+    }
     spec
 }
 

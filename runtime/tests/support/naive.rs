@@ -96,8 +96,9 @@ fn gated(file: &File<'_>, prefix: &str, activation: Activation, y: &[f64]) -> Ve
     affine(file, &format!("{prefix}.down"), &hidden)
 }
 
-fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64]) -> Vec<f64> {
+fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64], eps: f32) -> Vec<f64> {
     let products = affine(file, &format!("l{l}.experts.router"), y);
+    let products: Vec<f64> = products.iter().map(|p| p * f64::from(experts.logit_scale)).collect();
     let scores: Vec<f64> = match experts.score {
         Score::Softmax => {
             let total: f64 = products.iter().map(|x| x.exp()).sum();
@@ -113,19 +114,29 @@ fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64]) -> Vec<f64> 
     order.sort_by(|a, b| (scores[*b] + bias[*b]).total_cmp(&(scores[*a] + bias[*a])));
     let chosen = &order[..experts.used as usize];
     let total: f64 = if experts.normalise { chosen.iter().map(|e| scores[*e]).sum() } else { 1.0 };
-    let mut sum = vec![0.0; y.len()];
+    let named = |part: &str| format!("l{l}.experts.{part}");
+    let x = match experts.latent {
+        None => y.to_vec(),
+        Some(_) => norm(&affine(file, &named("in"), y), &tensor(file, &named("in_norm")), eps),
+    };
+    let mut sum = vec![0.0; x.len()];
     for e in chosen {
-        let out = gated(file, &format!("l{l}.experts.{e}"), experts.activation, y);
+        let mut out = gated(file, &named(&e.to_string()), experts.activation, &x);
+        if let Some(eps) = experts.each_norm_eps {
+            let scaled: Vec<f64> =
+                out.iter().zip(tensor(file, &named("each_scale"))).map(|(x, s)| x * s).collect();
+            out = norm(&scaled, &tensor(file, &named("each_norm")), eps);
+        }
         let weight = f64::from(experts.scale) * scores[*e] / total;
         sum.iter_mut().zip(out).for_each(|(sum, x)| *sum += weight * x);
     }
-    sum
+    if experts.latent.is_some() { affine(file, &named("out"), &sum) } else { sum }
 }
 
-fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64]) -> Vec<f64> {
+fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64], eps: f32) -> Vec<f64> {
     let mut sum = vec![0.0; y.len()];
     let dense = layer.ffn.as_ref().map(|ffn| gated(file, &format!("l{l}.ffn"), ffn.activation, y));
-    let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, y));
+    let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, y, eps));
     for part in [dense, routed].into_iter().flatten() {
         sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
@@ -165,6 +176,14 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
         let normed =
             |x: &Vec<f64>, half: &str| norm(x, &tensor(file, &format!("l{l}.{half}.norm")), spec.norm_eps);
         let residual = |x: &mut Vec<f64>, out: Vec<f64>, half: &str| {
+            let scaled = half == "ffn" && layer.ffn_post_scale;
+            let out = match scaled {
+                true => {
+                    let scale = tensor(file, &format!("l{l}.ffn.post_scale"));
+                    out.iter().zip(scale).map(|(x, s)| x * s).collect()
+                }
+                false => out,
+            };
             let out = match layer.post_norms {
                 true => {
                     let eps = layer.post_norm_eps.unwrap_or(spec.norm_eps);
@@ -172,7 +191,11 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
                 }
                 false => out,
             };
-            x.iter_mut().zip(out).for_each(|(x, y)| *x += y);
+            let keep = match layer.residual_gates {
+                true => tensor(file, &format!("l{l}.{half}.keep")),
+                false => vec![1.0; x.len()],
+            };
+            x.iter_mut().zip(out).zip(keep).for_each(|((x, y), keep)| *x = keep * *x + y);
         };
         let ys: Vec<_> = stream.iter().map(|x| normed(x, "attn")).collect();
         let part = |name: &str| -> Vec<Vec<Vec<f64>>> {
@@ -186,13 +209,18 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
         kept.push([k.clone(), v.clone()]);
         for (t, x) in stream.iter_mut().enumerate() {
             let mut mixed = attention(layer, t, &q[t], &k, &v);
+            if layer.attention().unwrap().mix_norm {
+                let weight = tensor(file, &format!("l{l}.attn.mix_norm"));
+                mixed =
+                    mixed.chunks_exact(weight.len()).flat_map(|h| norm(h, &weight, spec.norm_eps)).collect();
+            }
             if layer.attention().unwrap().out_gate {
                 let gate = affine(file, &format!("l{l}.attn.gate"), &ys[t]);
                 mixed.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(g));
             }
             residual(x, affine(file, &format!("l{l}.attn.out"), &mixed), "attn");
             let y = normed(x, "ffn");
-            residual(x, feed_forward(file, layer, l, &y), "ffn");
+            residual(x, feed_forward(file, layer, l, &y, spec.norm_eps), "ffn");
             if let Some(e) = &spec.per_layer {
                 let gate = affine(file, &format!("l{l}.per_layer.gate"), x);
                 let own = &extra[t][l * gate.len()..];

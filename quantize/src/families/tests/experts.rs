@@ -1,4 +1,3 @@
-use muse_format::Activation;
 use serde_json::{Value, json};
 
 use super::{family, spec, with};
@@ -35,16 +34,7 @@ fn qwen3_moe_has_experts_where_its_config_says() {
     assert_eq!(which(json!({"decoder_sparse_step": 2})), [dense, sparse, dense]);
     let moe = spec(with(family("qwen3_moe"), &json!({"num_experts": null, "num_local_experts": 6})));
     let experts = moe.expect("the key of transformers 5").layers[0].experts.clone().expect("experts");
-    let expected = muse_format::Experts {
-        count: 6,
-        used: 2,
-        dim: 20,
-        activation: Activation::Silu,
-        score: muse_format::Score::Softmax,
-        choice_bias: false,
-        normalise: true,
-        scale: 1.0,
-    };
+    let expected = muse_format::Experts { normalise: true, ..muse_format::Experts::new(6, 2, 20) };
     assert_eq!(experts, expected);
     let window = json!({"use_sliding_window": true, "sliding_window": 8});
     let window = spec(with(family("qwen3_moe"), &window)).expect("a window");

@@ -28,6 +28,9 @@ pub struct Attention {
     pub kv_from: Option<u32>,
     /// Biases on the q, k and v projections.
     pub qkv_bias: bool,
+    /// RMS norm of what each head reads, with weights, before `out_gate`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mix_norm: bool,
     /// Gate on what attention reads, from the block's input: `out(mix * sigmoid(gate(x)))`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub out_gate: bool,
@@ -52,6 +55,7 @@ impl Attention {
             v_norm: false,
             kv_from: None,
             qkv_bias: false,
+            mix_norm: false,
             out_gate: false,
             out_bias: false,
             softcap: None,

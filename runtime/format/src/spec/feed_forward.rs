@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DIM_MAX, bounded, finite_positive};
+use super::{DIM_MAX, bounded, finite_positive, is_one, one};
 use crate::FormatError;
 
 /// Experts of one layer.
@@ -29,7 +29,14 @@ pub struct Experts {
     pub used: u32,
     /// Hidden width of one expert.
     pub dim: u32,
+    /// Width of what experts read and give where it is not [`Spec::dim`]: `out(experts(norm(in(x))))`, the norm RMS with
+    /// weights. The router reads `x`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<u32>,
     pub activation: Activation,
+    /// Multiplies the router's products.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub logit_scale: f32,
     pub score: Score,
     /// A vector that is added to scores to choose by, not to weight with.
     pub choice_bias: bool,
@@ -37,6 +44,10 @@ pub struct Experts {
     pub normalise: bool,
     /// Multiplies the weights, after that.
     pub scale: f32,
+    /// What an expert gives is multiplied by a vector, element by element, and RMS normed with weights, with this
+    /// epsilon, before it is weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each_norm_eps: Option<f32>,
 }
 
 /// What the products of a router become.
@@ -62,11 +73,35 @@ pub enum Activation {
 }
 
 impl Experts {
+    /// `used` of `count` experts of hidden width `dim`, weighted by the softmax over all, and nothing of what is optional.
+    pub fn new(count: u32, used: u32, dim: u32) -> Self {
+        Self {
+            count,
+            used,
+            dim,
+            latent: None,
+            activation: Activation::Silu,
+            logit_scale: 1.0,
+            score: Score::Softmax,
+            choice_bias: false,
+            normalise: false,
+            scale: 1.0,
+            each_norm_eps: None,
+        }
+    }
+
     pub(super) fn validate(&self, layer: usize) -> Result<(), FormatError> {
         let field = |name: &str| format!("layers[{layer}].experts.{name}");
         bounded(field("count"), self.count, COUNT_MAX)?;
         bounded(field("dim"), self.dim, DIM_MAX)?;
         finite_positive(field("scale"), self.scale)?;
+        finite_positive(field("logit_scale"), self.logit_scale)?;
+        if let Some(width) = self.latent {
+            bounded(field("latent"), width, DIM_MAX)?;
+        }
+        if let Some(eps) = self.each_norm_eps {
+            finite_positive(field("each_norm_eps"), eps)?;
+        }
         if !(1..=self.count).contains(&self.used) {
             let rule = "a token runs through at least one expert and at most all";
             return Err(FormatError::Spec { field: field("used"), value: self.used.to_string(), rule });

@@ -85,6 +85,12 @@ pub struct Layer {
     /// Epsilon of the post norms where it is not [`Spec::norm_eps`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_norm_eps: Option<f32>,
+    /// A factor for each element of what the second half gives, before its post norm.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ffn_post_scale: bool,
+    /// A factor for each element of the residual stream where a half is added to it: `x = keep * x + half(x)`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub residual_gates: bool,
     /// A factor on the residual stream after the layer: a tensor of one element.
     #[serde(default, skip_serializing_if = "is_false")]
     pub scaled: bool,
@@ -98,6 +104,15 @@ const EXPERT_TENSORS_MAX: u64 = 1_000_000;
 /// Whether a flag is left out of the file.
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// Whether a factor is left out of the file.
+fn is_one(factor: &f32) -> bool {
+    *factor == 1.0
 }
 
 fn bounded(field: impl Into<String>, value: u32, max: u32) -> Result<(), FormatError> {
@@ -210,6 +225,8 @@ impl Layer {
             experts: None,
             post_norms: false,
             post_norm_eps: None,
+            ffn_post_scale: false,
+            residual_gates: false,
             scaled: false,
         }
     }
