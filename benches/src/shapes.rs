@@ -29,6 +29,12 @@ enum Kind {
         count: u32,
         used: u32,
     },
+    /// Muse Glimmer's windows; experts of hidden width `ffn` that run at a width of their own, and gates.
+    MuseSpark {
+        count: u32,
+        used: u32,
+        latent: u32,
+    },
     /// A window of 512 on five of six layers.
     Gemma3,
     /// A window of 2048 on three of four layers, counted from the last; the fourth sees all and does not rotate.
@@ -41,7 +47,9 @@ impl Kind {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => None,
             Self::Gemma3 => (!(i + 1).is_multiple_of(6)).then_some(512),
-            Self::MuseGlimmer => (!(layers - 1 - i).is_multiple_of(4)).then_some(2048),
+            Self::MuseGlimmer | Self::MuseSpark { .. } => {
+                (!(layers - 1 - i).is_multiple_of(4)).then_some(2048)
+            }
         }
     }
 
@@ -50,7 +58,7 @@ impl Kind {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => Some(0),
             Self::Gemma3 => Some(u32::from(window.is_some())),
-            Self::MuseGlimmer => window.map(|_| 0),
+            Self::MuseGlimmer | Self::MuseSpark { .. } => window.map(|_| 0),
         }
     }
 }
@@ -69,6 +77,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "muse-glimmer-30b", dim: 6656, layers: 52, heads: 32, kv_heads: 2, head_dim: 128, ffn: 19968, vocab: 202048, context: 131072, tied: false, kind: Kind::MuseGlimmer },
+    Shape { name: "muse-spark-816b",  dim: 8192, layers: 62, heads: 128, kv_heads: 16, head_dim: 64, ffn: 4096, vocab: 202048, context: 1048576, tied: false, kind: Kind::MuseSpark { count: 256, used: 8, latent: 4096 } },
 ];
 
 /// The shape of that name.
@@ -79,18 +88,22 @@ pub fn find(name: &str) -> Option<Shape> {
 impl Shape {
     /// The spec that an importer would make of it.
     pub fn spec(&self) -> Spec {
-        let (gemma, muse) = (self.kind == Kind::Gemma3, self.kind == Kind::MuseGlimmer);
+        let (gemma, spark) = (self.kind == Kind::Gemma3, matches!(self.kind, Kind::MuseSpark { .. }));
+        let muse = spark || self.kind == Kind::MuseGlimmer;
+        let logit_scale = if spark { 0.176_776_7 } else { 0.196_116_13 };
         let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
         let experts = match self.kind {
-            Kind::Qwen3Moe { count, used } => Some(Experts {
-                count,
-                used,
-                dim: self.ffn,
-                activation,
-                score: Score::Softmax,
-                choice_bias: false,
+            Kind::Qwen3Moe { count, used } => {
+                Some(Experts { normalise: true, ..Experts::new(count, used, self.ffn) })
+            }
+            Kind::MuseSpark { count, used, latent } => Some(Experts {
+                latent: Some(latent),
+                logit_scale,
+                score: Score::Sigmoid,
+                choice_bias: true,
                 normalise: true,
-                scale: 1.0,
+                each_norm_eps: Some(1e-8),
+                ..Experts::new(count, used, self.ffn)
             }),
             _ => None,
         };
@@ -101,11 +114,14 @@ impl Shape {
                 experts: experts.clone(),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
+                ffn_post_scale: spark,
+                residual_gates: spark,
                 ..Layer::new(Attention {
                     window,
                     rope: self.kind.rope(window),
                     qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
                     qkv_bias: self.kind == Kind::Qwen2,
+                    mix_norm: spark,
                     out_gate: muse,
                     ..Attention::new(self.heads, self.kv_heads, self.head_dim)
                 })
@@ -119,7 +135,7 @@ impl Shape {
             embed_scale: if gemma { (self.dim as f32).sqrt() } else { 1.0 },
             embed_norm: muse,
             norm_eps: if muse { 1e-5 } else { 1e-6 },
-            logit_scale: if muse { 0.196_116_13 } else { 1.0 },
+            logit_scale: if muse { logit_scale } else { 1.0 },
             logit_softcap: muse.then_some(20.0),
             tied_head: self.tied,
             ropes: if gemma { 2 } else { 1 },

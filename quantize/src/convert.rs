@@ -230,9 +230,7 @@ fn read(
             }
         }
     }
-    if transform == Transform::AddOne {
-        values.iter_mut().for_each(|v| *v += 1.0);
-    }
+    transform.apply(&mut values);
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
         let (name, row) = (tensor.name.clone(), rows.start + at / tensor.cols);
         return Err(ImportError::NotFinite { name, row, value: values[at] });

@@ -17,9 +17,11 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 14] = [
+const FIXTURES: [(&str, Bits); 16] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
+    ("muse-spark", Bits::Sixteen),
+    ("muse-spark-options", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
     ("llama-bias", Bits::Sixteen),
     ("llama3-rope", Bits::Sixteen),

@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     MuseGlimmerConfig,
     MuseGlimmerForConditionalGeneration,
+    MuseSparkConfig,
+    MuseSparkForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -131,6 +133,24 @@ MUSE_VISION = dict(
     out_hidden_size=32,
     projector_hidden_size=12,
 )
+MUSE_AUDIO = dict(
+    patch_sizes=[2, 2],
+    hidden_sizes=[4, 6],
+    depths=[1, 1],
+    num_hidden_layers=2,
+    mlp_ratio=2.0,
+    conv_kernel_size=3,
+)
+# Experts narrower than the model, of which no width fills a tile or a group.
+MUSE_SPARK_TEXT = MUSE_TEXT | dict(
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=24,
+    moe_hidden_size=12,
+)
 
 GEMMA4 = dict(
     hidden_size=20,
@@ -150,6 +170,13 @@ GEMMA4 = dict(
         full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=50000.0),
     ),
 )
+
+
+def spark(text: dict) -> dict:
+    """A text model between towers as small as they can be."""
+    audio = dict(audio_config=MUSE_AUDIO | dict(out_hidden_size=text["hidden_size"]))
+    return MUSE_VISION | audio | dict(text_config=text)
+
 
 FIXTURES = [
     # Five layers: the first and the last are full ones without rotation. Epsilons large enough that each is noticed.
@@ -182,6 +209,42 @@ FIXTURES = [
                 qk_scale_factor=2.5,
                 output_multiplier=2.0,
                 final_logit_softcapping=5.0,
+            )
+        ),
+        "float16",
+        positions=20,
+    ),
+    # As published: experts on every layer, the first and the last of five without window and rotation.
+    Fixture(
+        "muse-spark",
+        MuseSparkForConditionalGeneration,
+        MuseSparkConfig,
+        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
+        "bfloat16",
+        positions=20,
+    ),
+    # Everything that a config can change: a dense layer, weights of experts scaled, gates of another temperature, and
+    # what `muse-glimmer-options` has.
+    Fixture(
+        "muse-spark-options",
+        MuseSparkForConditionalGeneration,
+        MuseSparkConfig,
+        spark(
+            MUSE_SPARK_TEXT
+            | dict(
+                hidden_size=36,
+                num_hidden_layers=3,
+                attention_bias=True,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                layer_rope_theta=[50000.0, 50000.0, 0],
+                rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=50000.0),
+                qk_scale_factor=2.5,
+                output_multiplier=0.8,
+                final_logit_softcapping=5.0,
+                mlp_layer_types=["sparse", "dense", "sparse"],
+                num_experts_per_tok=3,
+                routed_scaling_factor=1.75,
+                residual_gate_temperature=0.5,
             )
         ),
         "float16",

@@ -43,11 +43,16 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     family = type(model).__name__.lower()
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "vision" in name:
+        if "vision" in name or "audio" in name:
             parameter.data = 0.1 * noise
+        elif name.endswith("residual_gate.gate"):
+            # Divided by its temperature, a few tenths. A third is let in on average, so that layers do not pile errors of
+            # few bits upon each other; one gate is so far open that the bound on the other side is met.
+            parameter.data = 0.3 * noise - 0.25
+            parameter.data[0] = 4.0
         elif name.endswith("norm.weight"):
-            # Gemma stores the distance from 1, and so do the layers of Muse Glimmer.
-            centred = "gemma3" in family or ("museglimmer" in family and ".layers." in name)
+            # Gemma stores the distance from 1, and so do the layers of Muse.
+            centred = "gemma3" in family or ("muse" in family and ".layers." in name)
             # Gemma 4 does not divide scores by the root of a head's width; its norms keep them small.
             small = "gemma4" in family and name.endswith(("q_norm.weight", "k_norm.weight"))
             parameter.data = (0.0 if centred else 0.6 if small else 1.0) + 0.25 * noise

@@ -11,6 +11,7 @@ mod glm4;
 mod glm4_moe;
 mod llama;
 mod muse_glimmer;
+mod muse_spark;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
@@ -29,8 +30,9 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 10] = [
+const FAMILIES: [&Family; 11] = [
     &muse_glimmer::FAMILY,
+    &muse_spark::FAMILY,
     &llama::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
@@ -53,8 +55,9 @@ struct Family {
     harmless: &'static [&'static str],
     /// What the decoder's names begin with: `model`.
     prefix: &'static str,
-    /// Our name and theirs of a layer's weights, with `*` for an expert's number; biases aside: those are our name +
-    /// `_bias` and `.bias` for `.weight`.
+    /// Our name and theirs of a layer's weights, with `*` for an expert's number, which theirs lacks where the experts
+    /// of a layer lie one below the other in one tensor; biases aside: those are our name + `_bias` and `.bias` for
+    /// `.weight`.
     layer: &'static [(&'static str, &'static str)],
     /// Where a layer's weight of ours is one of several that a tensor of theirs holds one below the other: which, and of
     /// how many of equal size. Matrices only.
@@ -75,13 +78,17 @@ struct Draft {
     constants: Vec<(&'static str, f32)>,
     /// Tensors of ours that are made of what another is made of, and which.
     aliases: HashMap<String, String>,
+    /// What becomes of the values of a layer's tensors where it is not what [`Family::centred`] says: our name, a layer's
+    /// number aside, and what.
+    transforms: Vec<(&'static str, Transform)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
 }
 
 impl Draft {
     fn new(spec: Spec, ropes: Vec<Rope>) -> Self {
-        Self { spec, ropes, constants: Vec::new(), aliases: HashMap::new(), unused: Vec::new() }
+        let (constants, aliases, transforms, unused) = Default::default();
+        Self { spec, ropes, constants, aliases, transforms, unused }
     }
 }
 
@@ -155,11 +162,38 @@ impl Rows {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What becomes of each value of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Transform {
     AsIs,
     /// `1 + w`.
     AddOne,
+    /// `sigmoid(w / temperature)`: what a gate lets in beside the residual stream.
+    GateIn {
+        temperature: f32,
+    },
+    /// `sqrt(max(1 - sigmoid(w / temperature)^2, 0.001))`: what the same gate keeps of the residual stream.
+    GateKeeps {
+        temperature: f32,
+    },
+}
+
+impl Transform {
+    pub fn apply(self, values: &mut [f32]) {
+        let open = |w: f32, temperature: f32| 1.0 / (1.0 + (-f64::from(w / temperature)).exp());
+        let each = |values: &mut [f32], f: &dyn Fn(f32) -> f64| {
+            values.iter_mut().for_each(|value| *value = f(*value) as f32);
+        };
+        match self {
+            Self::AsIs => {}
+            Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
+            Self::GateIn { temperature } => each(values, &|w| open(w, temperature)),
+            Self::GateKeeps { temperature } => {
+                let kept = |open: f64| ((1.0 - open) * (1.0 + open)).max(0.001).sqrt();
+                each(values, &|w| kept(open(w, temperature)));
+            }
+        }
+    }
 }
 
 /// Finds the family of a checkpoint and imports it by its rules; reads no tensor data.
@@ -230,15 +264,15 @@ impl Family {
         let theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-        let part = part_of(&name);
-        let (index, of) = (self.fused)(part).unwrap_or((0, 1));
+        let (index, of) = self.place(&name, draft);
         if source.shape() != (of * rows, cols) {
             let expected = (of * rows, cols);
             return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
         }
         let from = Rows { first: index * rows, pairs: self.pairs(&name, draft) };
+        let own = draft.transforms.iter().find(|(part, _)| *part == part_of(&name)).map(|(_, own)| *own);
         let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
-        let transform = if add_one { Transform::AddOne } else { Transform::AsIs };
+        let transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
         Ok(Imported {
             name,
             role,
@@ -248,14 +282,28 @@ impl Family {
         })
     }
 
+    /// Which of the matrices that a tensor of theirs holds one below the other is ours, and of how many.
+    fn place(&self, name: &str, draft: &Draft) -> (usize, usize) {
+        let part = part_of(name);
+        let (index, of) = (self.fused)(part).unwrap_or((0, 1));
+        let ["experts", expert, matrix] = part.split('.').collect::<Vec<_>>()[..] else { return (index, of) };
+        let ours = format!("experts.*.{matrix}");
+        if self.layer.iter().any(|(part, theirs)| *part == ours && theirs.contains('*')) {
+            return (index, of);
+        }
+        let layer = &draft.spec.layers[layer_of(name).expect("experts are a layer's")];
+        let count = layer.experts.as_ref().map_or(1, |experts| experts.count as usize);
+        let expert: usize = expert.parse().expect("Spec::tensors numbers its experts");
+        (expert * of + index, count * of)
+    }
+
     /// How the pairs of our tensor `name` lie in the source, where they are to be moved.
     fn pairs(&self, name: &str, draft: &Draft) -> Option<Pairs> {
         let part = part_of(name).trim_end_matches("_bias");
         if !self.interleaved || !matches!(part, "attn.q" | "attn.k" | "attn.q_norm" | "attn.k_norm") {
             return None;
         }
-        let layer: usize = name.strip_prefix('l')?.split('.').next()?.parse().ok()?;
-        let attention = draft.spec.layers[layer].attention()?;
+        let attention = draft.spec.layers[layer_of(name)?].attention()?;
         let rope = &draft.ropes[attention.rope? as usize];
         let (head_dim, rotated) = (attention.head_dim as usize, rope.rotated(attention.head_dim) as usize);
         Some(Pairs { head_dim, rotated })
@@ -324,6 +372,11 @@ impl Family {
         }
         Ok(parts)
     }
+}
+
+/// `l12.attn.q` -> 12.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix('l')?.split('.').next()?.parse().ok()
 }
 
 /// `l12.attn.q` -> `attn.q`; others as they are.

@@ -99,7 +99,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
 
 /// Whether each layer rotates queries and keys: where `layer_rope_theta` is not 0, by default on three of four layers
 /// counted from the last.
-fn rotates(text: &Config<'_>, layers: u32, rope: &Rope) -> Result<Vec<bool>, ImportError> {
+pub(super) fn rotates(text: &Config<'_>, layers: u32, rope: &Rope) -> Result<Vec<bool>, ImportError> {
     let Some(thetas) = text.numbers_from_zero("layer_rope_theta")? else {
         return Ok((0..layers).map(|i| !(layers - 1 - i).is_multiple_of(4)).collect());
     };

@@ -80,6 +80,8 @@ pub(super) fn open(dir: &Path, name: &str) -> Result<BTreeMap<String, Box<dyn Te
         let (rows, cols) = match info.shape[..] {
             [] => (1, 1),
             [n] => (1, n),
+            // Matrices one below the other: the experts of a layer.
+            [matrices, rows, cols] => (matrices * rows, cols),
             // Validated by the header's parser: the product of all dimensions fits usize.
             [rows, ref rest @ ..] => (rows, rest.iter().product()),
         };

@@ -2,6 +2,7 @@ mod experts;
 mod gemma4;
 mod glm4;
 mod muse_glimmer;
+mod muse_spark;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

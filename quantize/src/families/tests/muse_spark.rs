@@ -1,0 +1,151 @@
+use muse_format::{Experts, Score};
+use serde_json::{Map, Value, json};
+
+use super::{base, checkpoint, spec, with};
+use crate::checkpoint::ImportError;
+use crate::families::{self, LeftOut, Origin, Transform, import};
+
+/// As published, with the keys of its towers; 5 layers, of which the second is dense.
+fn muse_spark(changes: &Value) -> Map<String, Value> {
+    let mut text = Value::Object(with(
+        base("muse_spark_text", "none"),
+        &json!({"hidden_act": "silu", "post_norm_eps": 1e-8, "qk_scale_factor": 5.5, "sliding_window": 32,
+            "output_multiplier": 0.2, "final_logit_softcapping": 20.0, "num_hidden_layers": 5,
+            "tie_word_embeddings": false, "num_local_experts": 3, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20, "moe_hidden_size": 24, "routed_scaling_factor": 1.5,
+            "residual_gate_temperature": 0.5, "output_router_logits": false,
+            "mlp_layer_types": ["sparse", "dense", "sparse", "sparse", "sparse"]}),
+    ));
+    text = Value::Object(with(text, changes));
+    let outer = json!({"model_type": "muse_spark", "architectures": ["MuseSparkForConditionalGeneration"],
+        "text_config": text, "vision_config": {"hidden_size": 8}, "audio_config": {"depths": [1]},
+        "image_token_id": 90, "video_token_id": 91, "audio_token_id": 92, "out_hidden_size": 32,
+        "projector_hidden_size": 12, "projector_hidden_act": "gelu", "tie_word_embeddings": false});
+    outer.as_object().expect("an object").clone()
+}
+
+#[test]
+fn muse_spark_has_gates_on_every_layer_and_experts_where_its_config_says() {
+    let spark = spec(muse_spark(&json!({}))).expect("muse_spark");
+    let layers = spark.layers.iter().map(|l| {
+        let a = l.attention().expect("attention");
+        (a.window, a.rope, l.ffn.is_some(), l.experts.is_some())
+    });
+    let sparse = |window, rope| (window, rope, false, true);
+    let (local, full) = (sparse(Some(32), Some(0)), sparse(None, None));
+    assert_eq!(layers.collect::<Vec<_>>(), [full, (Some(32), Some(0), true, false), local, local, full]);
+    let experts = Experts {
+        latent: Some(24),
+        logit_scale: 0.2,
+        score: Score::Sigmoid,
+        choice_bias: true,
+        normalise: true,
+        scale: 1.5,
+        each_norm_eps: Some(1e-8),
+        ..Experts::new(3, 2, 20)
+    };
+    assert_eq!(spark.layers[0].experts, Some(experts));
+    for layer in &spark.layers {
+        let a = layer.attention().expect("attention");
+        assert!(layer.residual_gates && layer.ffn_post_scale && layer.post_norms && a.mix_norm && a.out_gate);
+        assert_eq!((layer.post_norm_eps, a.scale, a.qkv_bias), (Some(1e-8), 0.25, false));
+    }
+    assert_eq!((spark.embed_norm, spark.logit_scale, spark.tied_head), (true, 0.2, false));
+    let all = spec(muse_spark(&json!({"mlp_layer_types": null}))).expect("no list");
+    assert!(all.layers.iter().all(|layer| layer.experts.is_some()));
+}
+
+#[test]
+fn muse_spark_refuses_by_the_name_of_its_text_key() {
+    let cases = [
+        ("model_type", json!("muse_glimmer_text")),
+        ("hidden_act", json!("gelu")),
+        ("post_norm_eps", json!(null)),
+        ("residual_gate_temperature", json!(0.0)),
+        ("output_multiplier", json!(null)),
+        ("num_local_experts", json!(0)),
+        ("num_experts_per_tok", json!(4)),
+        ("moe_hidden_size", json!(null)),
+        ("routed_scaling_factor", json!(-1.0)),
+        ("mlp_layer_types", json!(["sparse"])),
+        ("mlp_layer_types", json!(["sparse", "dense", "none", "sparse", "sparse"])),
+        ("layer_rope_theta", json!([0, 5000.0, 500000.0, 0, 0])),
+        ("n_shared_experts", json!(1)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        match spec(muse_spark(&json!({ key: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("text_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let tied = with(Value::Object(muse_spark(&json!({}))), &json!({"tie_word_embeddings": true}));
+    let error = spec(tied).expect_err("the reference ties nothing");
+    assert!(matches!(&error, ImportError::Config { key, .. } if key == "tie_word_embeddings"), "{error}");
+}
+
+#[test]
+fn experts_are_taken_out_of_the_tensors_that_hold_all_of_them() {
+    let config = muse_spark(&json!({}));
+    let spec = spec(config.clone()).expect("muse_spark");
+    let computed = ["embed_norm", "q_norm", "k_norm", "mix_norm", "each_norm"];
+    let mut tensors: Vec<(String, usize, usize)> = Vec::new();
+    for tensor in spec.tensors() {
+        if tensor.name.starts_with("rope.") || computed.iter().any(|name| tensor.name.ends_with(name)) {
+            continue;
+        }
+        let (rows, cols) = match tensor.name.rsplit_once('.') {
+            // All three experts, of gate and up one below the other.
+            Some((expert, "gate" | "up")) if expert.contains("experts.") => (3 * 2 * 20, 24),
+            Some((expert, "down")) if expert.contains("experts.") => (3 * 24, 20),
+            _ => (tensor.rows as usize, tensor.cols as usize),
+        };
+        tensors.push((families::muse_spark::FAMILY.their_name(&tensor.name), rows, cols));
+    }
+    tensors.push(("model.audio_tower.norm.weight".into(), 1, 6));
+    let named: Vec<_> = tensors.iter().map(|(name, rows, cols)| (name.as_str(), *rows, *cols)).collect();
+    let whole = import(&checkpoint(config, &named)).expect("a whole model");
+    assert_eq!(whole.left_out, [LeftOut { part: "audio", tensors: 1, weights: 6 }]);
+    let origin = |name: &str| {
+        let tensor = whole.tensors.iter().find(|tensor| tensor.name == name).expect(name);
+        match &tensor.origin {
+            Origin::Tensor { name, rows, transform } => (name.as_str(), rows.first, *transform),
+            Origin::Computed(_) => panic!("{name} is computed"),
+        }
+    };
+    let layer = "model.language_model.layers.2";
+    let (both, down) =
+        (format!("{layer}.mlp.experts.gate_up_proj"), format!("{layer}.mlp.experts.down_proj"));
+    assert_eq!(origin("l2.experts.0.gate"), (both.as_str(), 0, Transform::AsIs));
+    assert_eq!(origin("l2.experts.2.gate"), (both.as_str(), 80, Transform::AsIs));
+    assert_eq!(origin("l2.experts.2.up"), (both.as_str(), 100, Transform::AsIs));
+    assert_eq!(origin("l2.experts.1.down"), (down.as_str(), 24, Transform::AsIs));
+    let gate = format!("{layer}.post_attention_residual_gate.gate");
+    assert_eq!(origin("l2.attn.post_norm"), (gate.as_str(), 0, Transform::GateIn { temperature: 0.5 }));
+    assert_eq!(origin("l2.attn.keep"), (gate.as_str(), 0, Transform::GateKeeps { temperature: 0.5 }));
+    assert_eq!(origin("l2.ffn.post_scale").2, Transform::AddOne);
+    assert_eq!(origin("l2.experts.each_scale").2, Transform::AddOne);
+    assert_eq!(origin("norm").2, Transform::AsIs);
+}
+
+#[test]
+fn a_gate_keeps_what_it_does_not_let_in_down_to_a_bound() {
+    let of = |transform: Transform| {
+        let mut values = [0.0, 1.0, -1.0, 50.0];
+        transform.apply(&mut values);
+        values
+    };
+    let (open, kept) =
+        (of(Transform::GateIn { temperature: 0.5 }), of(Transform::GateKeeps { temperature: 0.5 }));
+    // sigmoid(2) is 0.8808.
+    let expected = [
+        (0.5, 0.75_f32.sqrt()),
+        (0.880_797_1, 0.473_493_9),
+        (0.119_202_92, 0.992_869_9),
+        (1.0, 0.001_f32.sqrt()),
+    ];
+    for ((open, kept), (o, k)) in open.iter().zip(kept).zip(expected) {
+        assert!((open - o).abs() <= 1e-6 && (kept - k).abs() <= 1e-6, "{open} {kept}, not {o} {k}");
+    }
+}
