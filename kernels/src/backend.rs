@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use muse_format::{Activation, Score};
 
-use crate::{CudaError, TILE_POSITIONS, Tensor};
+use crate::{CudaError, DeltaShape, TILE_POSITIONS, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -211,6 +211,8 @@ pub trait Backend {
     type Buffer;
     /// Keys and values of one layer.
     type Cache;
+    /// What a gated DeltaNet layer keeps.
+    type DeltaState;
 
     /// Makes a tensor resident. A host backend keeps the view and checks that it has a kernel for the layout.
     fn load(&mut self, tensor: Tensor) -> Result<Self::Weight, BackendError>;
@@ -233,6 +235,12 @@ pub trait Backend {
 
     /// Allocates the keys and values of one layer.
     fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
+
+    /// Allocates what one gated DeltaNet layer keeps.
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState, BackendError> {
+        let _ = shape;
+        Err(BackendError::Unsupported("delta_state".into()))
+    }
 
     /// Copies the first `out.len()` elements of `buffer` to the host.
     fn read(&mut self, buffer: &Self::Buffer, out: &mut [f32]) -> Result<(), BackendError>;
@@ -390,6 +398,60 @@ pub trait Backend {
     ) -> Result<(), BackendError> {
         let _ = (out, x, spans, width);
         Err(BackendError::Unsupported("mean".into()))
+    }
+
+    /// A causal convolution along each sequence, a channel for itself, in place:
+    /// `x[t][c] = silu(sum of weight[j][c] * x[t + 1 - taps + j][c])`, `x` zero before position 0. Rows before a span are
+    /// those that `state` keeps of its slot.
+    ///
+    /// `x` is `(tokens, channels)`, `weight` `(taps, channels)` in f32.
+    fn convolve(
+        &mut self,
+        x: &mut Self::Buffer,
+        weight: &Self::Weight,
+        state: &mut Self::DeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let _ = (x, weight, state, spans);
+        Err(BackendError::Unsupported("convolve".into()))
+    }
+
+    /// The gated delta rule. Yang et al. 2024, <https://arxiv.org/abs/2412.06464>.
+    ///
+    /// `x` is `(tokens, channels)`: queries and keys, `key_heads * key_dim` each, and values, `value_heads * value_dim`.
+    /// Each head of queries and keys is divided by `sqrt(sum of squares + 1e-6)`, queries by `sqrt(key_dim)` too. For
+    /// each row and value head, with `S` the state, `(key_dim, value_dim)`, which is zero before position 0:
+    ///
+    /// `S = a S`, `S = S + k (b (v - S^T k))^T`, `out = S^T q`, where `a = exp(-rate * softplus(decay))`, `b = sigmoid(beta)`.
+    ///
+    /// `decay` and `beta` are `(tokens, value_heads)`, `rate` is a vector of `value_heads`; `out` is
+    /// `(tokens, value_heads * value_dim)`. What is in `x`, `decay` and `beta` is lost. A slot has one span at most,
+    /// which starts where [`Held`](crate::Held) allows.
+    #[allow(clippy::too_many_arguments)] // one call
+    fn delta_rule(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &mut Self::Buffer,
+        decay: &mut Self::Buffer,
+        beta: &mut Self::Buffer,
+        rate: &Self::Weight,
+        state: &mut Self::DeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let _ = (out, x, decay, beta, rate, state, spans);
+        Err(BackendError::Unsupported("delta_rule".into()))
+    }
+
+    /// `x[r] = sigmoid(gate[r]) * x[r]` for `rows` rows of `width`: one number a row.
+    fn gate_rows(
+        &mut self,
+        x: &mut Self::Buffer,
+        gate: &Self::Buffer,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let _ = (x, gate, rows, width);
+        Err(BackendError::Unsupported("gate_rows".into()))
     }
 
     /// `x[i] += y[i]` for the first `len` elements.

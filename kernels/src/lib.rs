@@ -28,6 +28,7 @@ mod backend;
 mod cache;
 mod cpu;
 mod cuda;
+mod delta;
 mod reference;
 mod routing;
 mod tensor;
@@ -43,5 +44,6 @@ pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
 pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes};
+pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;
 pub use tensor::{Bytes, Tensor};

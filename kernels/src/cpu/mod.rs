@@ -21,9 +21,12 @@
 //! | `matmul_float` | 16 f32, f16 or bf16 rows x f32 activations | yes: float models |
 //! | `attention` | scores and mix over the cache's tiles | yes: f16 loads need intrinsics |
 //! | `quantize` | activations to 8 bits | yes |
+//! | `delta` | a head's recurrent state through the rows of a span | no: as `elementwise` |
 //! | `elementwise` | GLU, softmax, norms, caps | no: `portable` is compiled for the target's own vectors |
 
 mod attention;
+mod convolve;
+mod delta;
 mod elementwise;
 mod experts;
 mod features;
@@ -44,6 +47,7 @@ mod variant;
 use muse_format::Activation;
 
 use self::attention::{Attend, Work};
+use self::delta::Delta;
 use self::elementwise::Elementwise;
 pub use self::features::Features;
 use self::linear::Multiply;
@@ -53,7 +57,10 @@ use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, row_count, zeroed};
 use crate::reference::{dequantize_row, mean};
-use crate::{AttentionShape, Backend, BackendError, CacheShape, ExpertsShape, Linear, Mixture, Span, Tensor};
+use crate::{
+    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, ExpertsShape, HostDeltaState, Linear,
+    Mixture, Span, Tensor,
+};
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
 const WORTH_A_CHUNK: usize = 16 * 1024;
@@ -67,6 +74,7 @@ pub struct CpuBackend {
     /// Sums of attention over parts of the positions.
     partial: Vec<f32>,
     elementwise: Elementwise,
+    delta: Delta,
     rotations: Rotations,
     experts: experts::Scratch,
 }
@@ -89,6 +97,7 @@ impl CpuBackend {
             attend: Attend::best(features),
             partial: Vec::new(),
             elementwise: Elementwise::best(features),
+            delta: Delta::best(features),
             rotations: Rotations::default(),
             experts: experts::Scratch::default(),
         }
@@ -117,7 +126,11 @@ impl CpuBackend {
 
     /// The variant chosen for each operation, for people who ask what runs.
     pub fn variants(&self) -> Vec<(&'static str, &'static str)> {
-        let others = [("attention", self.attend.name()), ("elementwise", self.elementwise.name())];
+        let others = [
+            ("attention", self.attend.name()),
+            ("elementwise", self.elementwise.name()),
+            ("delta", self.delta.name()),
+        ];
         self.multiply.variants().into_iter().chain(others).collect()
     }
 
@@ -137,6 +150,7 @@ impl Backend for CpuBackend {
     type Weight = Tensor;
     type Buffer = Vec<f32>;
     type Cache = HostCache;
+    type DeltaState = HostDeltaState;
 
     fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
         Ok(tensor)
@@ -159,6 +173,10 @@ impl Backend for CpuBackend {
 
     fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
         HostCache::new(shape)
+    }
+
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState, BackendError> {
+        HostDeltaState::new(shape)
     }
 
     fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
@@ -354,6 +372,46 @@ impl Backend for CpuBackend {
         width: usize,
     ) -> Result<(), BackendError> {
         mean(out, x, spans, width);
+        Ok(())
+    }
+
+    fn convolve(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        state: &mut HostDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let len = row_count(spans) * state.shape().channels() as usize;
+        self.convolve_rows(&mut x[..len], weight.f32(), state, spans);
+        Ok(())
+    }
+
+    fn delta_rule(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &mut Vec<f32>,
+        decay: &mut Vec<f32>,
+        beta: &mut Vec<f32>,
+        rate: &Tensor,
+        state: &mut HostDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        self.rule_of_rows(out, x, [decay, beta], rate.f32(), state, spans);
+        Ok(())
+    }
+
+    fn gate_rows(
+        &mut self,
+        x: &mut Vec<f32>,
+        gate: &Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), BackendError> {
+        for (x, gate) in x[..rows * width].chunks_exact_mut(width).zip(&gate[..rows]) {
+            let factor = delta::sigmoid(*gate);
+            x.iter_mut().for_each(|x| *x *= factor);
+        }
         Ok(())
     }
 

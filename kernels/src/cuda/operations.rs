@@ -16,6 +16,8 @@ impl Backend for CudaBackend {
     type Weight = CudaWeight;
     type Buffer = CudaBuffer;
     type Cache = CudaCache;
+    /// There are none yet.
+    type DeltaState = std::convert::Infallible;
 
     fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
         let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));

@@ -1,6 +1,7 @@
 //! Every operation in plain scalar loops with f64 sums: the definition of every answer, never tuned.
 
 mod attention;
+mod delta;
 mod experts;
 mod linear;
 mod quantize;
@@ -16,7 +17,10 @@ pub(crate) use rowwise::mean;
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
-use crate::{AttentionShape, Backend, BackendError, CacheShape, Linear, Mixture, Span, Tensor};
+use crate::{
+    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HostDeltaState, Linear, Mixture, Span,
+    Tensor,
+};
 
 /// The backend that others are compared with.
 #[derive(Debug, Default)]
@@ -32,6 +36,7 @@ impl Backend for ReferenceBackend {
     type Weight = Tensor;
     type Buffer = Vec<f32>;
     type Cache = HostCache;
+    type DeltaState = HostDeltaState;
 
     fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
         Ok(tensor)
@@ -43,6 +48,10 @@ impl Backend for ReferenceBackend {
 
     fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
         HostCache::new(shape)
+    }
+
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState, BackendError> {
+        HostDeltaState::new(shape)
     }
 
     fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
@@ -223,6 +232,45 @@ impl Backend for ReferenceBackend {
         width: usize,
     ) -> Result<(), BackendError> {
         mean(out, x, spans, width);
+        Ok(())
+    }
+
+    fn convolve(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        state: &mut HostDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        delta::convolve(x, weight.f32(), state, spans);
+        Ok(())
+    }
+
+    fn delta_rule(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &mut Vec<f32>,
+        decay: &mut Vec<f32>,
+        beta: &mut Vec<f32>,
+        rate: &Tensor,
+        state: &mut HostDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let (rows, heads) = (row_count(spans), state.shape().value_heads as usize);
+        let (decay, beta) = (&mut decay[..rows * heads], &mut beta[..rows * heads]);
+        let x = &mut x[..rows * state.shape().channels() as usize];
+        delta::rule(out, x, decay, beta, rate, state, spans);
+        Ok(())
+    }
+
+    fn gate_rows(
+        &mut self,
+        x: &mut Vec<f32>,
+        gate: &Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), BackendError> {
+        rowwise::gate_rows(&mut x[..rows * width], &gate[..rows], width);
         Ok(())
     }
 

@@ -73,7 +73,7 @@ pub(crate) fn mean(out: &mut [f32], x: &[f32], spans: &[Span], width: usize) {
     }
 }
 
-fn activated(x: f64, activation: Activation) -> f64 {
+pub(super) fn activated(x: f64, activation: Activation) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
@@ -105,5 +105,13 @@ pub(super) fn soft_cap(x: f64, cap: Option<f32>) -> f64 {
 pub(super) fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
     for x in x {
         *x = soft_cap(f64::from(scale) * f64::from(*x), softcap) as f32;
+    }
+}
+
+/// `x[r] = sigmoid(gate[r]) * x[r]`, a row of `x` for each element of `gate`.
+pub(super) fn gate_rows(x: &mut [f32], gate: &[f32], width: usize) {
+    for (x, gate) in x.chunks_exact_mut(width).zip(gate) {
+        let factor = activated(f64::from(*gate), Activation::Sigmoid);
+        x.iter_mut().for_each(|x| *x = (factor * f64::from(*x)) as f32);
     }
 }

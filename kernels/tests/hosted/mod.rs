@@ -34,6 +34,7 @@ impl Backend for Hosted {
     type Weight = Tensor;
     type Buffer = Vec<f32>;
     type Cache = CudaCache;
+    type DeltaState = std::convert::Infallible;
 
     fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
         Ok(tensor)

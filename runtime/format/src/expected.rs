@@ -9,9 +9,9 @@ pub enum Role {
     Matrix,
     /// A table read by row and, where tied, as a matrix: any layout.
     Table,
-    /// Norm weights, biases, frequencies: `1 x n`, f32.
+    /// Norm weights, biases, frequencies, `1 x n`, and the taps of a convolution, `taps x n`: f32.
     Vector,
-    /// A matrix whose products decide which weights are used: a float layout.
+    /// A matrix whose few products decide much, which weights are used or how fast a state forgets: a float layout.
     Router,
 }
 
@@ -82,6 +82,7 @@ impl Layer {
         add(Role::Vector, "attn.norm", 1, dim)?;
         match &self.mixer {
             Mixer::Attention(attention) => attention.try_each_tensor(dim, &mut add)?,
+            Mixer::DeltaNet(delta_net) => delta_net.try_each_tensor(dim, &mut add)?,
         }
         if self.post_norms {
             add(Role::Vector, "attn.post_norm", 1, dim)?;
@@ -100,6 +101,9 @@ impl Layer {
                 if ffn.bias {
                     add(Role::Vector, bias, 1, rows)?;
                 }
+            }
+            if self.token_gate {
+                add(Role::Router, "ffn.token_gate", 1, dim)?;
             }
         }
         if let Some(experts) = &self.experts {

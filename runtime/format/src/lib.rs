@@ -34,5 +34,7 @@ pub use expected::{Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, Provenance, Text};
-pub use spec::{Activation, Attention, Experts, Ffn, Layer, Mixer, PerLayer, Score, Spec};
+pub use spec::{
+    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Experts, Ffn, Layer, Mixer, PerLayer, Score, Spec,
+};
 pub use writer::{Meta, WriteError, Writer};

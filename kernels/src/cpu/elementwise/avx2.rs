@@ -5,7 +5,7 @@ use muse_format::Activation;
 use super::{Kernel, portable};
 
 pub(super) const KERNEL: Kernel =
-    Kernel { glu, exp_and_sum, scale_and_cap, multiply, max, rms_norm, layer_norm };
+    Kernel { glu, exp_and_sum, scale_and_cap, multiply, add_products, max, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -25,6 +25,11 @@ fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
 #[target_feature(enable = "avx2,fma")]
 fn multiply(x: &mut [f32], y: &[f32]) {
     portable::multiply(x, y);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn add_products(x: &mut [f32], y: &[f32], z: &[f32]) {
+    portable::add_products::<true>(x, y, z);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -34,6 +34,8 @@ pub(super) struct Kernel {
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
     /// `x = x * y`
     multiply: unsafe fn(x: &mut [f32], y: &[f32]),
+    /// `x = x + y * z`
+    add_products: unsafe fn(x: &mut [f32], y: &[f32], z: &[f32]),
     /// The largest element; minus infinity for none.
     max: unsafe fn(x: &[f32]) -> f32,
     /// `x = x * weight / sqrt(mean(x^2) + eps)`
@@ -96,6 +98,13 @@ impl Elementwise {
         assert_eq!(x.len(), y.len());
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().multiply)(x, y) }
+    }
+
+    /// `x[i] += y[i] * z[i]`
+    pub(super) fn add_products(self, x: &mut [f32], y: &[f32], z: &[f32]) {
+        assert!(x.len() == y.len() && x.len() == z.len());
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().add_products)(x, y, z) }
     }
 
     /// `x[i] = cap * tanh(scale * x[i] / cap)`, or only scaled; within `4 * eps * cap`.

@@ -14,6 +14,7 @@ pub(super) const KERNEL: Kernel = Kernel {
     exp_and_sum: exp_and_sum::<FUSED>,
     scale_and_cap: scale_and_cap::<FUSED>,
     multiply,
+    add_products: add_products::<FUSED>,
     max,
     rms_norm,
     layer_norm,
@@ -131,6 +132,13 @@ pub(super) fn scale_and_cap<const FUSED: bool>(x: &mut [f32], scale: f32, softca
 #[inline(always)]
 pub(super) fn multiply(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
+}
+
+#[inline(always)]
+pub(super) fn add_products<const FUSED: bool>(x: &mut [f32], y: &[f32], z: &[f32]) {
+    for ((x, y), z) in x.iter_mut().zip(y).zip(z) {
+        *x = add_product::<FUSED>(*y, *z, *x);
+    }
 }
 
 #[inline(always)]

@@ -8,11 +8,13 @@
 //! which is not written either: files that do not need the field stay what they were.
 
 mod attention;
+mod delta_net;
 mod feed_forward;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::attention::Attention;
+pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 use crate::FormatError;
 
@@ -66,6 +68,7 @@ pub struct PerLayer {
 #[serde(rename_all = "snake_case")]
 pub enum Mixer {
     Attention(Attention),
+    DeltaNet(DeltaNet),
 }
 
 /// One block: `x += [post_norm] mixer(norm(x))`, then `x += [post_norm] ffn(norm(x))`, then what [`PerLayer`] adds, then
@@ -77,6 +80,9 @@ pub struct Layer {
     /// What every token gets; absent where there are only experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ffn: Option<Ffn>,
+    /// What `ffn` gives is multiplied by `sigmoid(token_gate . x)`, one number a token, `x` what it was given.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub token_gate: bool,
     /// What each token gets of a few of many, added to `ffn` where both are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
@@ -180,6 +186,10 @@ impl Spec {
         if let Some(ffn) = &layer.ffn {
             bounded(format!("layers[{i}].ffn.dim"), ffn.dim, DIM_MAX)?;
         }
+        if layer.token_gate && layer.ffn.is_none() {
+            let (field, rule) = (format!("layers[{i}].token_gate"), "it gates a feed-forward");
+            return Err(FormatError::Spec { field, value: "true".into(), rule });
+        }
         if let Some(experts) = &layer.experts {
             experts.validate(i)?;
         } else if layer.ffn.is_none() {
@@ -191,6 +201,7 @@ impl Spec {
         }
         match &layer.mixer {
             Mixer::Attention(attention) => attention.validate(i, self),
+            Mixer::DeltaNet(delta_net) => delta_net.validate(i),
         }
     }
 }
@@ -219,9 +230,15 @@ impl Default for Spec {
 impl Layer {
     /// A layer of `attention` alone: every valid one has a feed-forward or experts besides.
     pub fn new(attention: Attention) -> Self {
+        Self::of(Mixer::Attention(attention))
+    }
+
+    /// [`new`](Self::new) with any mixer.
+    pub fn of(mixer: Mixer) -> Self {
         Self {
-            mixer: Mixer::Attention(attention),
+            mixer,
             ffn: None,
+            token_gate: false,
             experts: None,
             post_norms: false,
             post_norm_eps: None,
@@ -235,6 +252,7 @@ impl Layer {
     pub fn attention(&self) -> Option<&Attention> {
         match &self.mixer {
             Mixer::Attention(attention) => Some(attention),
+            Mixer::DeltaNet(_) => None,
         }
     }
 
@@ -242,6 +260,15 @@ impl Layer {
     pub fn attention_mut(&mut self) -> Option<&mut Attention> {
         match &mut self.mixer {
             Mixer::Attention(attention) => Some(attention),
+            Mixer::DeltaNet(_) => None,
+        }
+    }
+
+    /// Its gated DeltaNet, where that is what it mixes by.
+    pub fn delta_net(&self) -> Option<&DeltaNet> {
+        match &self.mixer {
+            Mixer::Attention(_) => None,
+            Mixer::DeltaNet(delta_net) => Some(delta_net),
         }
     }
 }

@@ -1,0 +1,221 @@
+//! What gated DeltaNet layers keep of each sequence: a matrix for each value head in place of keys and values.
+
+use muse_format::DELTA_KEY_DIM_MAX;
+
+use crate::cache::zeroed;
+use crate::{BackendError, Span};
+
+/// Columns of a state that lie together, so that a kernel reads one stream.
+pub(crate) const COLUMNS: usize = 32;
+/// Rows of a state: a tile of them fits a thread's stack.
+pub(crate) const KEY_DIM_MAX: usize = DELTA_KEY_DIM_MAX as usize;
+
+/// One gated DeltaNet layer's heads, for every slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaShape {
+    pub slots: u32,
+    pub key_heads: u32,
+    /// A multiple of `key_heads`; neighbours share a key head.
+    pub value_heads: u32,
+    pub key_dim: u32,
+    pub value_dim: u32,
+    /// Rows that the short convolution sees, its own included.
+    pub taps: u32,
+    /// Rows at the end of a step that the next one may take back.
+    pub undo: u32,
+}
+
+impl DeltaShape {
+    /// Width of a row of queries, keys and values together.
+    pub fn channels(&self) -> u32 {
+        2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    }
+
+    /// Bytes of states, of what takes rows back and of the convolution's inputs.
+    pub fn byte_len(&self) -> u64 {
+        4 * self.lens().into_iter().sum::<u64>()
+    }
+
+    /// Elements of [`HostDeltaState`]'s buffers, in their order.
+    fn lens(&self) -> [u64; 7] {
+        let [slots, key_heads, value_heads, key_dim, taps, undo] =
+            [self.slots, self.key_heads, self.value_heads, self.key_dim, self.taps, self.undo].map(u64::from);
+        let columns = self.columns() as u64;
+        let channels = u64::from(self.channels());
+        [
+            slots * value_heads * key_dim * columns,
+            slots * undo * key_heads * key_dim,
+            slots * undo * value_heads * columns,
+            slots * undo * value_heads,
+            slots * (taps - 1 + undo) * channels,
+            (taps - 1) * channels,
+            2 * key_dim,
+        ]
+    }
+
+    /// [`value_dim`](Self::value_dim), rounded up to whole tiles.
+    pub(crate) fn columns(&self) -> usize {
+        (self.value_dim as usize).next_multiple_of(COLUMNS)
+    }
+
+    /// Which of all slots' open rows is that of `position`.
+    pub(crate) fn open_at(&self, slot: usize, position: u32) -> usize {
+        slot * self.undo as usize + (position % self.undo.max(1)) as usize
+    }
+
+    /// Positions whose inputs of the convolution are kept.
+    pub(crate) fn ring(&self) -> usize {
+        (self.taps - 1 + self.undo) as usize
+    }
+}
+
+/// From where a sequence in a recurrent state can go on.
+///
+/// A state cannot forget what it has taken in. So the last rows of a step stay open: they are answered, and taken in
+/// when the next step goes on behind them. What is behind its start is forgotten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    settled: u32,
+    end: u32,
+}
+
+impl Held {
+    /// Whether a span may begin at `position`: at the end, at an open row, or at 0, where a sequence begins anew.
+    pub fn reaches(self, position: u32) -> bool {
+        position == 0 || (self.settled..=self.end).contains(&position)
+    }
+
+    /// What is held after `span`, of which the first row settles in any case and the last `undo` others stay open.
+    #[must_use]
+    pub fn after(span: Span, undo: u32) -> Self {
+        let end = span.start + span.len;
+        Self { settled: end - undo.min(span.len - 1), end }
+    }
+}
+
+/// The states of one layer in host memory.
+#[derive(Debug)]
+pub struct HostDeltaState {
+    shape: DeltaShape,
+    /// Of each slot.
+    held: Vec<Held>,
+    /// `(slots, value_heads, columns / 32, key_dim, 32)`
+    pub(crate) states: Vec<f32>,
+    /// Keys of open rows, at their position modulo `undo`: `(slots, undo, key_heads * key_dim)`
+    pub(crate) keys: Vec<f32>,
+    /// What open rows add along their keys: `(slots, undo, value_heads * columns)`
+    pub(crate) deltas: Vec<f32>,
+    /// How much of the state open rows keep: `(slots, undo, value_heads)`
+    pub(crate) decays: Vec<f32>,
+    /// Inputs of the convolution, at their position modulo the ring: `(slots, taps - 1 + undo, channels)`
+    pub(crate) inputs: Vec<f32>,
+    /// Weights of norms that divide by a head's length, of queries and of keys: `(key_dim)` each
+    pub(crate) norms: [Vec<f32>; 2],
+    /// Working memory: the inputs before a span, `(taps - 1, channels)`
+    pub(crate) before: Vec<f32>,
+}
+
+/// What one span does to its slot's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) slot: usize,
+    /// The first row in the batch.
+    pub(crate) row: usize,
+    pub(crate) len: usize,
+    /// Position of the first row; the state is zero before position 0.
+    pub(crate) start: u32,
+    /// Open rows before it that are taken in: from this position on.
+    pub(crate) settled: u32,
+    /// Rows of it that are taken in at once; the others stay open.
+    pub(crate) settling: usize,
+}
+
+impl HostDeltaState {
+    /// Allocates zeroed states.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`] where the machine refuses.
+    ///
+    /// # Panics
+    /// If `shape` is not one that [`muse_format::Spec::validate`] lets through.
+    pub fn new(shape: DeltaShape) -> Result<Self, BackendError> {
+        assert!((1..=KEY_DIM_MAX).contains(&(shape.key_dim as usize)) && shape.taps > 0, "{shape:?}");
+        assert!(shape.key_heads > 0 && shape.value_heads.is_multiple_of(shape.key_heads), "{shape:?}");
+        let buffer = |len: u64| {
+            let wanted = len.saturating_mul(4);
+            zeroed(usize::try_from(len).map_err(|_| BackendError::OutOfMemory { wanted })?)
+        };
+        let [states, keys, deltas, decays, inputs, before, _] = shape.lens().map(buffer);
+        let root = (shape.key_dim as f32).sqrt();
+        Ok(Self {
+            shape,
+            held: vec![Held::default(); shape.slots as usize],
+            states: states?,
+            keys: keys?,
+            deltas: deltas?,
+            decays: decays?,
+            inputs: inputs?,
+            before: before?,
+            norms: [root.powi(-2), root.powi(-1)].map(|weight| vec![weight; shape.key_dim as usize]),
+        })
+    }
+
+    pub fn shape(&self) -> DeltaShape {
+        self.shape
+    }
+
+    /// What each span of a batch does. [`settle`](Self::settle) is to follow.
+    ///
+    /// # Panics
+    /// If two spans are of one slot, or one starts where its slot's state cannot go on.
+    pub(crate) fn stretches(&self, spans: &[Span]) -> Vec<Stretch> {
+        let mut row = 0;
+        let mut stretches: Vec<Stretch> = Vec::with_capacity(spans.len());
+        for span in spans {
+            let (slot, len) = (span.slot as usize, span.len as usize);
+            let held = self.held[slot];
+            assert!(held.reaches(span.start), "{span:?} of a state that holds {held:?}");
+            assert!(stretches.iter().all(|other| other.slot != slot), "two spans of slot {slot}");
+            let settled = if span.start == 0 { 0 } else { held.settled };
+            let settling = (Held::after(*span, self.shape.undo).settled - span.start) as usize;
+            stretches.push(Stretch { slot, row, len, start: span.start, settled, settling });
+            row += len;
+        }
+        stretches
+    }
+
+    /// Keeps what open rows need of `x`, `(rows, channels)` with normalised keys, and of `decay`,
+    /// `(rows, value_heads)`; their deltas are written by the kernels.
+    pub(crate) fn settle(&mut self, stretches: &[Stretch], x: &[f32], decay: &[f32]) {
+        let shape = self.shape;
+        let width = (shape.key_heads * shape.key_dim) as usize;
+        let (channels, heads) = (shape.channels() as usize, shape.value_heads as usize);
+        for stretch in stretches {
+            for i in stretch.settling..stretch.len {
+                let (row, at) = (stretch.row + i, shape.open_at(stretch.slot, stretch.start + i as u32));
+                self.keys[at * width..][..width].copy_from_slice(&x[row * channels + width..][..width]);
+                self.decays[at * heads..][..heads].copy_from_slice(&decay[row * heads..][..heads]);
+            }
+            let span = Span { slot: stretch.slot as u32, start: stretch.start, len: stretch.len as u32 };
+            self.held[stretch.slot] = Held::after(span, shape.undo);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_goes_on_from_its_end_from_open_rows_and_from_the_beginning() {
+        let held = Held::after(Span { slot: 0, start: 10, len: 4 }, 12);
+        let reached: Vec<u32> = (0..20).filter(|position| held.reaches(*position)).collect();
+        assert_eq!(reached, [0, 11, 12, 13, 14], "the first row is not taken back");
+        let held = Held::after(Span { slot: 0, start: 0, len: 100 }, 3);
+        let reached: Vec<u32> = (0..200).filter(|position| held.reaches(*position)).collect();
+        assert_eq!(reached, [0, 97, 98, 99, 100]);
+        let held = Held::after(Span { slot: 0, start: 7, len: 1 }, 3);
+        assert!(held.reaches(8) && !held.reaches(7) && !held.reaches(9));
+        assert!(Held::default().reaches(0) && !Held::default().reaches(1));
+    }
+}
