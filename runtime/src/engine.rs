@@ -43,6 +43,9 @@ pub trait Engine: Send {
     /// Runs `tokens` (the rows of `spans` one after another) through the model, keys and values of positions
     /// `span.start..` replaced, and writes the logits of the rows in `wanted`, ascending, to `logits`,
     /// `(wanted.len(), vocab)`. At most `logit_rows` rows may be wanted.
+    ///
+    /// A span starts where its slot's last one ended, or further back: at 0 always, anywhere where
+    /// [`keep`](Self::keep) says so, and behind the first row of the last span, as far back as rows are proposed in one step.
     fn step(
         &mut self,
         spans: &[Span],
@@ -51,10 +54,10 @@ pub trait Engine: Send {
         logits: &mut [f32],
     ) -> Result<(), BackendError>;
 
-    /// How many of the first `len` positions of a slot are still whole in the cache: `len`, or 0 where a ring has
-    /// overwritten what they would need. `written` is the most positions the slot has held since it was last
+    /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they
+    /// would need, or a recurrent state has taken in more. `written` is the most positions the slot has held since it was last
     /// filled from position 0: cutting a sequence back does not bring overwritten positions back.
-    fn keep(&self, len: u32, written: u32) -> u32;
+    fn keep(&self, slot: u32, len: u32, written: u32) -> u32;
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -133,7 +133,7 @@ impl Engine for SimEngine {
     }
 
     /// A bounded ring would lose what a longer sequence overwrote; this one holds everything.
-    fn keep(&self, len: u32, written: u32) -> u32 {
+    fn keep(&self, _slot: u32, len: u32, written: u32) -> u32 {
         assert!(len <= written);
         len
     }

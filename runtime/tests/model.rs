@@ -84,28 +84,6 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
 }
 
 #[test]
-fn a_row_of_logits_does_not_depend_on_which_others_are_wanted() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
-        let tokens = Rng(17).tokens(24, spec.vocab);
-        let vocab = spec.vocab as usize;
-        let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &reference(24));
-        let whole = steps(&mut *engine, 0, &tokens, 24);
-        for wanted in [&[][..], &[23], &[0, 7, 22], &[3]] {
-            let mut logits = vec![f32::NAN; wanted.len() * vocab];
-            engine.step(&[Span { slot: 1, start: 0, len: 24 }], &tokens, wanted, &mut logits).unwrap();
-            for (logits, row) in logits.chunks_exact(vocab).zip(wanted) {
-                assert!(logits == &whole[*row as usize * vocab..][..vocab], "{name}: {row} of {wanted:?}");
-            }
-            // What the step left behind is the same too.
-            let after = |engine: &mut dyn Engine, slot| step(engine, slot, 24, &[5]);
-            assert!(after(&mut *engine, 1) == after(&mut *engine, 0), "{name}: after {wanted:?}");
-        }
-    }
-}
-
-#[test]
 fn sequences_in_other_slots_change_nothing() {
     let spec = everything();
     let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &reference(16));
@@ -194,14 +172,14 @@ fn what_keep_keeps_is_whole_and_what_it_drops_is_lost() {
     let (mut kept, mut dropped) = (0, 0);
     for written in [1, 8, 11, 12, 13, 20, 45] {
         for len in 1..=written {
-            let keep = engine.keep(len, written);
+            let keep = engine.keep(0, len, written);
             assert!(keep == len || keep == 0);
             assert_eq!(keep == len, survives(&mut *engine, &long, len, written, &more), "{len} of {written}");
             if keep == len { kept += 1 } else { dropped += 1 }
         }
     }
     assert!(kept > 30 && dropped > 30, "{kept} kept, {dropped} dropped");
-    assert_eq!(engine.keep(5, 4), 0, "positions that were never written");
+    assert_eq!(engine.keep(0, 5, 4), 0, "positions that were never written");
 }
 
 #[test]

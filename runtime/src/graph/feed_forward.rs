@@ -19,14 +19,24 @@ pub(super) fn feed_forward<B: Backend>(
     if let Some((experts, w)) = layer.experts.as_ref().zip(w.experts.as_ref()) {
         mixture(backend, experts, w, state, rows, eps)?;
     }
-    let State { y, gate, up, routed, .. } = state;
+    let State { y, gate, up, token_gate, routed, .. } = state;
     let Some((ffn, dense)) = layer.ffn.as_ref().zip(w.ffn.as_ref()) else {
         std::mem::swap(y, routed);
         return Ok(());
     };
-    backend.linear(y, rows, &mut [product(gate, &dense.gate), product(up, &dense.up)])?;
+    let (on_gate, on_up) = (product(gate, &dense.gate), product(up, &dense.up));
+    match &dense.token_gate {
+        None => backend.linear(y, rows, &mut [on_gate, on_up])?,
+        Some(weight) => {
+            let on_token = Linear { out: &mut *token_gate, weight, bias: None };
+            backend.linear(y, rows, &mut [on_gate, on_up, on_token])?;
+        }
+    }
     backend.glu(gate, up, rows * ffn.dim as usize, ffn.activation)?;
     backend.linear(gate, rows, &mut [product(y, &dense.down)])?;
+    if dense.token_gate.is_some() {
+        backend.gate_rows(y, token_gate, rows, dim)?;
+    }
     match &w.experts {
         None => Ok(()),
         Some(_) => backend.add(y, routed, rows * dim),

@@ -1,11 +1,11 @@
 //! From a mapped file to the weights of a model.
 
-use muse_format::{Attention, Experts, Ffn, Layer, Mixer, Spec};
+use muse_format::{Attention, DeltaNet, Experts, Layer, Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Expert};
 
 use super::{
-    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights, MixerWeights,
-    PerLayerHalf, PerLayerWeights, Weights,
+    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
+    MixerWeights, PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::weights::Mapped;
 
@@ -42,7 +42,7 @@ impl<B: Backend> Loader<'_, B> {
         layer: &Layer,
         per_layer: Option<u32>,
     ) -> Result<LayerWeights<B::Weight>, BackendError> {
-        let ffn = layer.ffn.as_ref().map(|ffn| self.ffn(i, dim, ffn)).transpose()?;
+        let ffn = self.ffn(i, dim, layer)?;
         let experts = layer.experts.as_ref().map(|experts| self.experts(i, dim, experts)).transpose()?;
         let name = |part: &str| format!("l{i}.{part}");
         Ok(LayerWeights {
@@ -74,6 +74,7 @@ impl<B: Backend> Loader<'_, B> {
     fn mixer(&mut self, i: usize, dim: u32, mixer: &Mixer) -> Result<MixerWeights<B::Weight>, BackendError> {
         match mixer {
             Mixer::Attention(attention) => self.attention(i, dim, attention).map(MixerWeights::Attention),
+            Mixer::DeltaNet(delta_net) => self.delta_net(i, dim, delta_net).map(MixerWeights::DeltaNet),
         }
     }
 
@@ -104,12 +105,39 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn ffn(&mut self, i: usize, dim: u32, ffn: &Ffn) -> Result<FfnWeights<B::Weight>, BackendError> {
-        Ok(FfnWeights {
-            gate: self.affine(&format!("l{i}.ffn.gate"), ffn.dim, dim, ffn.bias)?,
-            up: self.affine(&format!("l{i}.ffn.up"), ffn.dim, dim, ffn.bias)?,
-            down: self.affine(&format!("l{i}.ffn.down"), dim, ffn.dim, ffn.bias)?,
+    fn delta_net(
+        &mut self,
+        i: usize,
+        dim: u32,
+        d: &DeltaNet,
+    ) -> Result<DeltaNetWeights<B::Weight>, BackendError> {
+        let name = |part: &str| format!("l{i}.delta.{part}");
+        Ok(DeltaNetWeights {
+            qkv: self.take(&name("qkv"), d.channels(), dim)?,
+            gate: self.take(&name("gate"), d.values(), dim)?,
+            decay: self.affine(&name("decay"), d.value_heads, dim, true)?,
+            beta: self.take(&name("beta"), d.value_heads, dim)?,
+            taps: self.take(&name("taps"), d.taps, d.channels())?,
+            rate: self.take(&name("rate"), 1, d.value_heads)?,
+            norm: self.take(&name("norm"), 1, d.value_dim)?,
+            out: self.take(&name("out"), dim, d.values())?,
         })
+    }
+
+    fn ffn(
+        &mut self,
+        i: usize,
+        dim: u32,
+        layer: &Layer,
+    ) -> Result<Option<FfnWeights<B::Weight>>, BackendError> {
+        let Some(ffn) = &layer.ffn else { return Ok(None) };
+        let name = |part: &str| format!("l{i}.ffn.{part}");
+        Ok(Some(FfnWeights {
+            gate: self.affine(&name("gate"), ffn.dim, dim, ffn.bias)?,
+            up: self.affine(&name("up"), ffn.dim, dim, ffn.bias)?,
+            down: self.affine(&name("down"), dim, ffn.dim, ffn.bias)?,
+            token_gate: self.take_if(layer.token_gate, &name("token_gate"), dim)?,
+        }))
     }
 
     fn experts(

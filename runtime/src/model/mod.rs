@@ -7,13 +7,13 @@ mod weights;
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Span};
+use muse_kernels::{Backend, BackendError, Held, Span};
 
 use self::loader::Loader;
 pub use self::state::State;
 pub use self::weights::{
-    Affine, AttentionWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights, MixerWeights,
-    PerLayerHalf, PerLayerWeights, Weights,
+    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
+    MixerWeights, PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::graph;
 use crate::plan::Plan;
@@ -28,6 +28,10 @@ pub struct Model<B: Backend> {
     state: State<B>,
     /// Of the layers that forget: window and ring length.
     rings: Vec<(u32, u32)>,
+    /// Where each slot's recurrent states go on; none where no layer has one.
+    held: Option<Vec<Held>>,
+    /// Rows that they may take back.
+    undo: u32,
     info: ModelInfo,
     text: Arc<dyn Text>,
 }
@@ -67,7 +71,17 @@ impl<B: Backend> Model<B> {
             rings.filter_map(|(layer, cache)| Some((layer.attention()?.window?, cache.capacity))).collect();
         rings.sort_unstable();
         rings.dedup();
-        Ok(Self { backend, spec, weights, state, rings, info, text })
+        let shape = plan.delta_states.iter().flatten().next();
+        let held = shape.map(|shape| vec![Held::default(); shape.slots as usize]);
+        let undo = shape.map_or(0, |shape| shape.undo);
+        Ok(Self { backend, spec, weights, state, rings, held, undo, info, text })
+    }
+
+    /// What the slots of `spans` hold now.
+    fn note(&mut self, spans: &[Span], held: impl Fn(Span) -> Held) {
+        if let Some(slots) = &mut self.held {
+            spans.iter().for_each(|span| slots[span.slot as usize] = held(*span));
+        }
     }
 
     /// Panics where a caller broke the contract of [`Engine::step`].
@@ -78,6 +92,8 @@ impl<B: Backend> Model<B> {
         for span in spans {
             let end = u64::from(span.start) + u64::from(span.len);
             assert!(span.len > 0 && span.slot < info.slots && end <= u64::from(info.context), "{span:?}");
+            let held = self.held.as_ref().map(|held| held[span.slot as usize]);
+            assert!(held.is_none_or(|held| held.reaches(span.start)), "{span:?} after {held:?}");
         }
         assert!(wanted.len() <= info.logit_rows as usize && wanted.iter().all(|w| u64::from(*w) < rows));
         assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
@@ -90,6 +106,7 @@ where
     B::Weight: Send,
     B::Buffer: Send,
     B::Cache: Send,
+    B::DeltaState: Send,
 {
     fn info(&self) -> &ModelInfo {
         &self.info
@@ -111,15 +128,20 @@ where
             let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
             return Err(BackendError::Tensor { problem });
         }
+        // A step that fails half way leaves nothing to go on from.
+        self.note(spans, |_| Held::default());
         graph::forward(&mut self.backend, &self.spec, &self.weights, &mut self.state, spans, tokens, wanted)?;
+        let undo = self.undo;
+        self.note(spans, |span| Held::after(span, undo));
         self.backend.read(&self.state.logits, logits)
     }
 
-    fn keep(&self, len: u32, written: u32) -> u32 {
+    fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {
         // The next query, at `len`, sees back to `len + 1 - window`; a ring has lost what lies more than its
         // length behind the furthest position ever written.
         let whole =
             |(window, ring): &(u32, u32)| (len + 1).saturating_sub(*window) >= written.saturating_sub(*ring);
-        if len <= written && self.rings.iter().all(whole) { len } else { 0 }
+        let reached = self.held.as_ref().is_none_or(|held| held[slot as usize].reaches(len));
+        if len <= written && reached && self.rings.iter().all(whole) { len } else { 0 }
     }
 }

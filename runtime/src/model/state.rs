@@ -8,9 +8,9 @@ use crate::plan::Plan;
 pub struct State<B: Backend> {
     pub x: B::Buffer,          // (rows, dim): the residual stream
     pub y: B::Buffer,          // (rows, dim): what goes into a half block and what comes out of it
-    pub q: B::Buffer,          // (rows, heads * head_dim)
-    pub k: B::Buffer,          // (rows, kv_heads * head_dim)
-    pub v: B::Buffer,          // (rows, kv_heads * head_dim)
+    pub q: B::Buffer,          // (rows, heads * head_dim), or (rows, channels) of a gated DeltaNet
+    pub k: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): decays
+    pub v: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): betas
     pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
     pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
     pub up: B::Buffer,         // (rows, ffn_dim)
@@ -18,11 +18,14 @@ pub struct State<B: Backend> {
     pub projected: B::Buffer,  // as `extra`, while it is made
     pub picked: Vec<u32>,      // (rows): which rows of `extra` are a layer's
     pub scores: B::Buffer,     // (rows, experts): products of a router
+    pub token_gate: B::Buffer, // (rows): the gate on what a dense feed-forward gives
     pub routed: B::Buffer,     // (rows, dim): what the experts give
     pub narrow: B::Buffer,     // (rows, latent): what experts of a width of their own read
     pub blended: B::Buffer,    // (rows, latent): what they give
     pub logits: B::Buffer,     // (logit_rows, vocab)
     pub caches: Vec<B::Cache>, // one a layer
+    /// One a layer; none where it has attention.
+    pub delta_states: Vec<Option<B::DeltaState>>,
 }
 
 impl<B: Backend> State<B> {
@@ -48,11 +51,17 @@ impl<B: Backend> State<B> {
             projected: buffer(lens.projected)?,
             picked: Vec::with_capacity(plan.batch_tokens as usize),
             scores: buffer(lens.scores)?,
+            token_gate: buffer(lens.token_gate)?,
             routed: buffer(lens.routed)?,
             narrow: buffer(lens.narrow)?,
             blended: buffer(lens.blended)?,
             logits: buffer(lens.logits)?,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
+            delta_states: plan
+                .delta_states
+                .iter()
+                .map(|shape| shape.map(|shape| backend.delta_state(shape)).transpose())
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -46,6 +46,7 @@ pub struct LayerWeights<W> {
 /// What a layer mixes tokens by.
 pub enum MixerWeights<W> {
     Attention(AttentionWeights<W>),
+    DeltaNet(DeltaNetWeights<W>),
 }
 
 /// Grouped-query attention.
@@ -60,11 +61,24 @@ pub struct AttentionWeights<W> {
     pub out: Affine<W>,             // (dim, heads * head_dim)
 }
 
+/// Gated DeltaNet; `channels` are queries, keys and values together.
+pub struct DeltaNetWeights<W> {
+    pub qkv: W,           // (channels, dim)
+    pub gate: W,          // (value_heads * value_dim, dim)
+    pub decay: Affine<W>, // (value_heads, dim)
+    pub beta: W,          // (value_heads, dim)
+    pub taps: W,          // (taps, channels)
+    pub rate: W,          // (value_heads)
+    pub norm: W,          // (value_dim)
+    pub out: W,           // (dim, value_heads * value_dim)
+}
+
 /// A dense feed-forward.
 pub struct FfnWeights<W> {
-    pub gate: Affine<W>, // (ffn_dim, dim)
-    pub up: Affine<W>,   // (ffn_dim, dim)
-    pub down: Affine<W>, // (dim, ffn_dim)
+    pub gate: Affine<W>,       // (ffn_dim, dim)
+    pub up: Affine<W>,         // (ffn_dim, dim)
+    pub down: Affine<W>,       // (dim, ffn_dim)
+    pub token_gate: Option<W>, // (1, dim)
 }
 
 /// A mixture of experts.

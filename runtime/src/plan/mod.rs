@@ -6,13 +6,14 @@ mod sizes;
 use std::fmt;
 
 use muse_format::{Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape, ExpertsShape};
+use muse_kernels::{CacheDtype, CacheShape, DeltaShape, ExpertsShape};
 use serde::Serialize;
 
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, buffer_lens, cache_bytes, cache_shape, experts_shape, scratch_bytes, widest_input, working_bytes,
+    Dims, buffer_lens, cache_bytes, cache_shape, delta_shape, experts_shape, scratch_bytes, widest_input,
+    working_bytes,
 };
 use crate::{LoadError, LoadOptions};
 
@@ -26,7 +27,7 @@ const BATCH_TOKENS_MAX: u32 = 1 << 16;
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// `weights`, `activations`, `scratch`, `logits` or `cache`.
+    /// `weights`, `activations`, `scratch`, `logits`, `cache` or `state`.
     pub what: &'static str,
     /// Shape and type, for people.
     pub shape: String,
@@ -59,6 +60,9 @@ pub struct Plan {
     /// One a layer.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
+    /// One a layer; none where it has attention.
+    #[serde(skip)]
+    pub delta_states: Vec<Option<DeltaShape>>,
 }
 
 fn checked(name: &'static str, value: u32, max: u32, rule: &'static str) -> Result<u32, LoadError> {
@@ -115,6 +119,7 @@ impl Plan {
 
     fn table(spec: &Spec, weight_bytes: u64, budget_bytes: u64, d: Dims) -> Self {
         let caches: Vec<_> = spec.layers.iter().map(|layer| cache_shape(layer, d)).collect();
+        let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
         let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
         let rows = u64::from(d.batch_tokens);
@@ -136,6 +141,7 @@ impl Plan {
         let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
         items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
         items.extend(cache_items(&caches, d.context));
+        items.extend(delta_items(&delta_states));
         Self {
             context: d.context,
             slots: d.slots,
@@ -149,19 +155,25 @@ impl Plan {
             input_width: input_width as usize,
             experts: experts_shape(spec),
             caches,
+            delta_states,
         }
     }
 }
 
-/// One item for each group of layers whose caches are alike.
-fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
-    let mut groups: Vec<(CacheShape, u64)> = Vec::new();
-    for shape in caches.iter().filter(|shape| shape.slots > 0) {
-        match groups.iter_mut().find(|(other, _)| other == shape) {
+/// Equal shapes and how many of each there are, in the order of their first.
+fn groups<S: Copy + PartialEq>(shapes: impl Iterator<Item = S>) -> Vec<(S, u64)> {
+    let mut groups: Vec<(S, u64)> = Vec::new();
+    for shape in shapes {
+        match groups.iter_mut().find(|(other, _)| *other == shape) {
             Some((_, layers)) => *layers += 1,
-            None => groups.push((*shape, 1)),
+            None => groups.push((shape, 1)),
         }
     }
+    groups
+}
+
+/// One item for each group of layers whose caches are alike.
+fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
     let item = |(s, layers): &(CacheShape, u64)| {
         let kind = if s.capacity < context { "ring" } else { "full" };
         let shape = format!(
@@ -170,7 +182,19 @@ fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
         );
         Item { what: "cache", shape, bytes: layers * s.byte_len() }
     };
-    groups.iter().map(item).collect()
+    groups(caches.iter().copied().filter(|shape| shape.slots > 0)).iter().map(item).collect()
+}
+
+/// One item for each group of layers whose recurrent states are alike.
+fn delta_items(states: &[Option<DeltaShape>]) -> Vec<Item> {
+    let item = |(s, layers): &(DeltaShape, u64)| {
+        let shape = format!(
+            "{layers} recurrent layers: {} slots x {} heads x {} x {} f32, and {} rows to take back",
+            s.slots, s.value_heads, s.key_dim, s.value_dim, s.undo
+        );
+        Item { what: "state", shape, bytes: layers * s.byte_len() }
+    };
+    groups(states.iter().flatten().copied()).iter().map(item).collect()
 }
 
 /// The largest value in `1..=most` that `fits`, where everything below a fitting value fits.

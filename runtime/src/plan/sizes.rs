@@ -2,9 +2,11 @@
 
 use muse_format::{Experts, Layer, Mixer, Spec};
 use muse_kernels::{
-    CacheDtype, CacheShape, CpuBackend, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes, cuda_reserved_bytes,
+    CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
+    cuda_reserved_bytes,
 };
 
+use super::PROPOSED_MAX;
 use crate::BackendChoice;
 
 /// Lengths in f32 of the buffers of [`crate::model::State`].
@@ -21,6 +23,7 @@ pub struct BufferLens {
     pub extra: u64,
     pub projected: u64,
     pub scores: u64,
+    pub token_gate: u64,
     pub routed: u64,
     pub narrow: u64,
     pub blended: u64,
@@ -29,7 +32,7 @@ pub struct BufferLens {
 
 impl BufferLens {
     /// Of the buffers that hold a row for each token, with what people call them.
-    pub fn rows(&self) -> [(&'static str, u64); 14] {
+    pub fn rows(&self) -> [(&'static str, u64); 15] {
         [
             ("x", self.x),
             ("y", self.y),
@@ -42,6 +45,7 @@ impl BufferLens {
             ("extra", self.extra),
             ("projected", self.projected),
             ("scores", self.scores),
+            ("token gate", self.token_gate),
             ("routed", self.routed),
             ("narrow", self.narrow),
             ("blended", self.blended),
@@ -78,6 +82,7 @@ fn latent_dim(layer: &Layer) -> u32 {
 fn mixed_dim(layer: &Layer) -> u32 {
     match &layer.mixer {
         Mixer::Attention(a) => a.heads * a.head_dim,
+        Mixer::DeltaNet(d) => d.values(),
     }
 }
 
@@ -121,35 +126,54 @@ fn capacity(layer: &Layer, d: Dims) -> u32 {
 }
 
 pub(super) fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
-    let Mixer::Attention(a) = &layer.mixer;
-    // A layer that reads another's keeps none.
-    let slots = if a.kv_from.is_none() { d.slots } else { 0 };
-    CacheShape {
-        dtype: d.dtype,
-        slots,
-        capacity: capacity(layer, d),
-        kv_heads: a.kv_heads,
-        head_dim: a.head_dim,
-    }
+    // A layer that reads another's keeps none, and one without attention neither.
+    let own = layer.attention().filter(|a| a.kv_from.is_none());
+    let (kv_heads, head_dim) = layer.attention().map_or((0, 0), |a| (a.kv_heads, a.head_dim));
+    let slots = own.map_or(0, |_| d.slots);
+    CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim }
 }
 
-/// Bytes of the caches. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
+/// What a gated DeltaNet layer keeps. As many rows can be taken back as a step may propose.
+pub(super) fn delta_shape(layer: &Layer, d: Dims) -> Option<DeltaShape> {
+    let delta_net = layer.delta_net()?;
+    Some(DeltaShape {
+        slots: d.slots,
+        key_heads: delta_net.key_heads,
+        value_heads: delta_net.value_heads,
+        key_dim: delta_net.key_dim,
+        value_dim: delta_net.value_dim,
+        taps: delta_net.taps,
+        undo: PROPOSED_MAX.min(d.logit_rows - d.slots),
+    })
+}
+
+/// Bytes of caches and recurrent states. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
 pub(super) fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
     let layer = |layer: &Layer| {
         let shape = cache_shape(layer, d);
         let tile = CacheShape { slots: 1, capacity: TILE_POSITIONS as u32, ..shape }.byte_len();
         let tiles = u128::from(shape.slots) * u128::from(shape.capacity / TILE_POSITIONS as u32);
-        tiles * u128::from(tile)
+        let recurrent = delta_shape(layer, d).map_or(0, |shape| u128::from(shape.byte_len()));
+        tiles * u128::from(tile) + recurrent
     };
     spec.layers.iter().map(layer).sum()
 }
 
 pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
     let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
-    let q = widest(|l| l.attention().map_or(0, |a| a.heads * a.head_dim));
-    let kv = widest(|l| l.attention().map_or(0, |a| a.kv_heads * a.head_dim));
+    let q = widest(|l| match &l.mixer {
+        Mixer::Attention(a) => a.heads * a.head_dim,
+        Mixer::DeltaNet(d) => d.channels(),
+    });
+    let kv = widest(|l| match &l.mixer {
+        Mixer::Attention(a) => a.kv_heads * a.head_dim,
+        Mixer::DeltaNet(d) => d.value_heads,
+    });
     let ffn = widest(ffn_dim).max(per_layer_dim(spec));
-    let gate = widest(|l| l.attention().filter(|a| a.out_gate).map_or(0, |a| a.heads * a.head_dim));
+    let gate = widest(|l| match &l.mixer {
+        Mixer::Attention(a) if !a.out_gate => 0,
+        Mixer::Attention(_) | Mixer::DeltaNet(_) => mixed_dim(l),
+    });
     let experts = experts_shape(spec);
     let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
     BufferLens {
@@ -158,12 +182,13 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
         q: rows(q),
         k: rows(kv),
         v: rows(kv),
-        mix: rows(q),
+        mix: rows(widest(mixed_dim)),
         gate: rows(ffn.max(gate)),
         up: rows(ffn),
         extra: rows(spec.per_layer_width()),
         projected: rows(spec.per_layer_width()),
         scores: rows(experts.map_or(0, |experts| experts.count as u32)),
+        token_gate: rows(widest(|l| l.token_gate.into())),
         routed: rows(experts.map_or(0, |_| spec.dim)),
         narrow: rows(widest(latent_dim)),
         blended: rows(widest(latent_dim)),

@@ -95,7 +95,7 @@ impl Resident {
             // The last token is computed in any case: its logits are wanted.
             let known = &answer.tokens()[..answer.tokens().len() - 1];
             let common = held.iter().zip(known).take_while(|(held, known)| held == known).count() as u32;
-            let written = self.engine.keep(common, most);
+            let written = self.engine.keep(slot, common, most);
             assert!(written <= common, "an engine keeps no more than it was asked");
             self.lookups[slot as usize].restart(answer.tokens());
             answer.sit(Seat { slot, written, most: if written == 0 { 0 } else { most } });

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test file uses a part
 
 pub mod naive;
+mod naive_delta_net;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, Expected, Experts, Ffn, Generation, Layer, Layout, Meta, Mixer,
-    PerLayer, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
+    Activation, Attention, BlockMut, DeltaNet, Expected, Experts, Ffn, Generation, Layer, Layout, Meta,
+    Mixer, PerLayer, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -153,6 +154,21 @@ pub fn gated() -> Spec {
     spec
 }
 
+/// Recurrent layers around one of attention: heads that share keys, one without a convolution, and a feed-forward with a
+/// gate for each token beside experts.
+pub fn recurrent() -> Spec {
+    let mut spec = mixture();
+    let delta_net = DeltaNet { key_heads: 2, value_heads: 6, key_dim: 9, value_dim: 7, taps: 4 };
+    let experts = spec.layers[0].clone();
+    spec.layers[0].mixer = Mixer::DeltaNet(delta_net.clone());
+    spec.layers[1].attention_mut().unwrap().out_gate = true;
+    spec.layers[1].token_gate = true;
+    let still = DeltaNet { key_heads: 1, value_heads: 1, key_dim: 33, value_dim: 40, taps: 1 };
+    spec.layers.push(Layer { mixer: Mixer::DeltaNet(still), ..spec.layers[1].clone() });
+    spec.layers.push(Layer { mixer: Mixer::DeltaNet(DeltaNet { taps: 2, ..delta_net }), ..experts });
+    spec
+}
+
 /// Random bytes of a tensor whose values have about the standard deviation `1 / sqrt(cols)`; vectors are near 1.
 fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Vec<u8> {
     let rows = e.rows as usize;
@@ -163,7 +179,7 @@ fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Ve
             false if e.name.ends_with("bias") => 0.2 * rng.signed(),
             false => 0.8 + 0.3 * rng.signed(),
         };
-        return (0..cols).flat_map(|i| value(i, rng).to_le_bytes()).collect();
+        return (0..rows * cols).flat_map(|i| value(i, rng).to_le_bytes()).collect();
     }
     let spread = if e.role == Role::Table { 1.0 } else { 1.7 / (cols as f32).sqrt() };
     if !layout.is_quantized() {
@@ -213,7 +229,7 @@ pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFi
     let mut writer = Writer::new(File::create(&path).unwrap()).unwrap();
     let mut rng = Rng(seed);
     for e in spec.tensors() {
-        let half = spec.layers.iter().map(|l| l.attention().unwrap().head_dim / 2).min().unwrap();
+        let half = spec.layers.iter().filter_map(|l| Some(l.attention()?.head_dim / 2)).min().unwrap();
         let cols = if e.cols == 0 { u64::from(half) } else { e.cols };
         let layout = match e.role {
             Role::Vector => Layout::F32,

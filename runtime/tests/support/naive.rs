@@ -1,21 +1,23 @@
 //! The forward pass once more, written from the spec's documentation alone: f64, no cache, a whole sequence at
 //! once, masks written out. It shares no code with the graph, the plan or a backend.
 
-use muse_format::{Activation, Experts, File, Layer, Score, Spec};
+use muse_format::{Activation, Attention, Experts, File, Layer, Mixer, Score, Spec};
+
+use super::naive_delta_net;
 
 /// A matrix or vector of the file as f64; f32 tensors only.
-fn tensor(file: &File<'_>, name: &str) -> Vec<f64> {
+pub(super) fn tensor(file: &File<'_>, name: &str) -> Vec<f64> {
     let tensor = file.tensor(name).unwrap_or_else(|| panic!("{name}"));
     assert_eq!(tensor.layout, muse_format::Layout::F32, "the naive pass reads exact files");
     tensor.bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
 }
 
-fn norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
+pub(super) fn norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
     let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
     x.iter().zip(weight).map(|(x, w)| x * w / (mean + f64::from(eps)).sqrt()).collect()
 }
 
-fn affine(file: &File<'_>, name: &str, x: &[f64]) -> Vec<f64> {
+pub(super) fn affine(file: &File<'_>, name: &str, x: &[f64]) -> Vec<f64> {
     let products = tensor(file, name);
     let products = products.chunks_exact(x.len()).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>());
     match file.tensor(&format!("{name}_bias")) {
@@ -32,7 +34,7 @@ fn rotate(head: &mut [f64], frequencies: &[f64], position: usize) {
     }
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -41,13 +43,12 @@ fn cap(x: f64, cap: Option<f32>) -> f64 {
 }
 
 /// Normalised and rotated heads of one position, `(heads, head_dim)`.
-fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position: usize) -> Vec<Vec<f64>> {
-    let a = spec.layers[l].attention().unwrap();
+fn heads(file: &File<'_>, a: &Attention, l: usize, part: &str, y: &[f64], position: usize) -> Vec<Vec<f64>> {
     let all = affine(file, &format!("l{l}.attn.{part}"), y);
     let head = |head: &[f64]| {
         let mut head = head.to_vec();
         if if part == "v" { a.v_norm } else { a.qk_norm } {
-            head = norm(&head, &tensor(file, &format!("l{l}.attn.{part}_norm")), spec.norm_eps);
+            head = norm(&head, &tensor(file, &format!("l{l}.attn.{part}_norm")), file.spec.norm_eps);
         }
         if let Some(rope) = a.rope.filter(|_| part != "v") {
             rotate(&mut head, &tensor(file, &format!("rope.{rope}")), position);
@@ -57,8 +58,7 @@ fn heads(file: &File<'_>, spec: &Spec, l: usize, part: &str, y: &[f64], position
     all.chunks_exact(a.head_dim as usize).map(head).collect()
 }
 
-fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[Vec<Vec<f64>>]) -> Vec<f64> {
-    let a = layer.attention().unwrap();
+fn attention(a: &Attention, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[Vec<Vec<f64>>]) -> Vec<f64> {
     let group = (a.heads / a.kv_heads) as usize;
     let visible = |s: usize| s <= t && a.window.is_none_or(|w| t - s < w as usize);
     let mut mixed = Vec::new();
@@ -74,6 +74,39 @@ fn attention(layer: &Layer, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[
         }
     }
     mixed
+}
+
+/// What attention gives for each position; `kept` is what earlier layers' keys and values are.
+fn attend(
+    file: &File<'_>,
+    a: &Attention,
+    l: usize,
+    ys: &[Vec<f64>],
+    kept: &mut Vec<[Vec<Vec<Vec<f64>>>; 2]>,
+) -> Vec<Vec<f64>> {
+    let part = |name: &str| -> Vec<Vec<Vec<f64>>> {
+        ys.iter().enumerate().map(|(t, y)| heads(file, a, l, name, y, t)).collect()
+    };
+    let q = part("q");
+    let [k, v] = match a.kv_from {
+        None => [part("k"), part("v")],
+        Some(from) => kept[from as usize].clone(),
+    };
+    kept.push([k.clone(), v.clone()]);
+    let out = |t: usize| {
+        let mut mixed = attention(a, t, &q[t], &k, &v);
+        if a.mix_norm {
+            let weight = tensor(file, &format!("l{l}.attn.mix_norm"));
+            let eps = file.spec.norm_eps;
+            mixed = mixed.chunks_exact(weight.len()).flat_map(|h| norm(h, &weight, eps)).collect();
+        }
+        if a.out_gate {
+            let gate = affine(file, &format!("l{l}.attn.gate"), &ys[t]);
+            mixed.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(g));
+        }
+        affine(file, &format!("l{l}.attn.out"), &mixed)
+    };
+    (0..ys.len()).map(out).collect()
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
@@ -135,7 +168,11 @@ fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64], eps: f32) ->
 
 fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64], eps: f32) -> Vec<f64> {
     let mut sum = vec![0.0; y.len()];
-    let dense = layer.ffn.as_ref().map(|ffn| gated(file, &format!("l{l}.ffn"), ffn.activation, y));
+    let mut dense = layer.ffn.as_ref().map(|ffn| gated(file, &format!("l{l}.ffn"), ffn.activation, y));
+    if layer.token_gate {
+        let gate = sigmoid(affine(file, &format!("l{l}.ffn.token_gate"), y)[0]);
+        dense.iter_mut().flatten().for_each(|x| *x *= gate);
+    }
     let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, y, eps));
     for part in [dense, routed].into_iter().flatten() {
         sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
@@ -198,27 +235,15 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
             x.iter_mut().zip(out).zip(keep).for_each(|((x, y), keep)| *x = keep * *x + y);
         };
         let ys: Vec<_> = stream.iter().map(|x| normed(x, "attn")).collect();
-        let part = |name: &str| -> Vec<Vec<Vec<f64>>> {
-            ys.iter().enumerate().map(|(t, y)| heads(file, spec, l, name, y, t)).collect()
-        };
-        let q = part("q");
-        let [k, v] = match layer.attention().unwrap().kv_from {
-            None => [part("k"), part("v")],
-            Some(from) => kept[from as usize].clone(),
-        };
-        kept.push([k.clone(), v.clone()]);
-        for (t, x) in stream.iter_mut().enumerate() {
-            let mut mixed = attention(layer, t, &q[t], &k, &v);
-            if layer.attention().unwrap().mix_norm {
-                let weight = tensor(file, &format!("l{l}.attn.mix_norm"));
-                mixed =
-                    mixed.chunks_exact(weight.len()).flat_map(|h| norm(h, &weight, spec.norm_eps)).collect();
+        let outs = match &layer.mixer {
+            Mixer::Attention(a) => attend(file, a, l, &ys, &mut kept),
+            Mixer::DeltaNet(d) => {
+                kept.push([vec![], vec![]]);
+                naive_delta_net::outs(file, d, l, &ys)
             }
-            if layer.attention().unwrap().out_gate {
-                let gate = affine(file, &format!("l{l}.attn.gate"), &ys[t]);
-                mixed.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(g));
-            }
-            residual(x, affine(file, &format!("l{l}.attn.out"), &mixed), "attn");
+        };
+        for ((t, x), out) in stream.iter_mut().enumerate().zip(outs) {
+            residual(x, out, "attn");
             let y = normed(x, "ffn");
             residual(x, feed_forward(file, layer, l, &y, spec.norm_eps), "ffn");
             if let Some(e) = &spec.per_layer {

@@ -77,8 +77,8 @@ impl Engine for Gated {
         Ok(())
     }
 
-    fn keep(&self, len: u32, written: u32) -> u32 {
-        if written > self.ring { 0 } else { self.inner.keep(len, written) }
+    fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {
+        if written > self.ring { 0 } else { self.inner.keep(slot, len, written) }
     }
 }
 
