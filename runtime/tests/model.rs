@@ -84,6 +84,28 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
 }
 
 #[test]
+fn a_row_of_logits_does_not_depend_on_which_others_are_wanted() {
+    for (name, spec) in
+        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
+    {
+        let tokens = Rng(17).tokens(24, spec.vocab);
+        let vocab = spec.vocab as usize;
+        let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &reference(24));
+        let whole = steps(&mut *engine, 0, &tokens, 24);
+        for wanted in [&[][..], &[23], &[0, 7, 22], &[3]] {
+            let mut logits = vec![f32::NAN; wanted.len() * vocab];
+            engine.step(&[Span { slot: 1, start: 0, len: 24 }], &tokens, wanted, &mut logits).unwrap();
+            for (logits, row) in logits.chunks_exact(vocab).zip(wanted) {
+                assert!(logits == &whole[*row as usize * vocab..][..vocab], "{name}: {row} of {wanted:?}");
+            }
+            // What the step left behind is the same too.
+            let after = |engine: &mut dyn Engine, slot| step(engine, slot, 24, &[5]);
+            assert!(after(&mut *engine, 1) == after(&mut *engine, 0), "{name}: after {wanted:?}");
+        }
+    }
+}
+
+#[test]
 fn sequences_in_other_slots_change_nothing() {
     let spec = everything();
     let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &reference(16));

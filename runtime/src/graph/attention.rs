@@ -19,7 +19,7 @@ pub(super) fn attention<B: Backend>(
     eps: f32,
 ) -> Result<(), BackendError> {
     let State { y, q, k, v, mix, gate, caches, .. } = state;
-    let rows: usize = spans.iter().map(|span| span.len as usize).sum();
+    let rows = row_count(spans);
     let on_q = product(q, &w.q);
     let on_gate = w.gate.as_ref().map(|weight| Linear { out: &mut *gate, weight, bias: None });
     let on_kv = w.kv.as_ref().map(|[on_k, on_v]| [product(k, on_k), product(v, on_v)]);
@@ -32,21 +32,11 @@ pub(super) fn attention<B: Backend>(
     if let Some(norm) = &w.q_norm {
         backend.rms_norm_in_place(q, norm, rows * a.heads as usize, eps)?;
     }
-    if let Some(norm) = &w.k_norm {
-        backend.rms_norm_in_place(k, norm, rows * a.kv_heads as usize, eps)?;
-    }
-    if let Some(norm) = &w.v_norm {
-        backend.rms_norm_in_place(v, norm, rows * a.kv_heads as usize, eps)?;
-    }
     if let Some(rope) = a.rope {
-        let frequencies = &ropes[rope as usize];
-        backend.rope(q, frequencies, spans, a.heads, a.head_dim)?;
-        if w.kv.is_some() {
-            backend.rope(k, frequencies, spans, a.kv_heads, a.head_dim)?;
-        }
+        backend.rope(q, &ropes[rope as usize], spans, a.heads, a.head_dim)?;
     }
     if w.kv.is_some() {
-        backend.store(&mut caches[index], k, v, spans)?;
+        store(backend, a, w, ropes, k, v, &mut caches[index], spans, eps)?;
     }
     let cache = &caches[a.kv_from.map_or(index, |from| from as usize)];
     let shape = AttentionShape {
@@ -69,4 +59,52 @@ pub(super) fn attention<B: Backend>(
     let len = rows * a.heads as usize * a.head_dim as usize;
     backend.glu(gate, mix, len, Activation::Sigmoid)?;
     backend.linear(gate, rows, &mut [product(y, &w.out)])
+}
+
+/// The keys and values of `state.y` go to the cache of layer `index`, and nothing reads them yet.
+#[allow(clippy::too_many_arguments)] // one call
+pub(super) fn keep<B: Backend>(
+    backend: &mut B,
+    a: &Attention,
+    w: &AttentionWeights<B::Weight>,
+    ropes: &[B::Weight],
+    state: &mut State<B>,
+    index: usize,
+    spans: &[Span],
+    eps: f32,
+) -> Result<(), BackendError> {
+    let State { y, k, v, caches, .. } = state;
+    let Some([on_k, on_v]) = &w.kv else { return Ok(()) };
+    backend.linear(y, row_count(spans), &mut [product(k, on_k), product(v, on_v)])?;
+    store(backend, a, w, ropes, k, v, &mut caches[index], spans, eps)
+}
+
+/// Norms, rotates and stores keys and values.
+#[allow(clippy::too_many_arguments)] // one call
+fn store<B: Backend>(
+    backend: &mut B,
+    a: &Attention,
+    w: &AttentionWeights<B::Weight>,
+    ropes: &[B::Weight],
+    k: &mut B::Buffer,
+    v: &mut B::Buffer,
+    cache: &mut B::Cache,
+    spans: &[Span],
+    eps: f32,
+) -> Result<(), BackendError> {
+    let heads = row_count(spans) * a.kv_heads as usize;
+    if let Some(norm) = &w.k_norm {
+        backend.rms_norm_in_place(k, norm, heads, eps)?;
+    }
+    if let Some(norm) = &w.v_norm {
+        backend.rms_norm_in_place(v, norm, heads, eps)?;
+    }
+    if let Some(rope) = a.rope {
+        backend.rope(k, &ropes[rope as usize], spans, a.kv_heads, a.head_dim)?;
+    }
+    backend.store(cache, k, v, spans)
+}
+
+fn row_count(spans: &[Span]) -> usize {
+    spans.iter().map(|span| span.len as usize).sum()
 }

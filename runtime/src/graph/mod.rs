@@ -14,7 +14,8 @@ use crate::model::{Affine, MixerWeights, State, Weights};
 /// `state.logits`.
 ///
 /// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional; where
-/// a layer has gates, `x` is multiplied by a vector before it is added to.
+/// a layer has gates, `x` is multiplied by a vector before it is added to. After the last layer's attention every row
+/// goes its own way, and only those of `wanted` go on.
 pub fn forward<B: Backend>(
     backend: &mut B,
     spec: &Spec,
@@ -24,7 +25,7 @@ pub fn forward<B: Backend>(
     tokens: &[u32],
     wanted: &[u32],
 ) -> Result<(), BackendError> {
-    let (rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
+    let (mut rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
     backend.embed(&mut state.x, &weights.embed, tokens, spec.embed_scale)?;
     if let Some(norm) = &weights.embed_norm {
         backend.rms_norm_in_place(&mut state.x, norm, rows, eps)?;
@@ -34,9 +35,13 @@ pub fn forward<B: Backend>(
     }
     for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
         let post_eps = layer.post_norm_eps.unwrap_or(eps);
+        let last = i + 1 == weights.layers.len();
         backend.rms_norm(&mut state.y, &state.x, &w.attn_norm, rows, eps)?;
         match (&layer.mixer, &w.mixer) {
             (Mixer::Attention(a), MixerWeights::Attention(w)) => {
+                if last && wanted.is_empty() {
+                    return attention::keep(backend, a, w, &weights.ropes, state, i, spans, eps);
+                }
                 attention::attention(backend, a, w, &weights.ropes, state, i, spans, eps)?;
             }
             (Mixer::DeltaNet(d), MixerWeights::DeltaNet(w)) => {
@@ -51,6 +56,14 @@ pub fn forward<B: Backend>(
             backend.multiply(&mut state.x, keep, rows)?;
         }
         backend.add(&mut state.x, &state.y, rows * dim)?;
+        if last {
+            rows = wanted.len();
+            if rows == 0 {
+                return Ok(());
+            }
+            backend.gather(&mut state.y, &state.x, wanted, dim)?;
+            std::mem::swap(&mut state.x, &mut state.y);
+        }
 
         backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
         feed_forward::feed_forward(backend, layer, w, state, rows, dim, eps)?;
@@ -65,22 +78,19 @@ pub fn forward<B: Backend>(
         }
         backend.add(&mut state.x, &state.y, rows * dim)?;
         if let Some((spec, w)) = spec.per_layer.as_ref().zip(w.per_layer.as_ref()) {
-            per_layer::add_vector(backend, spec, w, state, i, weights.layers.len(), rows, eps)?;
+            let of = if last { Some(wanted) } else { None };
+            per_layer::add_vector(backend, spec, w, state, i, weights.layers.len(), of, rows, eps)?;
             backend.add(&mut state.x, &state.y, rows * dim)?;
         }
         if let Some(scale) = w.scale {
             backend.scale_and_cap(&mut state.x, rows * dim, scale, None)?;
         }
     }
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let State { x, y, logits, .. } = state;
-    backend.gather(y, x, wanted, dim)?;
-    backend.rms_norm_in_place(y, &weights.norm, wanted.len(), eps)?;
+    let State { x, logits, .. } = state;
+    backend.rms_norm_in_place(x, &weights.norm, rows, eps)?;
     let head = weights.head.as_ref().unwrap_or(&weights.embed);
-    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])?;
-    let len = wanted.len() * spec.vocab as usize;
+    backend.linear(x, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
+    let len = rows * spec.vocab as usize;
     backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
 }
 

@@ -26,7 +26,7 @@ pub(super) fn vectors<B: Backend>(
     backend.scale_and_cap(extra, len, spec.scale, None)
 }
 
-/// `state.y` is what layer `index` adds for its vectors of the tokens.
+/// `state.y` is what layer `index` adds for its vectors of the tokens: those of `wanted`, where only they are left.
 #[allow(clippy::too_many_arguments)] // one call
 pub(super) fn add_vector<B: Backend>(
     backend: &mut B,
@@ -35,13 +35,17 @@ pub(super) fn add_vector<B: Backend>(
     state: &mut State<B>,
     index: usize,
     layers: usize,
+    wanted: Option<&[u32]>,
     rows: usize,
     eps: f32,
 ) -> Result<(), BackendError> {
     let State { x, y, gate, up, extra, picked, .. } = state;
     let dim = spec.dim as usize;
     picked.clear();
-    picked.extend((0..rows).map(|row| (row * layers + index) as u32));
+    picked.extend((0..rows).map(|row| {
+        let row = wanted.map_or(row, |wanted| wanted[row] as usize);
+        (row * layers + index) as u32
+    }));
     backend.gather(up, extra, picked, dim)?;
     backend.linear(x, rows, &mut [Linear { out: gate, weight: &w.gate, bias: None }])?;
     backend.glu(gate, up, rows * dim, spec.activation)?;
