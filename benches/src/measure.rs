@@ -30,8 +30,8 @@ pub struct Rates {
     pub probe: f64,
 }
 
-/// Bytes that must be read to decode one token, on average over an answer of `answer` tokens after `depth` others,
-/// where `sessions` share a step: their part of every weight but an embedding that is only looked up, and the cache. Of
+/// Bytes that must be moved to decode one token, on average over an answer of `answer` tokens after `depth` others,
+/// where `sessions` share a step: their part of every weight but an embedding that is only looked up, the cache and recurrent states. Of
 /// experts, those that as many tokens choose on average where each chooses any alike.
 pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions: u32) -> u64 {
     let spec: &Spec = &mapped.spec;
@@ -43,9 +43,11 @@ pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions:
         u64::from(seen) * shape.position_bytes()
     };
     let cache: u64 = spec.layers.iter().zip(&plan.caches).map(layer).sum();
+    // A recurrent state is read and written.
+    let states: u64 = plan.delta_states.iter().flatten().map(|state| 2 * state.slot_bytes()).sum();
     let unused: f64 =
         spec.layers.iter().enumerate().map(|(i, layer)| unused_bytes(mapped, i, layer, sessions)).sum();
-    (mapped.weight_bytes() - looked_up - unused as u64) / u64::from(sessions) + cache
+    (mapped.weight_bytes() - looked_up - unused as u64) / u64::from(sessions) + cache + states
 }
 
 /// Bytes of layer `i`'s experts that a step of `sessions` tokens leaves alone, on average.
@@ -66,6 +68,14 @@ pub fn fill(engine: &mut dyn Engine, sessions: u32, depth: u32) -> Result<(), Ba
     (0..sessions).try_for_each(|slot| read(engine, slot, 0, depth, &mut []))
 }
 
+/// Fills the first `depth` positions of a slot whose recurrent states have gone on behind them; others keep what they have.
+///
+/// # Errors
+/// What the engine's steps give.
+pub fn go_back(engine: &mut dyn Engine, slot: u32, depth: u32) -> Result<(), BackendError> {
+    if engine.keep(slot, depth, depth) == depth { Ok(()) } else { read(engine, slot, 0, depth, &mut []) }
+}
+
 /// Measures prompt and answer, both at `lengths.depth`. Every round starts there again: what it writes to the cache,
 /// the next replaces. Prompts are read one at a time, so only one session measures them. `probe` is read by `threads`
 /// in every round, so that the ceiling belongs to the same seconds.
@@ -84,7 +94,9 @@ pub fn rates(
     // The round before the first brings pages and clocks up and is not counted.
     for round in 0..=lengths.rounds {
         ceiling = ceiling.max(probe.read(threads));
+        go_back(engine, 0, lengths.depth)?;
         let prompt = (prompt > 0).then(|| read_prompt(engine, lengths.depth, prompt)).transpose()?;
+        (0..sessions).try_for_each(|slot| go_back(engine, slot, lengths.depth))?;
         let answer = (lengths.answer > 0)
             .then(|| write_answers(engine, lengths.depth, lengths.answer, sessions))
             .transpose()?;

@@ -1,6 +1,6 @@
 //! The shapes of published models, for measuring without their weights.
 
-use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score, Spec};
+use muse_format::{Activation, Attention, DeltaNet, Experts, Ffn, Layer, Mixer, Score, Spec};
 
 /// A published model's dimensions, from its `config.json`.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,16 @@ enum Kind {
         count: u32,
         used: u32,
     },
+    /// Attention with a gated output on each fourth layer, gated DeltaNet on the others, with so many heads of values.
+    Qwen35 {
+        value_heads: u32,
+    },
+    /// [`Qwen35`](Self::Qwen35) with experts of width `ffn` beside a shared one on every layer.
+    Qwen35Moe {
+        value_heads: u32,
+        count: u32,
+        used: u32,
+    },
     /// Muse Glimmer's windows; experts of hidden width `ffn` that run at a width of their own, and gates.
     MuseSpark {
         count: u32,
@@ -46,6 +56,7 @@ impl Kind {
     fn window(self, i: u32, layers: u32) -> Option<u32> {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => None,
+            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } => None,
             Self::Gemma3 => (!(i + 1).is_multiple_of(6)).then_some(512),
             Self::MuseGlimmer | Self::MuseSpark { .. } => {
                 (!(layers - 1 - i).is_multiple_of(4)).then_some(2048)
@@ -57,9 +68,26 @@ impl Kind {
     fn rope(self, window: Option<u32>) -> Option<u32> {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => Some(0),
+            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } => Some(0),
             Self::Gemma3 => Some(u32::from(window.is_some())),
             Self::MuseGlimmer | Self::MuseSpark { .. } => window.map(|_| 0),
         }
+    }
+}
+
+impl Kind {
+    /// Heads of values of a gated DeltaNet, where layers have one.
+    fn value_heads(self) -> Option<u32> {
+        match self {
+            Self::Qwen35 { value_heads } | Self::Qwen35Moe { value_heads, .. } => Some(value_heads),
+            _ => None,
+        }
+    }
+
+    /// What layer `i` mixes by in place of attention.
+    fn delta_net(self, i: u32) -> Option<DeltaNet> {
+        let value_heads = self.value_heads().filter(|_| !(i + 1).is_multiple_of(4))?;
+        Some(DeltaNet { key_heads: 16, value_heads, key_dim: 128, value_dim: 128, taps: 4 })
     }
 }
 
@@ -74,6 +102,11 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "qwen3-4b",     dim: 2560, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 9728,  vocab: 151936, context: 40960,  tied: true,  kind: Kind::Qwen3 },
     Shape { name: "qwen3-8b",     dim: 4096, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, ffn: 12288, vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3 },
     Shape { name: "qwen3-30b",    dim: 2048, layers: 48, heads: 32, kv_heads: 4, head_dim: 128, ffn: 768,   vocab: 151936, context: 40960,  tied: false, kind: Kind::Qwen3Moe { count: 128, used: 8 } },
+    Shape { name: "qwen3.5-0.8b", dim: 1024, layers: 24, heads: 8,  kv_heads: 2, head_dim: 256, ffn: 3584,  vocab: 248320, context: 262144, tied: true,  kind: Kind::Qwen35 { value_heads: 16 } },
+    Shape { name: "qwen3.5-4b",   dim: 2560, layers: 32, heads: 16, kv_heads: 4, head_dim: 256, ffn: 9216,  vocab: 248320, context: 262144, tied: true,  kind: Kind::Qwen35 { value_heads: 32 } },
+    Shape { name: "qwen3.5-9b",   dim: 4096, layers: 32, heads: 16, kv_heads: 4, head_dim: 256, ffn: 12288, vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35 { value_heads: 32 } },
+    Shape { name: "qwen3.5-27b",  dim: 5120, layers: 64, heads: 24, kv_heads: 4, head_dim: 256, ffn: 17408, vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35 { value_heads: 48 } },
+    Shape { name: "qwen3.5-35b",  dim: 2048, layers: 40, heads: 16, kv_heads: 2, head_dim: 256, ffn: 512,   vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35Moe { value_heads: 32, count: 256, used: 8 } },
     Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "muse-glimmer-30b", dim: 6656, layers: 52, heads: 32, kv_heads: 2, head_dim: 128, ffn: 19968, vocab: 202048, context: 131072, tied: false, kind: Kind::MuseGlimmer },
@@ -93,7 +126,7 @@ impl Shape {
         let logit_scale = if spark { 0.176_776_7 } else { 0.196_116_13 };
         let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
         let experts = match self.kind {
-            Kind::Qwen3Moe { count, used } => {
+            Kind::Qwen3Moe { count, used } | Kind::Qwen35Moe { count, used, .. } => {
                 Some(Experts { normalise: true, ..Experts::new(count, used, self.ffn) })
             }
             Kind::MuseSpark { count, used, latent } => Some(Experts {
@@ -107,24 +140,32 @@ impl Shape {
             }),
             _ => None,
         };
+        let (recurrent, shared) =
+            (self.kind.value_heads().is_some(), matches!(self.kind, Kind::Qwen35Moe { .. }));
         let layer = |i: u32| {
             let window = self.kind.window(i, self.layers);
+            let attention = Attention {
+                window,
+                rope: self.kind.rope(window),
+                qk_norm: gemma
+                    || muse
+                    || recurrent
+                    || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
+                qkv_bias: self.kind == Kind::Qwen2,
+                mix_norm: spark,
+                out_gate: muse || recurrent,
+                ..Attention::new(self.heads, self.kv_heads, self.head_dim)
+            };
+            let mixer = self.kind.delta_net(i).map_or(Mixer::Attention(attention), Mixer::DeltaNet);
             Layer {
-                ffn: experts.is_none().then_some(Ffn { dim: self.ffn, activation, bias: false }),
+                ffn: (shared || experts.is_none()).then_some(Ffn { dim: self.ffn, activation, bias: false }),
+                token_gate: shared,
                 experts: experts.clone(),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
                 ffn_post_scale: spark,
                 residual_gates: spark,
-                ..Layer::new(Attention {
-                    window,
-                    rope: self.kind.rope(window),
-                    qk_norm: gemma || muse || matches!(self.kind, Kind::Qwen3 | Kind::Qwen3Moe { .. }),
-                    qkv_bias: self.kind == Kind::Qwen2,
-                    mix_norm: spark,
-                    out_gate: muse,
-                    ..Attention::new(self.heads, self.kv_heads, self.head_dim)
-                })
+                ..Layer::of(mixer)
             }
         };
         Spec {

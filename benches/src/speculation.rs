@@ -13,7 +13,7 @@ use muse_runtime::{
 };
 use serde::Serialize;
 
-use crate::measure::{median, no_text, token};
+use crate::measure::{go_back, median, no_text, token};
 use crate::report::BenchError;
 
 /// Position of the rows that are timed.
@@ -141,6 +141,7 @@ fn costs(engine: &mut dyn Engine, rounds: u32) -> Result<Vec<Cost>, BackendError
             let tokens = &tokens[POSITION as usize..][..rows as usize];
             let wanted: Vec<u32> = (0..rows).collect();
             let logits = &mut logits[..(rows * vocab) as usize];
+            go_back(engine, 0, POSITION)?;
             let began = Instant::now();
             engine.step(&[Span { slot: 0, start: POSITION, len: rows }], tokens, &wanted, logits)?;
             if round > 0 {

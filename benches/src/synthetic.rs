@@ -93,9 +93,9 @@ pub fn write(path: &Path, spec: &Spec, layout: Layout) -> Result<(), WriteError>
     for tensor in spec.tensors() {
         let cols = if tensor.cols == 0 { u64::from(narrowest) } else { tensor.cols };
         if tensor.role == Role::Vector {
-            writer.begin(&tensor.name, Layout::F32, 1, cols)?;
+            writer.begin(&tensor.name, Layout::F32, tensor.rows, cols)?;
             let rotation = tensor.name.starts_with("rope");
-            for i in 0..cols {
+            for i in 0..tensor.rows * cols {
                 let value = if rotation { 1e-5_f32.powf(i as f32 / cols as f32) } else { 1.0 };
                 writer.write(&value.to_le_bytes())?;
             }

@@ -36,6 +36,11 @@ impl DeltaShape {
         4 * self.lens().into_iter().sum::<u64>()
     }
 
+    /// Bytes of one slot's states, without what takes rows back.
+    pub fn slot_bytes(&self) -> u64 {
+        4 * u64::from(self.value_heads) * u64::from(self.key_dim) * self.columns() as u64
+    }
+
     /// Elements of [`HostDeltaState`]'s buffers, in their order.
     fn lens(&self) -> [u64; 7] {
         let [slots, key_heads, value_heads, key_dim, taps, undo] =

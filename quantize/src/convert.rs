@@ -216,14 +216,24 @@ fn read(
     rows: Range<usize>,
 ) -> Result<Vec<f32>, ImportError> {
     let mut values = vec![0.0; rows.len() * tensor.cols];
-    match from.pairs {
-        None => source.read(from.first + rows.start..from.first + rows.end, &mut values)?,
-        Some(_) if tensor.role == Role::Vector => {
+    match () {
+        () if transform == Transform::Transpose => {
+            let mut theirs = vec![0.0; tensor.rows * tensor.cols];
+            source.read(0..tensor.cols, &mut theirs)?;
+            for (i, value) in values.iter_mut().enumerate() {
+                let (row, col) = (rows.start + i / tensor.cols, i % tensor.cols);
+                *value = theirs[col * tensor.rows + row];
+            }
+        }
+        () if from.are_contiguous() => {
+            source.read(from.first + rows.start..from.first + rows.end, &mut values)?;
+        }
+        () if tensor.role == Role::Vector => {
             let mut theirs = vec![0.0; tensor.cols];
             source.read(0..1, &mut theirs)?;
             values.iter_mut().enumerate().for_each(|(i, value)| *value = theirs[from.source(i)]);
         }
-        Some(_) => {
+        () => {
             for (row, values) in rows.clone().zip(values.chunks_exact_mut(tensor.cols)) {
                 let row = from.source(row);
                 source.read(row..row + 1, values)?;

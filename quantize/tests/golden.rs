@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 16] = [
+const FIXTURES: [(&str, Bits); 19] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -32,6 +32,9 @@ const FIXTURES: [(&str, Bits); 16] = [
     ("gemma4", Bits::Sixteen),
     ("glm4", Bits::Sixteen),
     ("glm4-moe", Bits::Sixteen),
+    ("qwen3-5", Bits::Sixteen),
+    ("qwen3-5-options", Bits::Sixteen),
+    ("qwen3-5-moe", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
 ];

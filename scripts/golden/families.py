@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Callable
 
+import torch
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -20,6 +21,12 @@ from transformers import (
     MuseSparkForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5Config,
+    Qwen3_5ForCausalLM,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -42,6 +49,8 @@ class Fixture:
     shard_bytes: int | None = None
     # Rewrites config.json into the keys that published checkpoints use.
     published: Callable[[dict], None] = field(default=lambda config: None)
+    # Rewrites the tensors into those of published checkpoints.
+    published_tensors: Callable[[dict], dict] | None = None
     # Of the logits: more than a ring of the smallest windows holds.
     positions: int = 28
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
@@ -176,6 +185,64 @@ def spark(text: dict) -> dict:
     """A text model between towers as small as they can be."""
     audio = dict(audio_config=MUSE_AUDIO | dict(out_hidden_size=text["hidden_size"]))
     return MUSE_VISION | audio | dict(text_config=text)
+
+
+# As small as a tower can be.
+QWEN3_5_VISION = dict(
+    vision_config=dict(
+        depth=1,
+        hidden_size=8,
+        intermediate_size=12,
+        num_heads=2,
+        patch_size=2,
+        out_hidden_size=20,
+        num_position_embeddings=4,
+        temporal_patch_size=1,
+        spatial_merge_size=1,
+    )
+)
+# Heads of values that share heads of keys, and no width a multiple of a tile; 4 of 16 elements of a head are rotated.
+QWEN3_5_TEXT = dict(
+    hidden_size=20,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-2,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=6,
+    linear_value_head_dim=10,
+    num_hidden_layers=4,
+    layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+)
+
+
+def with_guesses_of_the_token_after_the_next(tensors: dict) -> dict:
+    """Published checkpoints have such a layer; transformers knows none."""
+    return tensors | {"mtp.fc.weight": torch.zeros(4, 8), "mtp.layers.0.input_layernorm.weight": torch.zeros(4)}
+
+
+def experts_of_a_layer_in_two_tensors(tensors: dict) -> dict:
+    """As published; transformers saves the matrices of each expert."""
+    together, layers = {}, set()
+    for name, tensor in tensors.items():
+        layer, found, _ = name.partition(".mlp.experts.")
+        together |= {} if found else {name: tensor}
+        layers |= {layer} if found else set()
+    for layer in layers:
+        count = tensors[f"{layer}.mlp.gate.weight"].shape[0]
+        of = lambda expert, part: tensors[f"{layer}.mlp.experts.{expert}.{part}_proj.weight"]
+        gate_up = [torch.cat([of(e, "gate"), of(e, "up")]) for e in range(count)]
+        together[f"{layer}.mlp.experts.gate_up_proj"] = torch.stack(gate_up)
+        together[f"{layer}.mlp.experts.down_proj"] = torch.stack([of(e, "down") for e in range(count)])
+    return together
+
+
+def layers_by_interval(config: dict) -> None:
+    """`full_attention_interval` said what `layer_types` lists."""
+    config.pop("layer_types")
+    config["full_attention_interval"] = 3
 
 
 FIXTURES = [
@@ -399,6 +466,50 @@ FIXTURES = [
         "bfloat16",
         published=qwen_moe_keys_of_transformers_4,
         positions=20,
+    ),
+    Fixture(
+        "qwen3-5",
+        Qwen3_5ForConditionalGeneration,
+        Qwen3_5Config,
+        QWEN3_5_VISION | dict(text_config=QWEN3_5_TEXT | dict(intermediate_size=34)),
+        "bfloat16",
+        published_tensors=with_guesses_of_the_token_after_the_next,
+    ),
+    # A convolution of 2 rows, as many heads of keys as of values, the whole of a head rotated, and slower.
+    Fixture(
+        "qwen3-5-options",
+        Qwen3_5ForCausalLM,
+        Qwen3_5TextConfig,
+        QWEN3_5_TEXT
+        | dict(
+            intermediate_size=34,
+            tie_word_embeddings=True,
+            num_hidden_layers=3,
+            layer_types=["linear_attention", "linear_attention", "full_attention"],
+            linear_num_value_heads=2,
+            linear_key_head_dim=34,
+            linear_conv_kernel_dim=2,
+            rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=50000.0, partial_rotary_factor=1.0),
+        ),
+        "float16",
+        published=layers_by_interval,
+    ),
+    Fixture(
+        "qwen3-5-moe",
+        Qwen3_5MoeForConditionalGeneration,
+        Qwen3_5MoeConfig,
+        QWEN3_5_VISION
+        | dict(
+            text_config=QWEN3_5_TEXT
+            | dict(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=20,
+                shared_expert_intermediate_size=14,
+            )
+        ),
+        "bfloat16",
+        published_tensors=experts_of_a_layer_in_two_tensors,
     ),
     Fixture(
         "gemma3",

@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -43,7 +43,7 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     family = type(model).__name__.lower()
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "vision" in name or "audio" in name:
+        if "vision" in name or "visual" in name or "audio" in name:
             parameter.data = 0.1 * noise
         elif name.endswith("residual_gate.gate"):
             # Divided by its temperature, a few tenths. A third is let in on average, so that layers do not pile errors of
@@ -51,11 +51,15 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             parameter.data = 0.3 * noise - 0.25
             parameter.data[0] = 4.0
         elif name.endswith("norm.weight"):
-            # Gemma stores the distance from 1, and so do the layers of Muse.
+            # Gemma stores the distance from 1, and so do the layers of Muse; Qwen3.5 but for the norm inside DeltaNet.
             centred = "gemma3" in family or ("muse" in family and ".layers." in name)
+            centred |= "qwen3_5" in family and "linear_attn" not in name
             # Gemma 4 does not divide scores by the root of a head's width; its norms keep them small.
             small = "gemma4" in family and name.endswith(("q_norm.weight", "k_norm.weight"))
             parameter.data = (0.0 if centred else 0.6 if small else 1.0) + 0.25 * noise
+        elif name.endswith("A_log"):
+            # Heads that forget within some rows, and heads that do not.
+            parameter.data = 1.5 * noise - 1.5
         elif name.endswith("bias"):
             parameter.data = 0.4 * noise
         elif "embed_tokens" in name or "lm_head" in name:
@@ -103,6 +107,9 @@ def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTok
     model.generation_config.top_p = 0.9
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=fixture.shard_bytes or "1GB")
+    if fixture.published_tensors:
+        path = folder / "model.safetensors"
+        save_file(fixture.published_tensors(load_file(path)), path, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     rewrite(folder / "config.json", fixture.published)
     if not fixture.template_file:

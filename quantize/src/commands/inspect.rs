@@ -103,6 +103,15 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
             a.heads, a.kv_heads, a.head_dim
         )?;
     }
+    if let Some(d) = spec.layers.iter().find_map(Layer::delta_net) {
+        let count = spec.layers.iter().filter(|l| l.delta_net().is_some()).count();
+        let (heads, keys, layers) = (d.value_heads, d.key_heads, spec.layers.len());
+        let (rows, columns) = (d.key_dim, d.value_dim);
+        writeln!(
+            out,
+            "delta net   {heads} heads, {keys} of keys, {rows} x {columns}, on {count} of {layers} layers"
+        )?;
+    }
     let windows = || spec.layers.iter().filter_map(|l| l.attention()?.window);
     for window in windows().collect::<std::collections::BTreeSet<_>>() {
         let count = windows().filter(|w| *w == window).count();

@@ -18,6 +18,11 @@ pub(super) struct Common {
 
 impl Common {
     pub fn read(config: &Config<'_>) -> Result<Self, ImportError> {
+        Self::with_ffn(config, "intermediate_size")
+    }
+
+    /// [`read`](Self::read), the width of the feed-forward under another key.
+    pub fn with_ffn(config: &Config<'_>, ffn_dim: &str) -> Result<Self, ImportError> {
         let norm_eps = config.f64("rms_norm_eps")?;
         let norm_eps =
             norm_eps.ok_or_else(|| config.refuse("rms_norm_eps", "it must be a number above zero"))?;
@@ -27,7 +32,7 @@ impl Common {
             context: config.size("max_position_embeddings", 1 << 27)?,
             layers: config.size("num_hidden_layers", 1024)?,
             heads: config.size("num_attention_heads", 4096)?,
-            ffn_dim: config.size("intermediate_size", 1 << 20)?,
+            ffn_dim: config.size(ffn_dim, 1 << 20)?,
             norm_eps: norm_eps as f32,
         })
     }

@@ -14,6 +14,7 @@ mod muse_glimmer;
 mod muse_spark;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
 mod rope;
 #[cfg(test)]
@@ -30,13 +31,17 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 11] = [
+const FAMILIES: [&Family; 15] = [
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
     &llama::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
+    &qwen3_5::FAMILY,
+    &qwen3_5::TEXT,
+    &qwen3_5::MOE,
+    &qwen3_5::MOE_TEXT,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &gemma4::TEXT,
@@ -81,14 +86,17 @@ struct Draft {
     /// What becomes of the values of a layer's tensors where it is not what [`Family::centred`] says: our name, a layer's
     /// number aside, and what.
     transforms: Vec<(&'static str, Transform)>,
+    /// Matrices of a layer that theirs hold in turns, each in blocks of equal size: our name, which of how many, and the
+    /// outputs of a block.
+    alternating: Vec<(&'static str, [usize; 2], usize)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
 }
 
 impl Draft {
     fn new(spec: Spec, ropes: Vec<Rope>) -> Self {
-        let (constants, aliases, transforms, unused) = Default::default();
-        Self { spec, ropes, constants, aliases, transforms, unused }
+        let (constants, aliases, transforms, alternating, unused) = Default::default();
+        Self { spec, ropes, constants, aliases, transforms, alternating, unused }
     }
 }
 
@@ -138,6 +146,15 @@ pub struct Rows {
     pub first: usize,
     /// Where pairs are brought from side by side to half a rotation apart.
     pub pairs: Option<Pairs>,
+    /// Where they lie between others.
+    pub blocks: Option<Blocks>,
+}
+
+/// Blocks of `len` outputs, one of ours after each `every` of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    pub len: usize,
+    pub every: usize,
 }
 
 /// Heads of which the first `rotated` elements are pairs.
@@ -148,8 +165,16 @@ pub struct Pairs {
 }
 
 impl Rows {
+    /// Whether they follow one another in the source as in ours.
+    pub fn are_contiguous(&self) -> bool {
+        self.pairs.is_none() && self.blocks.is_none()
+    }
+
     /// The source's row for ours.
     pub fn source(&self, row: usize) -> usize {
+        if let Some(Blocks { len, every }) = self.blocks {
+            return self.first + row / len * every + row % len;
+        }
         let Some(Pairs { head_dim, rotated }) = self.pairs else { return self.first + row };
         let (head, at) = (row / head_dim * head_dim, row % head_dim);
         let half = rotated / 2;
@@ -162,12 +187,16 @@ impl Rows {
     }
 }
 
-/// What becomes of each value of a tensor.
+/// What becomes of the values of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Transform {
     AsIs,
     /// `1 + w`.
     AddOne,
+    /// `exp(w)`.
+    Exp,
+    /// Rows become columns.
+    Transpose,
     /// `sigmoid(w / temperature)`: what a gate lets in beside the residual stream.
     GateIn {
         temperature: f32,
@@ -179,13 +208,15 @@ pub enum Transform {
 }
 
 impl Transform {
+    /// What becomes of each value, wherever it lies.
     pub fn apply(self, values: &mut [f32]) {
         let open = |w: f32, temperature: f32| 1.0 / (1.0 + (-f64::from(w / temperature)).exp());
         let each = |values: &mut [f32], f: &dyn Fn(f32) -> f64| {
             values.iter_mut().for_each(|value| *value = f(*value) as f32);
         };
         match self {
-            Self::AsIs => {}
+            Self::AsIs | Self::Transpose => {}
+            Self::Exp => each(values, &|w| f64::from(w).exp()),
             Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
             Self::GateIn { temperature } => each(values, &|w| open(w, temperature)),
             Self::GateKeeps { temperature } => {
@@ -261,18 +292,28 @@ impl Family {
         if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
             return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(vec![*value; cols]) });
         }
-        let theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
+        let mut theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
+        let mut place = self.place(&name, draft);
+        // Whoever trained a model further may have saved its experts one by one.
+        if let Some(apart) = self.expert_apart(&name).filter(|apart| checkpoint.tensors.contains_key(apart)) {
+            (theirs, place) = (apart, (0, 1));
+        }
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-        let (index, of) = self.place(&name, draft);
-        if source.shape() != (of * rows, cols) {
-            let expected = (of * rows, cols);
-            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
+        let mut from = Rows { first: place.0 * rows, pairs: self.pairs(&name, draft), blocks: None };
+        if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(&name)) {
+            place.1 = *of;
+            from =
+                Rows { first: index * len, blocks: Some(Blocks { len: *len, every: of * len }), pairs: None };
         }
-        let from = Rows { first: index * rows, pairs: self.pairs(&name, draft) };
         let own = draft.transforms.iter().find(|(part, _)| *part == part_of(&name)).map(|(_, own)| *own);
         let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
         let transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
+        let all = place.1 * rows;
+        let expected = if transform == Transform::Transpose { (cols, all) } else { (all, cols) };
+        if source.shape() != expected {
+            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
+        }
         Ok(Imported {
             name,
             role,
@@ -280,6 +321,17 @@ impl Family {
             cols,
             origin: Origin::Tensor { name: theirs, rows: from, transform },
         })
+    }
+
+    /// Their name of an expert's matrix as a tensor of its own, where the family has all experts' in one.
+    fn expert_apart(&self, name: &str) -> Option<String> {
+        let ["experts", expert, matrix] = part_of(name).split('.').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let together = self.layer.iter().find(|(ours, _)| *ours == format!("experts.*.{matrix}"))?.1;
+        let (parent, _) = together.rsplit_once('.').filter(|_| !together.contains('*'))?;
+        let layer = layer_of(name)?;
+        Some(format!("{}.layers.{layer}.{parent}.{expert}.{matrix}_proj.weight", self.prefix))
     }
 
     /// Which of the matrices that a tensor of theirs holds one below the other is ours, and of how many.

@@ -62,6 +62,27 @@ impl Rope {
         default_theta: f64,
         default_partial: f64,
     ) -> Result<Self, ImportError> {
+        Self::from_model_but(&[], config, default_theta, default_partial)
+    }
+
+    /// [`from_partial_model`](Self::from_partial_model) for a family whose pairs turn by positions along the axes of an
+    /// image or a video. Of text, all of those are one.
+    pub fn from_model_with_axes(
+        config: &Config<'_>,
+        default_theta: f64,
+        default_partial: f64,
+    ) -> Result<Self, ImportError> {
+        let axes = &["mrope_interleaved", "mrope_section"];
+        Self::from_model_but(axes, config, default_theta, default_partial)
+    }
+
+    /// The table of a model whose rope object may have `harmless` keys.
+    fn from_model_but(
+        harmless: &[&str],
+        config: &Config<'_>,
+        default_theta: f64,
+        default_partial: f64,
+    ) -> Result<Self, ImportError> {
         let theta = config.f64("rope_theta")?.unwrap_or(default_theta);
         // Only a family with such a default has been seen to rotate parts of heads.
         if default_partial == 1.0 {
@@ -75,7 +96,7 @@ impl Rope {
             Some(object) if default_partial == 1.0 => Self::from_object(&object, theta, config),
             Some(object) => {
                 let partial = object.f64("partial_rotary_factor")?.unwrap_or(partial);
-                Ok(Self { partial, ..Self::from_partial_object(&object, theta, config)? })
+                Ok(Self { partial, ..Self::from_partial_object(&object, theta, config, harmless)? })
             }
         }
     }
@@ -83,11 +104,16 @@ impl Rope {
     /// One `rope_parameters` or `rope_scaling` object of `model`.
     pub fn from_object(object: &Config<'_>, theta: f64, model: &Config<'_>) -> Result<Self, ImportError> {
         object.only("partial_rotary_factor", &[1.into()], "only a whole head can be rotated")?;
-        Self::from_partial_object(object, theta, model)
+        Self::from_partial_object(object, theta, model, &[])
     }
 
     /// [`from_object`](Self::from_object) where the part of a head is the caller's to read.
-    fn from_partial_object(object: &Config<'_>, theta: f64, model: &Config<'_>) -> Result<Self, ImportError> {
+    fn from_partial_object(
+        object: &Config<'_>,
+        theta: f64,
+        model: &Config<'_>,
+        harmless: &[&str],
+    ) -> Result<Self, ImportError> {
         let theta = object.f64("rope_theta")?.unwrap_or(theta);
         let legacy = object.str("type")?;
         let need = |key: &str| {
@@ -115,7 +141,7 @@ impl Rope {
                 return Err(object.refuse(key, "supported are default, linear and llama3"));
             }
         };
-        object.finish(&[])?;
+        object.finish(harmless)?;
         Ok(Self { theta, partial: 1.0, scaling })
     }
 

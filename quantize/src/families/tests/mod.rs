@@ -3,6 +3,7 @@ mod gemma4;
 mod glm4;
 mod muse_glimmer;
 mod muse_spark;
+mod qwen3_5;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

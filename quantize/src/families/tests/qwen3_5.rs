@@ -1,0 +1,206 @@
+use muse_format::{DeltaNet, Mixer, Role, Score};
+use serde_json::{Map, Value, json};
+
+use super::{base, checkpoint, spec, with};
+use crate::checkpoint::ImportError;
+use crate::families::{self, Family, LeftOut, Origin, Transform, import};
+
+/// As published, with the keys of its tower and of the layer that guesses; 5 layers.
+fn qwen3_5(changes: &Value) -> Map<String, Value> {
+    outer("qwen3_5", "Qwen3_5ForConditionalGeneration", json!({"intermediate_size": 48}), changes)
+}
+
+fn qwen3_5_moe(changes: &Value) -> Map<String, Value> {
+    let experts = json!({"intermediate_size": null, "num_experts": 3, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20, "shared_expert_intermediate_size": 28, "router_aux_loss_coef": 0.001,
+        "output_router_logits": false});
+    outer("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", experts, changes)
+}
+
+fn outer(model_type: &str, architecture: &str, more: Value, changes: &Value) -> Map<String, Value> {
+    let text = with(
+        base(&format!("{model_type}_text"), "none"),
+        &json!({"hidden_act": "silu", "num_hidden_layers": 5, "attention_bias": false, "attention_dropout": 0.0,
+            "attn_output_gate": true, "full_attention_interval": 4, "mamba_ssm_dtype": "float32",
+            "linear_conv_kernel_dim": 4, "linear_key_head_dim": 12, "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6, "linear_value_head_dim": 8, "mlp_only_layers": [],
+            "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": false, "output_gate_type": "swish",
+            "rope_parameters": {"mrope_interleaved": true, "mrope_section": [11, 11, 10], "rope_type": "default",
+                "rope_theta": 10000000, "partial_rotary_factor": 0.25}}),
+    );
+    let text = with(Value::Object(with(Value::Object(text), &more)), changes);
+    let outer = json!({"model_type": model_type, "architectures": [architecture], "text_config": text,
+        "vision_config": {"hidden_size": 8}, "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92,
+        "vision_end_token_id": 93, "tie_word_embeddings": false});
+    outer.as_object().expect("an object").clone()
+}
+
+#[test]
+fn qwen3_5_is_recurrent_but_on_each_fourth_layer() {
+    let model = spec(qwen3_5(&json!({}))).expect("qwen3_5");
+    let recurrent: Vec<_> = model.layers.iter().map(|layer| layer.delta_net().is_some()).collect();
+    assert_eq!(recurrent, [true, true, true, false, true]);
+    let heads = DeltaNet { key_heads: 2, value_heads: 6, key_dim: 12, value_dim: 8, taps: 4 };
+    assert_eq!(model.layers[0].mixer, Mixer::DeltaNet(heads));
+    let a = model.layers[3].attention().expect("attention");
+    assert_eq!((a.scale, a.rope, a.qk_norm, a.out_gate, a.qkv_bias), (0.25, Some(0), true, true, false));
+    assert_eq!((model.ropes, model.tied_head, model.layers[0].token_gate), (1, false, false));
+    let types =
+        ["full_attention", "linear_attention", "full_attention", "full_attention", "linear_attention"];
+    let own = spec(qwen3_5(&json!({"layer_types": types}))).expect("a pattern of its own");
+    let recurrent: Vec<_> = own.layers.iter().map(|layer| layer.delta_net().is_some()).collect();
+    assert_eq!(recurrent, [false, true, false, false, true]);
+    let tied = Value::Object(qwen3_5(&json!({})));
+    assert!(spec(with(tied, &json!({"tie_word_embeddings": true}))).expect("tied").tied_head);
+
+    let model = spec(qwen3_5_moe(&json!({}))).expect("qwen3_5_moe");
+    for layer in &model.layers {
+        let experts = layer.experts.as_ref().expect("experts on every layer");
+        assert_eq!((experts.count, experts.used, experts.dim, experts.score), (3, 2, 20, Score::Softmax));
+        assert!(experts.normalise && layer.token_gate);
+        assert_eq!(layer.ffn.as_ref().map(|ffn| ffn.dim), Some(28));
+    }
+}
+
+#[test]
+fn qwen3_5_refuses_by_the_name_of_its_text_key() {
+    let cases = [
+        ("model_type", json!("qwen3_next")),
+        ("hidden_act", json!("gelu")),
+        ("attention_bias", json!(true)),
+        ("attn_output_gate", json!(false)),
+        ("output_gate_type", json!("sigmoid")),
+        ("mamba_ssm_dtype", json!("bfloat16")),
+        ("mlp_only_layers", json!([1])),
+        ("layer_types", json!(["linear_attention"])),
+        ("layer_types", json!(["linear_attention", "full_attention", "sliding_attention", "a", "b"])),
+        ("full_attention_interval", json!(0)),
+        ("linear_num_value_heads", json!(7)),
+        ("linear_num_value_heads", json!(0)),
+        ("linear_key_head_dim", json!(512)),
+        ("linear_value_head_dim", json!(1 << 20)),
+        ("linear_num_key_heads", json!(u32::MAX)),
+        ("linear_conv_kernel_dim", json!(64)),
+        ("partial_rotary_factor", json!(1.5)),
+        ("rope_parameters.rope_type", json!({"rope_type": "yarn"})),
+        ("num_local_experts", json!(8)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        let (changed, _) = key.split_once('.').unwrap_or((key, ""));
+        let more = if key == "partial_rotary_factor" { json!({"rope_parameters": null}) } else { json!({}) };
+        let changes = with(more, &json!({ changed: value }));
+        match spec(qwen3_5(&Value::Object(changes))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("text_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    for (key, value) in [("num_experts_per_tok", json!(4)), ("norm_topk_prob", json!(false))] {
+        let error = spec(qwen3_5_moe(&json!({ key: value }))).expect_err(key);
+        assert!(
+            matches!(&error, ImportError::Config { key: named, .. } if *named == format!("text_config.{key}"))
+        );
+    }
+}
+
+/// The tensors that a checkpoint of `config` has: experts of a layer together or apart, and what is left out.
+fn tensors(family: &Family, config: &Map<String, Value>, together: bool) -> Vec<(String, usize, usize)> {
+    let mut named: Vec<(String, usize, usize)> = Vec::new();
+    for e in spec(config.clone()).expect("a config").tensors() {
+        let (rows, cols) = (e.rows as usize, e.cols as usize);
+        let part = families::part_of(&e.name);
+        match part.split('.').collect::<Vec<_>>()[..] {
+            _ if e.name.starts_with("rope.") => continue,
+            ["attn", "gate"] => continue,
+            ["attn", "q"] => named.push((family.their_name(&e.name), 2 * rows, cols)),
+            ["delta", "taps"] => named.push((family.their_name(&e.name), cols, rows)),
+            ["experts", ..] if e.role == Role::Router => named.push((family.their_name(&e.name), rows, cols)),
+            ["experts", _, "up"] if together => continue,
+            ["experts", "0", "gate"] if together => {
+                named.push((family.their_name(&e.name), 2 * 3 * rows, cols))
+            }
+            ["experts", "0", "down"] if together => named.push((family.their_name(&e.name), 3 * rows, cols)),
+            ["experts", ..] if together => continue,
+            ["experts", ..] => named.push((family.expert_apart(&e.name).expect("an expert's"), rows, cols)),
+            ["ffn", of @ ("gate" | "up" | "down")] if config["model_type"] == "qwen3_5_moe" => {
+                named.push((family.their_name(&e.name.replace("ffn", "shared")), rows, cols));
+                assert!(["gate", "up", "down"].contains(&of));
+            }
+            _ => named.push((family.their_name(&e.name), rows, cols)),
+        }
+    }
+    named.push(("model.visual.pos_embed.weight".into(), 4, 8));
+    named.push(("mtp.fc.weight".into(), 3, 6));
+    named
+}
+
+#[test]
+fn tensors_come_from_where_they_lie() {
+    let cases = [
+        (&families::qwen3_5::FAMILY, qwen3_5(&json!({})), true),
+        (&families::qwen3_5::MOE, qwen3_5_moe(&json!({})), true),
+        (&families::qwen3_5::MOE, qwen3_5_moe(&json!({})), false),
+    ];
+    for (family, config, together) in cases {
+        let named = tensors(family, &config, together);
+        let all: Vec<_> = named.iter().map(|(name, rows, cols)| (name.as_str(), *rows, *cols)).collect();
+        let import = import(&checkpoint(config.clone(), &all)).expect("a whole model");
+        let guesses = "guesses of the token after the next";
+        let left = |part, weights| LeftOut { part, tensors: 1, weights };
+        let (vision, guesses) = (left("vision", 32), left(guesses, 18));
+        assert!(import.left_out == [guesses.clone(), vision.clone()] || import.left_out == [vision, guesses]);
+        let origin = |name: &str| {
+            let tensor = import.tensors.iter().find(|t| t.name == name).expect(name);
+            match &tensor.origin {
+                Origin::Tensor { name, rows, transform } => (name.clone(), *rows, *transform),
+                Origin::Computed(_) => panic!("{name} is computed"),
+            }
+        };
+        // Four heads of 16: queries and gates in turns.
+        let (queries, rows, _) = origin("l3.attn.q");
+        assert_eq!(queries, "model.language_model.layers.3.self_attn.q_proj.weight");
+        assert_eq!([0, 15, 16, 63].map(|row| rows.source(row)), [0, 15, 32, 111]);
+        let (_, rows, _) = origin("l3.attn.gate");
+        assert_eq!([0, 15, 16, 63].map(|row| rows.source(row)), [16, 31, 48, 127]);
+        assert_eq!(origin("l0.delta.taps").2, Transform::Transpose);
+        assert_eq!(origin("l0.delta.rate").2, Transform::Exp);
+        for (name, centred) in
+            [("norm", true), ("l0.attn.norm", true), ("l3.attn.k_norm", true), ("l0.delta.norm", false)]
+        {
+            let expected = if centred { Transform::AddOne } else { Transform::AsIs };
+            assert_eq!(origin(name).2, expected, "{name}");
+        }
+        if family.model_type == "qwen3_5_moe" {
+            let (name, rows, _) = origin("l1.experts.2.up");
+            let apart = "model.language_model.layers.1.mlp.experts.2.up_proj.weight";
+            let expected =
+                if together { "model.language_model.layers.1.mlp.experts.gate_up_proj" } else { apart };
+            assert_eq!((name.as_str(), rows.source(0)), (expected, if together { 5 * 20 } else { 0 }));
+            assert_eq!(
+                origin("l1.ffn.up").0,
+                "model.language_model.layers.1.mlp.shared_expert.up_proj.weight"
+            );
+        }
+        let missing: Vec<_> =
+            all.iter().copied().filter(|(name, ..)| !name.ends_with("0.linear_attn.A_log")).collect();
+        let error = import_of(&config, &missing);
+        assert!(matches!(&error, ImportError::MissingTensor(name) if name.ends_with("A_log")), "{error}");
+        let wrong: Vec<_> = all
+            .iter()
+            .map(|(name, rows, cols)| {
+                if name.contains("0.linear_attn.conv1d") {
+                    (*name, *cols, *rows)
+                } else {
+                    (*name, *rows, *cols)
+                }
+            })
+            .collect();
+        let error = import_of(&config, &wrong);
+        assert!(matches!(&error, ImportError::Shape { expected: (96, 4), .. }), "{error}");
+    }
+}
+
+fn import_of(config: &Map<String, Value>, tensors: &[(&str, usize, usize)]) -> ImportError {
+    import(&checkpoint(config.clone(), tensors)).expect_err("not a whole model")
+}
