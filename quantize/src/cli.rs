@@ -135,6 +135,8 @@ pub enum What {
         /// Token ids, separated by blanks
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
+        #[command(flatten)]
+        images: Images,
         /// The position, from 0 [default: the last]
         #[arg(long)]
         position: Option<u64>,
@@ -147,6 +149,8 @@ pub enum What {
         /// Token ids, separated by blanks
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
+        #[command(flatten)]
+        images: Images,
         /// How many; stop ids do not end it
         #[arg(long)]
         count: u32,
@@ -170,6 +174,14 @@ pub enum What {
         #[command(flatten)]
         common: EvalCommon,
     },
+}
+
+#[derive(Args)]
+pub struct Images {
+    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, in the place of the tokens that stand for
+    /// them
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
 }
 
 #[derive(Args)]

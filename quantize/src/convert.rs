@@ -104,8 +104,10 @@ pub fn plan<'a>(
 pub fn file_len(jobs: &[Job<'_>], meta: &Meta) -> u64 {
     let tensors: u64 = jobs.iter().map(|j| j.byte_len().next_multiple_of(ALIGN)).sum();
     let layers = meta.spec.layers.len() as u64;
-    // An entry is 160 bytes; a layer of the spec is under 1 KiB of JSON, everything else of it under 16 KiB.
-    let tail = 160 * jobs.len() as u64 + 1024 * layers + (16 << 10);
+    let blocks = meta.spec.vision.as_ref().map_or(0, |vision| vision.layers.len() as u64);
+    // An entry is 160 bytes; a layer of the spec is under 1 KiB of JSON, one of a tower under 32 bytes, everything else
+    // of it under 16 KiB.
+    let tail = 160 * jobs.len() as u64 + 1024 * layers + 32 * blocks + (16 << 10);
     ALIGN + tensors + tail + (meta.tokenizer.len() + meta.chat_template.len()) as u64
 }
 
@@ -240,7 +242,7 @@ fn read(
             }
         }
     }
-    transform.apply(&mut values);
+    transform.apply(&mut values, tensor.cols);
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
         let (name, row) = (tensor.name.clone(), rows.start + at / tensor.cols);
         return Err(ImportError::NotFinite { name, row, value: values[at] });

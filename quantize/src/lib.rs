@@ -10,6 +10,7 @@
 pub mod checkpoint;
 pub mod convert;
 pub mod families;
+pub mod images;
 pub mod pack;
 pub mod policy;
 pub mod quant;

@@ -118,10 +118,15 @@ impl Report {
     }
 }
 
-/// `l12.attn.q` -> `attn.q`; `l3.experts.17.up` -> `experts.up`; `rope.0` -> `rope`; others as they are.
+/// `l12.attn.q` -> `attn.q`; `l3.experts.17.up` -> `experts.up`; `rope.0` -> `rope`;
+/// `vision.l3.attn.q` -> `vision.attn.q`; others as they are.
 fn class(name: &str) -> String {
     match name.split('.').collect::<Vec<_>>()[..] {
         ["rope", _] => "rope".into(),
+        ["vision", layer, ref part @ ..] if layer.starts_with('l') && !part.is_empty() => {
+            format!("vision.{}", part.join("."))
+        }
+        ["vision", ..] => name.into(),
         [_, "experts", _, part] => format!("experts.{part}"),
         [_, ref part @ ..] if !part.is_empty() => part.join("."),
         _ => name.into(),

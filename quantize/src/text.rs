@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, Text};
+use muse_format::{Generation, ImageText, Text};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
+use crate::families::Import;
 
 /// Reads both from a checkpoint; `vocab` bounds the ids.
 ///
@@ -34,7 +35,34 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
             return Err(ImportError::Config { key: key.into(), value: id.to_string(), rule });
         }
     }
-    Ok((Text { bos_id, add_bos, template_tokens }, generation))
+    Ok((Text { bos_id, add_bos, template_tokens, image: None }, generation))
+}
+
+/// The tokens of an image in a prompt: `None` for a model that takes none.
+///
+/// # Errors
+/// [`ImportError`] where the tokenizer has none of them, or another for an image's vectors than the config says.
+pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<ImageText>, ImportError> {
+    let Some((vision, markers)) = import.spec.vision.as_ref().zip(import.image_markers) else {
+        return Ok(None);
+    };
+    let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
+    let id = |token: &str| {
+        tokenizer.token_to_id(token).ok_or_else(|| malformed(format!("has no {token}, which images need")))
+    };
+    let [token, before, after] = markers;
+    let (token, before, after) = (id(token)?, id(before)?, id(after)?);
+    let rule = |rule: String| {
+        Err(ImportError::Config { key: "image_token_id".into(), value: vision.token.to_string(), rule })
+    };
+    if token != vision.token {
+        return rule(format!("the tokenizer's {} is {token}", markers[0]));
+    }
+    if before.max(after) >= import.spec.vocab {
+        return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
+    }
+    Ok(Some(ImageText { token, before: Some(before), after: Some(after) }))
 }
 
 /// Whether raw text gets BOS: as tokenizer_config.json says; else as tokenizer.json does it.
@@ -124,6 +152,7 @@ mod tests {
         Checkpoint {
             config: object(config),
             generation_config: object(generation),
+            image_processor: Map::new(),
             tokenizer: tokenizer(bos),
             tokenizer_config: object(tokenizer_config),
             chat_template: None,

@@ -100,14 +100,42 @@ fn small_files(dir: &Path) -> PathBuf {
 }
 
 #[test]
+fn logits_of_tokens_and_images() {
+    let (_dir, path) = output();
+    succeed(&["convert", &fixture("muse-glimmer"), "-o", &path, "--bits", "32"]);
+    let golden = format!("{}/../golden", fixture("muse-glimmer"));
+    let ids = fs::read(format!("{golden}/ids.json")).expect("the ids");
+    let ids: Value = serde_json::from_slice(&ids).expect("ids are JSON");
+    let text = |ids: &Value| {
+        ids.as_array().expect("a list").iter().map(Value::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let (tokens, inputs) = (text(&ids["image_input_ids"]), format!("{golden}/images.safetensors"));
+    let generate =
+        ["eval", "generate", &path, "--tokens", &tokens, "--inputs", &inputs, "--count", "20", "--json"];
+    assert_eq!(json_of(&generate)["tokens"], ids["image_greedy_ids"]);
+    let logits = json_of(&["eval", "logits", &path, "--tokens", &tokens, "--inputs", &inputs, "--json"]);
+    let logits = logits["logits"].as_array().expect("numbers").iter().map(|x| x.as_f64().expect("a number"));
+    let best = logits.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).expect("a vocabulary").0;
+    assert_eq!(ids["image_greedy_ids"][0], best);
+    let few = fail(
+        &["eval", "logits", &path, "--tokens", &format!("308{}", " 2".repeat(40)), "--inputs", &inputs],
+        1,
+    );
+    assert!(few.contains("image 0 is 12 tokens; 1 of id 308 are left for it"), "{few}");
+    succeed(&["convert", &fixture("llama"), "-o", &path, "--force"]);
+    let blind = fail(&["eval", "logits", &path, "--tokens", "1 2", "--inputs", &inputs], 1);
+    assert!(blind.contains("the model takes no images"), "{blind}");
+}
+
+#[test]
 fn what_a_conversion_leaves_out_is_said_and_kept_in_the_file() {
     let (_dir, path) = output();
-    let made = run(&["convert", &fixture("muse-glimmer"), "-o", &path]);
+    let made = run(&["convert", &fixture("muse-spark"), "-o", &path]);
     let (said, notes) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
     assert!(made.status.success() && said.contains("left out: vision, 25 tensors"), "{said}{notes}");
     assert!(notes.contains("note: left out, as not supported yet: vision, 25 tensors"), "{notes}");
-    assert!(succeed(&["inspect", &path]).contains("left out    vision of the source"));
-    assert_eq!(json_of(&["inspect", &path, "--json"])["provenance"]["left_out"], json!(["vision"]));
+    assert!(succeed(&["inspect", &path]).contains("left out    audio, vision of the source"));
+    assert_eq!(json_of(&["inspect", &path, "--json"])["provenance"]["left_out"], json!(["audio", "vision"]));
     let whole = json_of(&["convert", &fixture("llama"), "-o", &path, "--force", "--json"]);
     assert_eq!(whole["left_out"], json!([]));
     assert_eq!(json_of(&["inspect", &path, "--json"])["provenance"].get("left_out"), None);

@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use muse_format::{Meta, Provenance};
+use muse_format::{Meta, Provenance, Text};
 use muse_kernels::CacheDtype;
 use muse_quantize::checkpoint;
 use muse_quantize::convert::{self, Watch};
 use muse_quantize::families;
+use muse_quantize::images;
 use muse_quantize::policy::{Bits, Policy, Scheme};
 use muse_quantize::text;
-use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Message, eval, load};
+use muse_runtime::{BackendChoice, ChatOptions, Engine, Image, LoadOptions, Message, eval, load};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -50,6 +51,10 @@ struct Ids {
     greedy_ids: Vec<u32>,
     page_ids: Vec<u32>,
     chat_ids: Vec<u32>,
+    #[serde(default)]
+    image_input_ids: Vec<u32>,
+    #[serde(default)]
+    image_greedy_ids: Vec<u32>,
 }
 
 struct Golden {
@@ -65,13 +70,19 @@ fn fixtures() -> PathBuf {
 fn golden(name: &str) -> Golden {
     let folder = fixtures().join(name).join("golden");
     let ids: Ids = serde_json::from_slice(&fs::read(folder.join("ids.json")).unwrap()).unwrap();
-    let bytes = fs::read(folder.join("logits.safetensors")).unwrap();
+    let logits = stored_logits(&folder.join("logits.safetensors"), ids.input_ids.len());
+    Golden { ids, logits }
+}
+
+/// `(rows, vocab)`
+fn stored_logits(path: &Path, rows: usize) -> Vec<Vec<f32>> {
+    let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let logits = file.tensor("logits").unwrap();
-    assert_eq!((logits.dtype(), logits.shape()[0]), (safetensors::Dtype::F32, ids.input_ids.len()));
+    assert_eq!((logits.dtype(), logits.shape()[0]), (safetensors::Dtype::F32, rows));
     let (values, _) = logits.data().as_chunks::<4>();
     let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    Golden { ids, logits: values.chunks_exact(logits.shape()[1]).map(<[f32]>::to_vec).collect() }
+    values.chunks_exact(logits.shape()[1]).map(<[f32]>::to_vec).collect()
 }
 
 /// A `.muse` file of the fixture, gone with the value.
@@ -82,6 +93,7 @@ fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
     let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
     let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
     let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
+    let text = Text { image: text::image(&checkpoint, &import).unwrap(), ..text };
     let meta = Meta {
         spec: import.spec.clone(),
         text,
@@ -101,11 +113,17 @@ fn engine(file: &Path, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Eng
     load(file, &options).unwrap()
 }
 
-/// The logits of every position of `tokens`.
-fn logits(engine: &mut dyn Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
+/// The logits of every position of `input`.
+fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
-    eval::every_position(engine, tokens, |_, row| rows.push(row.to_vec())).unwrap();
+    eval::every_position(engine, input, |_, row| rows.push(row.to_vec())).unwrap();
     rows
+}
+
+/// The images of a fixture's second prompt.
+fn images(name: &str, engine: &dyn Engine) -> Vec<Image> {
+    let bytes = fs::read(fixtures().join(name).join("golden/images.safetensors")).unwrap();
+    images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
 }
 
 fn deviation(row: &[f32]) -> f64 {
@@ -162,6 +180,42 @@ fn unquantized_models_answer_as_transformers_does() {
                 if !(error <= TOLERANCE && greedy == golden.ids.greedy_ids) {
                     wrong.push(format!("{case}: error {error:.1e}, greedy {greedy:?}"));
                 }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn models_see_images_as_transformers_does() {
+    let mut wrong = Vec::new();
+    for (name, stored) in [("muse-glimmer", Bits::Sixteen), ("muse-glimmer-options", Bits::Sixteen)] {
+        let ids = golden(name).ids;
+        let path = fixtures().join(name).join("golden/image_logits.safetensors");
+        let expected = stored_logits(&path, ids.image_input_ids.len());
+        for bits in [Bits::ThirtyTwo, stored] {
+            let file = converted(name, bits);
+            // Also in chunks that end within images, and patch by patch.
+            for (backend, batch_tokens) in [
+                (BackendChoice::Reference, 64),
+                (BackendChoice::Cpu, 64),
+                (BackendChoice::Cpu, 5),
+                (BackendChoice::Cpu, 1),
+            ] {
+                let case = format!("{name} {bits:?} {backend:?} batches of {batch_tokens}");
+                let mut engine = engine(file.path(), backend, batch_tokens);
+                let images = images(name, &*engine);
+                let input = eval::Input { tokens: &ids.image_input_ids, images: &images };
+                let error = worst(&expected, &logits(engine.as_mut(), input));
+                println!("{case}: {error:.1e} of a standard deviation");
+                let count = ids.image_greedy_ids.len() as u32;
+                let greedy = eval::generate(engine.as_mut(), input, count).unwrap();
+                if !(error <= TOLERANCE && greedy == ids.image_greedy_ids) {
+                    wrong.push(format!("{case}: error {error:.1e}, greedy {greedy:?}"));
+                }
+                // Other images have other answers: these are looked at.
+                let blind = worst(&expected, &logits(engine.as_mut(), &ids.image_input_ids));
+                assert!(blind > 0.1, "{case}: {blind} without images");
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use muse_format::Generation;
+use muse_format::{Generation, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
-use crate::{ChatOptions, Message};
+use crate::{ChatOptions, Image, Message};
 
 /// What callers may know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,26 @@ pub struct ModelInfo {
     /// `cpu (avx512-vnni, 2 threads)`.
     pub backend: String,
     pub generation: Generation,
+    /// What it looks at images with; `None` where it takes none.
+    pub vision: Option<VisionInfo>,
+}
+
+/// How a model takes images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionInfo {
+    pub spec: Vision,
+    /// Most tokens of one image: the spec's, or less where the plan says so.
+    pub image_tokens: u32,
+}
+
+/// Rows of a step that are vectors of the image last looked at, in the place of tokens' embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The first row, counted over the step.
+    pub row: u32,
+    /// The image's vector in that row.
+    pub from: u32,
+    pub len: u32,
 }
 
 /// A model that can be stepped. Owned by one thread; nothing grows after it is made.
@@ -53,6 +73,27 @@ pub trait Engine: Send {
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError>;
+
+    /// [`step`](Self::step) with rows that are `placed`.
+    fn step_with_image(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        placed: &[Placed],
+        wanted: &[u32],
+        logits: &mut [f32],
+    ) -> Result<(), BackendError> {
+        match placed {
+            [] => self.step(spans, tokens, wanted, logits),
+            _ => Err(BackendError::Unsupported("images".into())),
+        }
+    }
+
+    /// Computes the vectors of `image`, which are there until the next image. It has at most
+    /// [`VisionInfo::image_tokens`] tokens. An image that was the last one takes no time.
+    fn look(&mut self, image: &Image) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported(format!("{image:?}")))
+    }
 
     /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they
     /// would need, or a recurrent state has taken in more. `written` is the most positions the slot has held since it was last

@@ -2,10 +2,14 @@
 //!
 //! Every function drives slot 0 from position 0, so an engine that serves sessions is not the one to hand in.
 
-use muse_kernels::{BackendError, Span};
+mod input;
+
+use muse_kernels::BackendError;
 use serde::Serialize;
 
-use crate::{Engine, TextError};
+pub use self::input::Input;
+use self::input::Sequence;
+use crate::{Engine, PlaceError, TextError};
 
 /// Why an evaluation was not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -29,6 +33,8 @@ pub enum EvalError {
     NotFinite { position: u64 },
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error(transparent)]
+    Images(#[from] PlaceError),
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -75,46 +81,34 @@ fn check(engine: &dyn Engine, tokens: &[u32], more: u64) -> Result<(), EvalError
     }
 }
 
-/// Steps `tokens` from position `start` and gives `visit` the logits of every position, in order.
+/// Steps `sequence` and gives `visit` the logits of every position, in order.
 fn every_row(
     engine: &mut dyn Engine,
-    start: u32,
-    tokens: &[u32],
+    sequence: &Sequence<'_>,
     mut visit: impl FnMut(u64, &[f32]) -> Result<(), EvalError>,
 ) -> Result<(), EvalError> {
     let (chunk, vocab) = {
         let info = engine.info();
         (info.batch_tokens.min(info.logit_rows) as usize, info.vocab as usize)
     };
-    let mut logits = vec![0.0; chunk.min(tokens.len()) * vocab];
-    let mut at = start;
-    for tokens in tokens.chunks(chunk) {
-        let rows = tokens.len() as u32;
-        let wanted: Vec<u32> = (0..rows).collect();
-        let logits = &mut logits[..tokens.len() * vocab];
-        engine.step(&[Span { slot: 0, start: at, len: rows }], tokens, &wanted, logits)?;
+    let (mut logits, mut done) = (Vec::new(), 0);
+    while done < sequence.tokens.len() {
+        let rows = sequence.step(engine, done, chunk, |rows| (0..rows).collect(), &mut logits)?;
         for (i, row) in logits.chunks_exact(vocab).enumerate() {
-            visit(u64::from(at) + i as u64, row)?;
+            visit(u64::from(sequence.start) + (done + i) as u64, row)?;
         }
-        at += rows;
+        done += rows;
     }
     Ok(())
 }
 
-/// Steps `tokens` from position `start` and gives the logits of the last.
-fn last_row(engine: &mut dyn Engine, start: u32, tokens: &[u32]) -> Result<Vec<f32>, EvalError> {
-    let (chunk, vocab) = (engine.info().batch_tokens as usize, engine.info().vocab as usize);
-    let mut logits = vec![0.0; vocab];
-    let mut at = start;
-    for (i, chunk_tokens) in tokens.chunks(chunk).enumerate() {
-        let rows = chunk_tokens.len() as u32;
-        let span = Span { slot: 0, start: at, len: rows };
-        if i == (tokens.len() - 1) / chunk {
-            engine.step(&[span], chunk_tokens, &[rows - 1], &mut logits)?;
-        } else {
-            engine.step(&[span], chunk_tokens, &[], &mut [])?;
-        }
-        at += rows;
+/// Steps `sequence` and gives the logits of its last position.
+fn last_row(engine: &mut dyn Engine, sequence: &Sequence<'_>) -> Result<Vec<f32>, EvalError> {
+    let (chunk, count) = (engine.info().batch_tokens as usize, sequence.tokens.len());
+    let (mut logits, mut done) = (Vec::new(), 0);
+    while done < count {
+        let last = |rows: u32| if done + rows as usize == count { vec![rows - 1] } else { Vec::new() };
+        done += sequence.step(engine, done, chunk, last, &mut logits)?;
     }
     Ok(logits)
 }
@@ -122,27 +116,37 @@ fn last_row(engine: &mut dyn Engine, start: u32, tokens: &[u32]) -> Result<Vec<f
 /// The logits, `(vocab)`, after `position`, by default the last, of `tokens`.
 ///
 /// # Errors
-/// [`EvalError`] for tokens that are none, too many or unknown, and for a position they do not have.
-pub fn logits(engine: &mut dyn Engine, tokens: &[u32], position: Option<u64>) -> Result<Vec<f32>, EvalError> {
+/// [`EvalError`] for tokens that are none, too many or unknown, for a position they do not have, and for images that do
+/// not fit them.
+pub fn logits<'a>(
+    engine: &mut dyn Engine,
+    input: impl Into<Input<'a>>,
+    position: Option<u64>,
+) -> Result<Vec<f32>, EvalError> {
+    let input = input.into();
+    let tokens = input.tokens;
     check(engine, tokens, 0)?;
     let count = tokens.len() as u64;
     let position = position.unwrap_or(count - 1);
     let len = usize::try_from(position).ok().filter(|p| *p < tokens.len());
     let len = len.ok_or(EvalError::Position { position, tokens: count })? + 1;
-    last_row(engine, 0, &tokens[..len])
+    let sequence = Sequence::new(engine, input)?.cut(len);
+    last_row(engine, &sequence)
 }
 
 /// The logits of every position of `tokens`, handed to `visit` one after another.
 ///
 /// # Errors
 /// See [`logits`].
-pub fn every_position(
+pub fn every_position<'a>(
     engine: &mut dyn Engine,
-    tokens: &[u32],
+    input: impl Into<Input<'a>>,
     mut visit: impl FnMut(u64, &[f32]),
 ) -> Result<(), EvalError> {
-    check(engine, tokens, 0)?;
-    every_row(engine, 0, tokens, |position, row| {
+    let input = input.into();
+    check(engine, input.tokens, 0)?;
+    let sequence = Sequence::new(engine, input)?;
+    every_row(engine, &sequence, |position, row| {
         visit(position, row);
         Ok(())
     })
@@ -153,16 +157,24 @@ pub fn every_position(
 ///
 /// # Errors
 /// See [`logits`]; also where the logits are not finite.
-pub fn generate(engine: &mut dyn Engine, tokens: &[u32], count: u32) -> Result<Vec<u32>, EvalError> {
-    check(engine, tokens, u64::from(count))?;
+pub fn generate<'a>(
+    engine: &mut dyn Engine,
+    input: impl Into<Input<'a>>,
+    count: u32,
+) -> Result<Vec<u32>, EvalError> {
+    let input = input.into();
+    check(engine, input.tokens, u64::from(count))?;
     let mut generated = Vec::new();
-    let (mut at, mut next) = (0_u32, tokens.to_vec());
+    let mut at = input.tokens.len() as u32;
+    let sequence = Sequence::new(engine, input)?;
+    let mut row = if count == 0 { Vec::new() } else { last_row(engine, &sequence)? };
     while generated.len() < count as usize {
-        let row = last_row(engine, at, &next)?;
-        at += next.len() as u32;
         let token = top(&row).ok_or(EvalError::NotFinite { position: u64::from(at) - 1 })?;
         generated.push(token);
-        next = vec![token];
+        if generated.len() < count as usize {
+            row = last_row(engine, &Sequence::text(at, &[token]))?;
+            at += 1;
+        }
     }
     Ok(generated)
 }
@@ -221,7 +233,7 @@ pub fn perplexity(engine: &mut dyn Engine, text: &str, context: u32) -> Result<P
     let windows = windows(engine, text, context)?;
     let (mut nll, mut tokens) = (0.0, 0_u64);
     for window in &windows {
-        every_row(engine, 0, &window[..window.len() - 1], |position, row| {
+        every_row(engine, &Sequence::text(0, &window[..window.len() - 1]), |position, row| {
             let target = window[position as usize + 1];
             let log_likelihood = log_softmax(row)[target as usize];
             if !log_likelihood.is_finite() {
@@ -263,12 +275,12 @@ pub fn kl(
         for (i, tokens) in inputs.chunks(chunk).enumerate() {
             let start = (i * chunk) as u32;
             let mut rows = Vec::new();
-            every_row(reference, start, tokens, |_, row| {
+            every_row(reference, &Sequence::text(start, tokens), |_, row| {
                 rows.push(row.to_vec());
                 Ok(())
             })?;
             let mut expected = rows.iter();
-            every_row(other, start, tokens, |position, row| {
+            every_row(other, &Sequence::text(start, tokens), |position, row| {
                 let expected = expected.next().expect("both engines give a row a token");
                 let tops = top(expected).zip(top(row)).ok_or(EvalError::NotFinite { position })?;
                 let kl = divergence(expected, row);

@@ -26,9 +26,10 @@ mod smaps;
 mod stop;
 mod template;
 mod tokenizer;
+mod vision;
 mod weights;
 
-pub use engine::{Engine, ModelInfo, Text, TextDecoder, TextError};
+pub use engine::{Engine, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo};
 pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
 };
@@ -43,4 +44,5 @@ pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
 pub use tokenizer::HfText;
+pub use vision::{Image, ImageError, PlaceError};
 pub use weights::Mapped;

@@ -58,6 +58,8 @@ pub struct LoadOptions {
     pub logit_rows: Option<u32>,
     /// How keys and values are kept; by default f32 where every matrix is f32, f16 otherwise.
     pub cache: Option<CacheDtype>,
+    /// Most tokens of one image; by default the model's own, or its context where that is less.
+    pub image_tokens: Option<u32>,
     /// Bytes that weights and working set may take together; by default the machine's memory.
     pub memory_budget: Option<u64>,
     /// By default one a core.
@@ -74,6 +76,7 @@ impl Default for LoadOptions {
             batch_tokens: 256,
             logit_rows: None,
             cache: None,
+            image_tokens: None,
             memory_budget: None,
             threads: None,
             backend: BackendChoice::Cpu,

@@ -7,8 +7,8 @@ use std::alloc::System;
 use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
-use muse_runtime::{BackendChoice, LoadOptions, Mapped, load_mapped, plan};
-use support::{Rng, byte_text, everything, gated, mixture, shared, steps, write};
+use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, load_mapped, plan};
+use support::{Rng, byte_text, everything, gated, mixture, seeing, shared, steps, write};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -16,7 +16,7 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 #[test]
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
-        for spec in [everything(), mixture(), gated(), shared()] {
+        for spec in [everything(), mixture(), gated(), shared(), seeing()] {
             check(spec, backend);
         }
     }
@@ -47,6 +47,21 @@ fn check(mut spec: Spec, backend: BackendChoice) {
     assert!(plan.working_bytes > 800_000 && beside < 32_000, "{beside} beside {}", plan.working_bytes);
     assert_eq!(engine.info().working_bytes, plan.working_bytes);
 
+    if let Some(vision) = &engine.info().vision {
+        let vision = vision.spec.clone();
+        // One of 6 x 8 patches, which is as many as planned, and a small one.
+        let image = |rows, cols| {
+            let values = Rng(rows).signed_numbers((rows * cols) as usize * vision.pixels.values() as usize);
+            Image::from_patches(rows, cols, values, &vision, 12).unwrap()
+        };
+        let images = [image(6, 8), image(2, 2)];
+        for image in images.iter().cycle().take(3) {
+            let before = ALLOCATOR.allocated();
+            engine.look(image).unwrap();
+            assert_eq!(ALLOCATOR.allocated(), before, "looking kept memory");
+        }
+    }
+    let loaded = ALLOCATOR.allocated();
     // A full batch first: the table of rotations of its positions is made then.
     let mut logits = vec![0.0; spec.vocab as usize];
     let span = Span { slot: 0, start: 0, len: 64 };

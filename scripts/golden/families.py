@@ -43,7 +43,8 @@ class Fixture:
     settings: dict
     # How the weights are stored: float32, float16, bfloat16.
     stored: str
-    # "bytes": byte-level BPE, as Llama 3 and Qwen; "sentencepiece": spaces as U+2581 and byte fallback, as Gemma.
+    # "bytes": byte-level BPE, as Llama 3 and Qwen; "images": the same with tokens for images; "sentencepiece": spaces
+    # as U+2581 and byte fallback, as Gemma.
     tokenizer: str = "bytes"
     # None for one file.
     shard_bytes: int | None = None
@@ -53,6 +54,8 @@ class Fixture:
     published_tensors: Callable[[dict], dict] | None = None
     # Of the logits: more than a ring of the smallest windows holds.
     positions: int = 28
+    # Rows and columns of patches of each image of a second prompt.
+    images: list[tuple[int, int]] = field(default_factory=list)
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
     template_file: bool = True
 
@@ -128,19 +131,42 @@ MUSE_TEXT = dict(
     rms_norm_eps=1e-5,
     sliding_window=8,
 )
-# As small as a tower can be: it is not imported, and must not be in the way.
+# A window of 3 patches a side, so that images have several, cut at the edges; the ids of `tokenizer.IMAGE_TOKENS`.
 MUSE_VISION = dict(
     vision_config=dict(
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=1,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=5,
         num_attention_heads=2,
-        pos_emb_height=2,
-        pos_emb_width=2,
+        pos_emb_height=3,
+        pos_emb_width=3,
         patch_size=2,
     ),
-    out_hidden_size=32,
-    projector_hidden_size=12,
+    out_hidden_size=64,
+    projector_hidden_size=18,
+    image_token_id=308,
+    video_token_id=310,
+)
+# One frame a patch, squares of 9 patches, windows where the family has none and none where it has.
+MUSE_VISION_OPTIONS = dict(
+    vision_config=dict(
+        hidden_size=24,
+        intermediate_size=10,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        pos_emb_height=4,
+        pos_emb_width=4,
+        patch_size=3,
+        patch_temporal=1,
+        merge_size=3,
+        layer_norm_eps=0.02,
+        layer_types=["full_attention", "window_attention", "window_attention"],
+        rope_parameters=dict(rope_type="axial", rope_theta=100.0),
+    ),
+    out_hidden_size=216,
+    projector_hidden_size=11,
+    image_token_id=308,
+    video_token_id=310,
 )
 MUSE_AUDIO = dict(
     patch_sizes=[2, 2],
@@ -254,15 +280,17 @@ FIXTURES = [
         MUSE_VISION
         | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
         "bfloat16",
+        tokenizer="images",
         positions=20,
+        images=[(6, 8), (2, 2)],
     ),
     # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE,
-    # a tied head.
+    # a tied head, and another tower.
     Fixture(
         "muse-glimmer-options",
         MuseGlimmerForConditionalGeneration,
         MuseGlimmerConfig,
-        MUSE_VISION
+        MUSE_VISION_OPTIONS
         | dict(
             tie_word_embeddings=True,
             text_config=MUSE_TEXT
@@ -279,7 +307,9 @@ FIXTURES = [
             )
         ),
         "float16",
+        tokenizer="images",
         positions=20,
+        images=[(3, 3), (9, 6), (6, 12)],
     ),
     # As published: experts on every layer, the first and the last of five without window and rotation.
     Fixture(

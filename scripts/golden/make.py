@@ -4,7 +4,9 @@
     golden/bin/python scripts/golden/make.py            # all, or the names given
 
 A fixture is `checkpoint/`, as a publisher would upload it, and `golden/`: `ids.json` (input ids, greedy ids, ids of
-page.txt, ids of a rendered chat) and `logits.safetensors` (`logits`, f32, one row a position of the input ids). The
+page.txt, ids of a rendered chat) and `logits.safetensors` (`logits`, f32, one row a position of the input ids); of a
+model that takes images also `images.safetensors`, their values as the model takes them, and `image_logits.safetensors`
+of a second prompt, `image_input_ids`. The
 weights are stored as the fixture says and the logits computed from the stored weights in float32, eager attention.
 Seeds are fixed: on the same versions the files come out byte for byte.
 """
@@ -14,6 +16,7 @@ import json
 import shutil
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,7 +46,9 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     family = type(model).__name__.lower()
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "vision" in name or "visual" in name or "audio" in name:
+        if "vision" in name and "museglimmer" in family:
+            parameter.data = randomized_vision(name, noise)
+        elif "vision" in name or "visual" in name or "audio" in name:
             parameter.data = 0.1 * noise
         elif name.endswith("residual_gate.gate"):
             # Divided by its temperature, a few tenths. A third is let in on average, so that layers do not pile errors of
@@ -76,6 +81,17 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             buffer.copy_(0.7 + 0.2 * torch.randn(1, generator=generator))
         elif name.endswith("e_score_correction_bias"):
             buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
+
+
+def randomized_vision(name: str, noise: torch.Tensor) -> torch.Tensor:
+    if ".norm" in name or ".ln_" in name:
+        return (1.0 if name.endswith("weight") else 0.0) + 0.25 * noise
+    if name.endswith("bias"):
+        return 0.3 * noise
+    if "position_embedding_table" in name:
+        return 0.7 * noise
+    gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.2
+    return gain / noise.shape[-1] ** 0.5 * noise
 
 
 def tied(config) -> bool:
@@ -126,15 +142,46 @@ def rewrite(path: Path, change) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def greedy(model, prompt: list[int]) -> tuple[list[int], float]:
+def greedy(model, prompt: list[int], **inputs) -> tuple[list[int], float]:
     """Ids after `prompt`, and the smallest margin of the best logit in standard deviations."""
     ids, margin = list(prompt), float("inf")
     for _ in range(GREEDY):
-        logits = model(torch.tensor([ids])).logits[0, -1]
+        logits = model(torch.tensor([ids]), **inputs).logits[0, -1]
         best, second = logits.topk(2).values.tolist()
         margin = min(margin, (best - second) / logits.std().item())
         ids.append(int(logits.argmax()))
     return ids[len(prompt) :], margin
+
+
+@dataclass
+class Images:
+    """A prompt with images, and what a model makes of it."""
+
+    inputs: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    input_ids: list[int]
+    greedy_ids: list[int]
+    margin: float
+
+
+def with_images(fixture: Fixture, model, tokenizer) -> Images:
+    """Text, and each image of `fixture.images` with its tokens and a few words behind it."""
+    generator = torch.Generator().manual_seed(8)
+    vision = model.config.vision_config
+    width = vision.patch_temporal * 3 * vision.patch_size**2
+    values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in fixture.images]
+    start, patch, end = tokenizer.convert_tokens_to_ids(tokenizers_made_here.IMAGE_TOKENS[:3])
+    words = lambda count: torch.randint(0, 256, (count,), generator=generator).tolist()
+    ids = words(3)
+    for rows, cols in fixture.images:
+        ids += [start] + [patch] * (rows * cols // vision.merge_size**2) + [end] + words(2)
+    inputs = dict(
+        pixel_values=torch.cat(values), image_grid_thw=torch.tensor([[1, *grid] for grid in fixture.images])
+    )
+    logits = model(torch.tensor([ids]), **inputs).logits[0]
+    assert logits.isfinite().all()
+    generated, margin = greedy(model, ids, **inputs)
+    return Images(inputs, logits.contiguous(), ids, generated, margin)
 
 
 def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
@@ -160,6 +207,12 @@ def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
         "page_ids": tokenizer.backend_tokenizer.encode(page, add_special_tokens=False).ids,
         "chat_ids": tokenizer.apply_chat_template(CHAT, add_generation_prompt=True)["input_ids"],
     }
+    if fixture.images:
+        images = with_images(fixture, model, tokenizer)
+        save_file(images.inputs, golden / "images.safetensors")
+        save_file({"logits": images.logits}, golden / "image_logits.safetensors")
+        record |= {"image_input_ids": images.input_ids, "image_greedy_ids": images.greedy_ids}
+        margin = min(margin, images.margin)
     rows = ",\n".join(f' "{key}": {json.dumps(value)}' for key, value in record.items())
     (golden / "ids.json").write_text("{\n" + rows + "\n}\n")
     distinct = len(set(generated))

@@ -13,6 +13,16 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Content is a text, or a list of images and texts.
+CHATML_WITH_IMAGES = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|patch|>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# The last stands for frames of a video.
+IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
 TURNS = (
     "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
@@ -29,8 +39,8 @@ def lines() -> list[str]:
     return PAGE.read_text(encoding="utf-8").splitlines()
 
 
-def byte_level() -> PreTrainedTokenizerFast:
-    """307 ids, a prime: 256 bytes, merges, and specials at the end."""
+def byte_level(images: bool = False) -> PreTrainedTokenizerFast:
+    """307 ids, a prime: 256 bytes, merges, and specials at the end; with `images` four more specials."""
     tokenizer = Tokenizer(models.BPE())
     digits_and_words = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     tokenizer.normalizer = normalizers.NFC()
@@ -48,12 +58,14 @@ def byte_level() -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in ["<s>", "<|im_start|>", "<|im_end|>", "<pad>"]]
     )
+    if images:
+        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in IMAGE_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="<|im_end|>",
         pad_token="<pad>",
-        chat_template=CHATML,
+        chat_template=CHATML_WITH_IMAGES if images else CHATML,
         clean_up_tokenization_spaces=False,
     )
 
@@ -95,4 +107,8 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     )
 
 
-MAKERS = {"bytes": byte_level, "sentencepiece": sentencepiece}
+def byte_level_with_images() -> PreTrainedTokenizerFast:
+    return byte_level(images=True)
+
+
+MAKERS = {"bytes": byte_level, "images": byte_level_with_images, "sentencepiece": sentencepiece}

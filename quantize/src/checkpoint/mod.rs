@@ -67,6 +67,8 @@ pub struct Checkpoint {
     pub config: Map<String, Value>,
     /// `generation_config.json`; empty where there is none.
     pub generation_config: Map<String, Value>,
+    /// `preprocessor_config.json`, or what `processor_config.json` says of images; empty where there is none.
+    pub image_processor: Map<String, Value>,
     /// `tokenizer.json` of the `tokenizers` library.
     pub tokenizer: Vec<u8>,
     /// `tokenizer_config.json`; empty where there is none.

@@ -39,6 +39,7 @@ pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
     Ok(Checkpoint {
         config,
         generation_config: folder::json(dir, "generation_config.json")?.unwrap_or_default(),
+        image_processor: folder::image_processor(dir)?,
         tokenizer,
         tokenizer_config,
         chat_template,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use muse_format::{Meta, Provenance};
+use muse_format::{Meta, Provenance, Text};
 use muse_quantize::checkpoint::{self, Checkpoint};
 use muse_quantize::convert::{self, Done, Job, Watch};
 use muse_quantize::families::{self, Import, LeftOut};
@@ -73,6 +73,7 @@ fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
 
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
     let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
+    let text = Text { image: text::image(checkpoint, import)?, ..text };
     let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
     // A tokenizer or template that the runtime refuses is better refused here than on the board.
     HfText::new(&checkpoint.tokenizer, &text, &chat_template)?;

@@ -1,23 +1,30 @@
 use std::fs;
 use std::path::Path;
 
-use muse_runtime::{BackendChoice, CacheDtype, Engine, LoadOptions, eval};
+use muse_quantize::images;
+use muse_runtime::eval::{self, Input};
+use muse_runtime::{BackendChoice, CacheDtype, Engine, Image, LoadOptions, PlaceError};
 use serde_json::json;
 
 use super::{Failure, at, print, print_json};
-use crate::cli::{Backend, Eval, EvalCommon, TextArgs, What};
+use crate::cli::{Backend, Eval, EvalCommon, Images, TextArgs, What};
 
 /// Logits printed without --json.
 const TOP: usize = 10;
 
 pub fn run(args: &Eval) -> Result<(), Failure> {
     match &args.what {
-        What::Logits { file, tokens, position, common } => {
-            logits(&mut *load(file, common, common.cache, tokens.0.len())?, &tokens.0, *position, common.json)
+        What::Logits { file, tokens, images, position, common } => {
+            let mut engine = load(file, common, common.cache, tokens.0.len())?;
+            let images = read_images(images, &*engine)?;
+            let input = Input { tokens: &tokens.0, images: &images };
+            logits(&mut *engine, input, *position, common.json)
         }
-        What::Generate { file, tokens, count, common } => {
+        What::Generate { file, tokens, images, count, common } => {
             let mut engine = load(file, common, common.cache, tokens.0.len() + *count as usize)?;
-            let generated = eval::generate(&mut *engine, &tokens.0, *count)?;
+            let images = read_images(images, &*engine)?;
+            let generated =
+                eval::generate(&mut *engine, Input { tokens: &tokens.0, images: &images }, *count)?;
             if common.json {
                 return print_json(&json!({ "tokens": generated }));
             }
@@ -51,9 +58,22 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
     }
 }
 
-fn logits(engine: &mut dyn Engine, tokens: &[u32], position: Option<u64>, json: bool) -> Result<(), Failure> {
-    let logits = eval::logits(engine, tokens, position)?;
-    let position = position.unwrap_or(tokens.len() as u64 - 1);
+/// The images of the command line, as the engine's model takes them.
+fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Image>, Failure> {
+    let Some(path) = &args.inputs else { return Ok(Vec::new()) };
+    let vision = engine.info().vision.as_ref().ok_or(PlaceError::NoVision)?;
+    let bytes = fs::read(path).map_err(|e| at(path, &e))?;
+    Ok(images::read(&bytes, vision).map_err(|e| at(path, &e))?)
+}
+
+fn logits(
+    engine: &mut dyn Engine,
+    input: Input<'_>,
+    position: Option<u64>,
+    json: bool,
+) -> Result<(), Failure> {
+    let logits = eval::logits(engine, input, position)?;
+    let position = position.unwrap_or(input.tokens.len() as u64 - 1);
     if json {
         // One line: a vocabulary of numbers is for programs.
         let text = serde_json::to_string(&json!({ "position": position, "logits": logits }))?;

@@ -56,6 +56,11 @@ impl<'a> Config<'a> {
         Self { map, path: String::new(), model: true, asked: RefCell::default() }
     }
 
+    /// An object of another file, `path` in front of its keys in messages.
+    pub fn part(map: &'a Map<String, Value>, path: &str) -> Self {
+        Self { map, path: path.into(), model: false, asked: RefCell::default() }
+    }
+
     /// The value of `key`; a null is as good as an absent key.
     fn value(&self, key: &str) -> Option<&'a Value> {
         self.asked.borrow_mut().insert(key.into());

@@ -91,12 +91,28 @@ struct Draft {
     alternating: Vec<(&'static str, [usize; 2], usize)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
+    /// Tensors outside the decoder: our name, theirs, and what becomes of it.
+    named: HashMap<String, (String, Transform)>,
+    /// Tensors outside the decoder that no checkpoint holds.
+    computed: HashMap<String, Vec<f32>>,
+    /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
+    image_markers: Option<[&'static str; 3]>,
 }
 
 impl Draft {
     fn new(spec: Spec, ropes: Vec<Rope>) -> Self {
-        let (constants, aliases, transforms, alternating, unused) = Default::default();
-        Self { spec, ropes, constants, aliases, transforms, alternating, unused }
+        Self {
+            spec,
+            ropes,
+            constants: Vec::new(),
+            aliases: HashMap::new(),
+            transforms: Vec::new(),
+            alternating: Vec::new(),
+            unused: Vec::new(),
+            named: HashMap::new(),
+            computed: HashMap::new(),
+            image_markers: None,
+        }
     }
 }
 
@@ -110,6 +126,8 @@ pub struct Import {
     pub tensors: Vec<Imported>,
     /// What the checkpoint holds and this import does not keep, for the person to know.
     pub left_out: Vec<LeftOut>,
+    /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
+    pub image_markers: Option<[&'static str; 3]>,
 }
 
 /// A part of a checkpoint that is not imported.
@@ -205,11 +223,16 @@ pub enum Transform {
     GateKeeps {
         temperature: f32,
     },
+    /// Columns that are `outer` numbers for each of a list, as `outer` lists: column `j * len + i` is that of
+    /// `i * outer + j`.
+    ColumnsGathered {
+        outer: usize,
+    },
 }
 
 impl Transform {
-    /// What becomes of each value, wherever it lies.
-    pub fn apply(self, values: &mut [f32]) {
+    /// Changes `values`, rows of `cols`.
+    pub fn apply(self, values: &mut [f32], cols: usize) {
         let open = |w: f32, temperature: f32| 1.0 / (1.0 + (-f64::from(w / temperature)).exp());
         let each = |values: &mut [f32], f: &dyn Fn(f32) -> f64| {
             values.iter_mut().for_each(|value| *value = f(*value) as f32);
@@ -222,6 +245,17 @@ impl Transform {
             Self::GateKeeps { temperature } => {
                 let kept = |open: f64| ((1.0 - open) * (1.0 + open)).max(0.001).sqrt();
                 each(values, &|w| kept(open(w, temperature)));
+            }
+            Self::ColumnsGathered { outer } => {
+                let mut theirs = vec![0.0; cols];
+                for row in values.chunks_exact_mut(cols) {
+                    theirs.copy_from_slice(row);
+                    let lists = theirs.chunks_exact(outer);
+                    let len = lists.len();
+                    for (i, list) in lists.enumerate() {
+                        list.iter().enumerate().for_each(|(j, value)| row[j * len + i] = *value);
+                    }
+                }
             }
         }
     }
@@ -240,14 +274,18 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
         "start from the checkpoint that is not quantized yet, or a GGUF",
     )?;
     config.only("auto_map", &[], "the model runs code of its own, which this tool cannot know")?;
-    let draft = (family.read)(&config)?;
+    let mut draft = (family.read)(&config)?;
     config.finish(family.harmless)?;
+    if let Some(vision) = &mut draft.spec.vision {
+        muse_glimmer::vision::read_processor(&checkpoint.image_processor, vision)?;
+    }
     draft.spec.validate()?;
     let tensors: Result<_, _> =
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
     let left_out = family.left_out(checkpoint, &tensors, &draft)?;
-    Ok(Import { spec: draft.spec, architecture: family.architecture, tensors, left_out })
+    let image_markers = draft.image_markers;
+    Ok(Import { spec: draft.spec, architecture: family.architecture, tensors, left_out, image_markers })
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
@@ -288,6 +326,20 @@ impl Family {
                 rule: format!("a head of {} needs {} factors", user.head_dim, user.head_dim / 2),
             })?;
             return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
+        }
+        if let Some(values) = draft.computed.get(&name) {
+            return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(values.clone()) });
+        }
+        if let Some((theirs, transform)) = draft.named.get(&name) {
+            let source = checkpoint.tensors.get(theirs);
+            let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
+            if source.shape() != (rows, cols) {
+                let (name, actual, expected) = (theirs.clone(), source.shape(), (rows, cols));
+                return Err(ImportError::Shape { name, actual, expected });
+            }
+            let (theirs, rows_of) = (theirs.clone(), Rows::default());
+            let origin = Origin::Tensor { name: theirs, rows: rows_of, transform: *transform };
+            return Ok(Imported { name, role, rows, cols, origin });
         }
         if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
             return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(vec![*value; cols]) });

@@ -1,11 +1,10 @@
-//! Muse Glimmer, the text model: a window on three of four layers and no rotation on the others, query and key norms
+//! Muse Glimmer: a window on three of four layers and no rotation on the others, query and key norms
 //! without weights, a gate on what attention reads, norms around both halves, and a norm on the embedding.
-//!
-//! A checkpoint has a vision tower as well. It is left out, and the person is told: a file of it answers text as the
-//! reference does without images, and takes no image.
 //!
 //! The constant that multiplies normalised queries is their norm's weight here. `layer_rope_theta` says whether a
 //! layer rotates; the reference implementation has one table for all that do, so a base of their own is refused.
+
+pub(super) mod vision;
 
 use muse_format::{Activation, Attention, Ffn, Layer, Spec};
 
@@ -16,15 +15,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "muse_glimmer",
     architecture: "MuseGlimmerForConditionalGeneration",
     read,
-    // Of the vision tower and its adapter.
-    harmless: &[
-        "image_token_id",
-        "out_hidden_size",
-        "projector_hidden_act",
-        "projector_hidden_size",
-        "video_token_id",
-        "vision_config",
-    ],
+    harmless: &[],
     prefix: "model.language_model",
     layer: &[
         ("attn.norm", "input_layernorm.weight"),
@@ -44,7 +35,7 @@ pub(super) const FAMILY: Family = Family {
     fused: |_| None,
     interleaved: false,
     centred: |name| name != "norm" && name.ends_with("norm"),
-    left_out: &[("vision", &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."])],
+    left_out: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -94,7 +85,9 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let constants =
         vec![("embed_norm", 1.0), ("attn.q_norm", need("qk_scale_factor")?), ("attn.k_norm", 1.0)];
     text.finish(&["tie_word_embeddings"])?;
-    Ok(Draft { constants, ..Draft::new(spec, ropes) })
+    let mut draft = Draft { constants, ..Draft::new(spec, ropes) };
+    vision::read(config, &mut draft)?;
+    Ok(draft)
 }
 
 /// Whether each layer rotates queries and keys: where `layer_rope_theta` is not 0, by default on three of four layers

@@ -1,6 +1,6 @@
 //! The tensors that a [`Spec`] asks for.
 
-use crate::{Attention, Experts, Layer, Mixer, PerLayer, Spec};
+use crate::{Attention, Experts, Layer, Mixer, PerLayer, Spec, Vision};
 
 /// How a tensor is used, which decides the layouts it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,8 @@ pub enum Role {
     Matrix,
     /// A table read by row and, where tied, as a matrix: any layout.
     Table,
-    /// Norm weights, biases, frequencies, `1 x n`, and the taps of a convolution, `taps x n`: f32.
+    /// Norm weights, biases, frequencies, `1 x n`, the taps of a convolution, `taps x n`, and a table that is read between
+    /// its rows: f32.
     Vector,
     /// A matrix whose few products decide much, which weights are used or how fast a state forgets: a float layout.
     Router,
@@ -64,10 +65,13 @@ impl Spec {
             layer.try_each_tensor(self.dim, self.per_layer.as_ref(), each)?;
         }
         add(Role::Vector, "norm".into(), 1, self.dim)?;
-        if self.tied_head {
-            return Ok(());
+        if !self.tied_head {
+            add(Role::Matrix, "head".into(), self.vocab, self.dim)?;
         }
-        add(Role::Matrix, "head".into(), self.vocab, self.dim)
+        match &self.vision {
+            Some(vision) => vision.try_each_tensor(self.dim, &mut add),
+            None => Ok(()),
+        }
     }
 }
 
@@ -194,5 +198,42 @@ impl Experts {
             add(Role::Matrix, "experts.out", dim, width)?;
         }
         Ok(())
+    }
+}
+
+impl Vision {
+    /// In the order in which a forward pass over an image reads them; `dim` is the width of the residual stream.
+    fn try_each_tensor<E>(
+        &self,
+        dim: u32,
+        add: &mut impl FnMut(Role, String, u32, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let named = |part: &str| format!("vision.{part}");
+        let layers = (0..self.layers.len()).map(|i| format!("vision.l{i}"));
+        add(Role::Matrix, named("patch"), self.dim, self.pixels.values())?;
+        add(Role::Vector, named("positions"), self.positions * self.positions, self.dim)?;
+        add(Role::Vector, named("rope"), 1, self.frequencies)?;
+        let norm = |add: &mut dyn FnMut(Role, String, u32, u32) -> Result<(), E>, name: String| {
+            add(Role::Vector, name.clone(), 1, self.dim)?;
+            add(Role::Vector, format!("{name}_bias"), 1, self.dim)
+        };
+        norm(add, named("pre_norm"))?;
+        for layer in layers {
+            norm(add, format!("{layer}.attn.norm"))?;
+            for part in ["q", "k", "v", "out"] {
+                add(Role::Matrix, format!("{layer}.attn.{part}"), self.dim, self.dim)?;
+                add(Role::Vector, format!("{layer}.attn.{part}_bias"), 1, self.dim)?;
+            }
+            norm(add, format!("{layer}.ffn.norm"))?;
+            for (part, rows, cols) in [("up", self.ffn_dim, self.dim), ("down", self.dim, self.ffn_dim)] {
+                add(Role::Matrix, format!("{layer}.ffn.{part}"), rows, cols)?;
+                add(Role::Vector, format!("{layer}.ffn.{part}_bias"), 1, rows)?;
+            }
+        }
+        norm(add, named("post_norm"))?;
+        add(Role::Matrix, named("adapter.up"), self.adapter_dim, self.dim * self.merged())?;
+        add(Role::Matrix, named("adapter.down"), self.adapter_dim, self.adapter_dim)?;
+        add(Role::Matrix, named("projection"), dim, self.adapter_dim)?;
+        add(Role::Vector, named("norm"), 1, dim)
     }
 }

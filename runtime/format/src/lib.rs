@@ -33,8 +33,9 @@ pub use error::FormatError;
 pub use expected::{Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
-pub use meta::{Generation, Provenance, Text};
+pub use meta::{Generation, ImageText, Provenance, Text};
 pub use spec::{
-    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Experts, Ffn, Layer, Mixer, PerLayer, Score, Spec,
+    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Experts, Ffn, Layer, Mixer, PerLayer, Pixels, Score,
+    Spec, Vision, VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

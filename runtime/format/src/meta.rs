@@ -28,6 +28,19 @@ pub struct Text {
     pub add_bos: bool,
     /// Variables that a chat template may read: `bos_token`, `eos_token`, `pad_token`, ...
     pub template_tokens: BTreeMap<String, String>,
+    /// How an image is written; absent where a model takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageText>,
+}
+
+/// The tokens of an image in a prompt. A chat template writes `token` once, which becomes as many as the image has
+/// vectors, between `before` and `after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageText {
+    pub token: u32,
+    pub before: Option<u32>,
+    pub after: Option<u32>,
 }
 
 /// Where the file comes from. Holds no time and no path, so that equal input gives equal bytes.

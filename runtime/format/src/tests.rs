@@ -31,6 +31,7 @@ fn meta() -> Meta {
             bos_id: Some(1),
             add_bos: true,
             template_tokens: [("eos_token".into(), "</s>".into())].into(),
+            image: None,
         },
         generation: Generation { stop_ids: vec![2], temperature: Some(0.5), ..Generation::default() },
         provenance: Provenance { tool: "test".into(), target: "cpu".into(), ..Provenance::default() },
@@ -390,6 +391,77 @@ fn keys_are_taken_only_from_an_earlier_layer_of_the_same_shape() {
         change(&mut spec);
         let error = spec.validate().unwrap_err().to_string();
         assert!(error.contains("kv_from must name an earlier layer"), "{name}: {error}");
+    }
+}
+
+/// The small spec with a tower.
+fn spec_with_vision() -> Spec {
+    let vision = Vision {
+        token: 3,
+        blank_tokens: vec![3, 4],
+        pixels: Pixels { patch: 2, frames: 2, tokens_max: 8, mean: [0.5; 3], deviation: [0.5; 3] },
+        dim: 8,
+        heads: 2,
+        ffn_dim: 12,
+        activation: Activation::Gelu,
+        outer_norm_eps: 1e-5,
+        norm_eps: 1e-5,
+        positions: 3,
+        frequencies: 1,
+        merge: 2,
+        adapter_dim: 6,
+        adapter_activation: Activation::Gelu,
+        layers: vec![VisionLayer { window: Some(3) }, VisionLayer { window: None }],
+    };
+    Spec { vision: Some(vision), ..spec() }
+}
+
+#[test]
+fn a_tower_has_its_tensors_behind_the_decoder() {
+    let meta = Meta { spec: spec_with_vision(), ..meta() };
+    let bytes = write_meta(&meta, Layout::F32);
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(file.spec, meta.spec);
+    let shape = |name: &str| file.tensor(name).map(|t| (t.rows, t.cols, t.layout));
+    assert_eq!(shape("vision.patch").map(|(rows, cols, _)| (rows, cols)), Some((8, 24)));
+    assert_eq!(shape("vision.positions"), Some((9, 8, Layout::F32)));
+    assert_eq!(shape("vision.l1.ffn.down_bias"), Some((1, 8, Layout::F32)));
+    assert_eq!(shape("vision.adapter.up").map(|(rows, cols, _)| (rows, cols)), Some((6, 32)));
+    assert_eq!(shape("vision.l2.attn.q"), None);
+    let last = file.tensors().last().unwrap();
+    assert_eq!((last.name, last.cols), ("vision.norm", u64::from(meta.spec.dim)));
+}
+
+#[test]
+fn a_tower_is_checked_by_the_name_of_its_field() {
+    spec_with_vision().validate().unwrap();
+    type Change = fn(&mut Vision);
+    let cases: [(&str, Change); 16] = [
+        ("vision.token", |v| v.token = u32::MAX),
+        ("vision.token", |v| v.blank_tokens.push(u32::MAX)),
+        ("vision.blank_tokens", |v| v.blank_tokens = vec![0; 17]),
+        ("vision.pixels.patch", |v| v.pixels.patch = 0),
+        ("vision.pixels.tokens_max", |v| v.pixels.tokens_max = u32::MAX),
+        ("vision.pixels.mean", |v| v.pixels.mean[1] = f32::NAN),
+        ("vision.pixels.deviation", |v| v.pixels.deviation[2] = 0.0),
+        ("vision.heads", |v| v.heads = 0),
+        ("vision.dim", |v| v.dim = 9),
+        ("vision.frequencies", |v| v.frequencies = 2),
+        ("vision.merge", |v| v.merge = 17),
+        ("vision.norm_eps", |v| v.norm_eps = -1.0),
+        ("vision.outer_norm_eps", |v| v.outer_norm_eps = f32::INFINITY),
+        ("vision.layers", |v| v.layers.clear()),
+        ("vision.layers[].window", |v| v.layers[1].window = Some(4)),
+        ("vision.layers[0].window", |v| v.layers[0].window = Some(0)),
+    ];
+    for (field, change) in cases {
+        let mut spec = spec_with_vision();
+        change(spec.vision.as_mut().unwrap());
+        let error = spec.validate().unwrap_err();
+        assert!(
+            matches!(&error, FormatError::Spec { field: named, .. } if named == field),
+            "{field}: {error}"
+        );
     }
 }
 

@@ -8,14 +8,16 @@ mod per_layer;
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
+use crate::engine::Placed;
 use crate::model::{Affine, MixerWeights, State, Weights};
 
 /// Runs `tokens`, the rows of `spans`, through the model and leaves the logits of the rows in `wanted` in
-/// `state.logits`.
+/// `state.logits`. Rows that are `placed` are not embeddings but rows of the vectors beside them.
 ///
 /// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional; where
 /// a layer has gates, `x` is multiplied by a vector before it is added to. After the last layer's attention every row
 /// goes its own way, and only those of `wanted` go on.
+#[allow(clippy::too_many_arguments)] // one call
 pub fn forward<B: Backend>(
     backend: &mut B,
     spec: &Spec,
@@ -23,12 +25,16 @@ pub fn forward<B: Backend>(
     state: &mut State<B>,
     spans: &[Span],
     tokens: &[u32],
+    (vectors, placed): (Option<&B::Buffer>, &[Placed]),
     wanted: &[u32],
 ) -> Result<(), BackendError> {
     let (mut rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
     backend.embed(&mut state.x, &weights.embed, tokens, spec.embed_scale)?;
     if let Some(norm) = &weights.embed_norm {
         backend.rms_norm_in_place(&mut state.x, norm, rows, eps)?;
+    }
+    if let Some(vectors) = vectors {
+        place(backend, state, vectors, placed, dim)?;
     }
     if let Some((spec, w)) = spec.per_layer.as_ref().zip(weights.per_layer.as_ref()) {
         per_layer::vectors(backend, spec, w, state, tokens, weights.layers.len(), eps)?;
@@ -92,6 +98,26 @@ pub fn forward<B: Backend>(
     backend.linear(x, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
     let len = rows * spec.vocab as usize;
     backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
+}
+
+/// Puts rows of `vectors` in the place of embeddings.
+fn place<B: Backend>(
+    backend: &mut B,
+    state: &mut State<B>,
+    vectors: &B::Buffer,
+    placed: &[Placed],
+    dim: usize,
+) -> Result<(), BackendError> {
+    let State { x, y, picked, .. } = state;
+    for Placed { row, from, len } in placed {
+        picked.clear();
+        picked.extend(*from..from + len);
+        backend.gather(y, vectors, picked, dim)?;
+        picked.clear();
+        picked.extend(*row..row + len);
+        backend.scatter(x, y, picked, dim)?;
+    }
+    Ok(())
 }
 
 fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {

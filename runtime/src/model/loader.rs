@@ -10,13 +10,13 @@ use super::{
 use crate::weights::Mapped;
 
 /// Takes tensors of a file into a backend.
-pub(super) struct Loader<'a, B> {
+pub(crate) struct Loader<'a, B> {
     pub mapped: &'a Mapped,
     pub backend: &'a mut B,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn take(&mut self, name: &str, rows: u32, cols: u32) -> Result<B::Weight, BackendError> {
+    pub(crate) fn take(&mut self, name: &str, rows: u32, cols: u32) -> Result<B::Weight, BackendError> {
         self.backend.load(self.mapped.tensor(name, rows, cols)?)
     }
 
@@ -24,7 +24,7 @@ impl<B: Backend> Loader<'_, B> {
         if wanted { self.take(name, 1, cols).map(Some) } else { Ok(None) }
     }
 
-    fn affine(
+    pub(crate) fn affine(
         &mut self,
         name: &str,
         rows: u32,

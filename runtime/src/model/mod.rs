@@ -9,7 +9,7 @@ use std::sync::Arc;
 use muse_format::Spec;
 use muse_kernels::{Backend, BackendError, Held, Span};
 
-use self::loader::Loader;
+pub(crate) use self::loader::Loader;
 pub use self::state::State;
 pub use self::weights::{
     Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
@@ -17,8 +17,9 @@ pub use self::weights::{
 };
 use crate::graph;
 use crate::plan::Plan;
+use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, LoadError, ModelInfo, Text};
+use crate::{Engine, Image, LoadError, ModelInfo, Placed, Text, VisionInfo};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -26,6 +27,9 @@ pub struct Model<B: Backend> {
     spec: Spec,
     weights: Weights<B::Weight>,
     state: State<B>,
+    tower: Option<Tower<B>>,
+    /// Tokens of a step, those that stand for images blanked.
+    blanked: Vec<u32>, // (batch_tokens)
     /// Of the layers that forget: window and ring length.
     rings: Vec<(u32, u32)>,
     /// Where each slot's recurrent states go on; none where no layer has one.
@@ -52,6 +56,10 @@ impl<B: Backend> Model<B> {
         let spec = mapped.spec.clone();
         let weights = Loader { mapped, backend: &mut backend }.weights(&spec)?;
         let state = State::new(&mut backend, plan)?;
+        let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
+        let tower = vision.map(|(vision, plan)| Tower::new(mapped, &mut backend, &spec, vision, plan));
+        let tower = tower.transpose()?;
+        let blanked = Vec::with_capacity(plan.batch_tokens as usize);
         let info = ModelInfo {
             family: spec.family.clone(),
             hash: mapped.hash,
@@ -64,6 +72,8 @@ impl<B: Backend> Model<B> {
             working_bytes: plan.working_bytes,
             backend: name,
             generation: mapped.generation.clone(),
+            vision: vision
+                .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
         };
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
@@ -74,7 +84,7 @@ impl<B: Backend> Model<B> {
         let shape = plan.delta_states.iter().flatten().next();
         let held = shape.map(|shape| vec![Held::default(); shape.slots as usize]);
         let undo = shape.map_or(0, |shape| shape.undo);
-        Ok(Self { backend, spec, weights, state, rings, held, undo, info, text })
+        Ok(Self { backend, spec, weights, state, tower, blanked, rings, held, undo, info, text })
     }
 
     /// What the slots of `spans` hold now.
@@ -97,6 +107,15 @@ impl<B: Backend> Model<B> {
         }
         assert!(wanted.len() <= info.logit_rows as usize && wanted.iter().all(|w| u64::from(*w) < rows));
         assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
+    }
+
+    /// Panics where a caller broke the contract of [`Engine::step_with_image`].
+    fn check_placed(&self, placed: &[Placed], rows: usize) {
+        let seen = self.tower.as_ref().map_or(0, Tower::tokens);
+        for Placed { row, from, len } in placed {
+            let ends = (u64::from(*row) + u64::from(*len), u64::from(*from) + u64::from(*len));
+            assert!(ends.0 <= rows as u64 && ends.1 <= u64::from(seen), "{placed:?} of {rows} and {seen}");
+        }
     }
 }
 
@@ -123,17 +142,41 @@ where
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
+        self.step_with_image(spans, tokens, &[], wanted, logits)
+    }
+
+    fn step_with_image(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        placed: &[Placed],
+        wanted: &[u32],
+        logits: &mut [f32],
+    ) -> Result<(), BackendError> {
         self.check_step(spans, tokens, wanted, logits);
+        self.check_placed(placed, tokens.len());
         if let Some(token) = tokens.iter().find(|t| **t >= self.spec.vocab) {
             let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
             return Err(BackendError::Tensor { problem });
         }
         // A step that fails half way leaves nothing to go on from.
         self.note(spans, |_| Held::default());
-        graph::forward(&mut self.backend, &self.spec, &self.weights, &mut self.state, spans, tokens, wanted)?;
+        let Self { backend, spec, weights, state, tower, blanked, .. } = self;
+        let blanks = spec.vision.as_ref().map_or(&[][..], |vision| &vision.blank_tokens);
+        blanked.clear();
+        blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { 0 } else { *token }));
+        let vectors = tower.as_ref().filter(|_| !placed.is_empty()).map(|tower| &tower.vectors);
+        graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
         let undo = self.undo;
         self.note(spans, |span| Held::after(span, undo));
         self.backend.read(&self.state.logits, logits)
+    }
+
+    fn look(&mut self, image: &Image) -> Result<(), BackendError> {
+        match &mut self.tower {
+            Some(tower) => tower.look(&mut self.backend, image),
+            None => Err(BackendError::Unsupported("images: the model has no tower for them".into())),
+        }
     }
 
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {

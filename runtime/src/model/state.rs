@@ -30,7 +30,7 @@ pub struct State<B: Backend> {
 
 impl<B: Backend> State<B> {
     pub(super) fn new(backend: &mut B, plan: &Plan) -> Result<Self, BackendError> {
-        backend.reserve(plan.batch_tokens as usize, plan.input_width)?;
+        backend.reserve(plan.product_rows as usize, plan.input_width)?;
         if let Some(shape) = plan.experts {
             backend.reserve_experts(plan.batch_tokens as usize, shape)?;
         }

@@ -12,9 +12,10 @@ use serde::Serialize;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, buffer_lens, cache_bytes, cache_shape, delta_shape, experts_shape, scratch_bytes, widest_input,
-    working_bytes,
+    Dims, buffer_lens, cache_bytes, cache_shape, delta_shape, experts_shape, product_rows, scratch_bytes,
+    vision_plan, widest_input, working_bytes,
 };
+use crate::vision::VisionPlan;
 use crate::{LoadError, LoadOptions};
 
 /// Positions a slot gets where the caller does not say: what chats need, not what a model could hold.
@@ -27,7 +28,7 @@ const BATCH_TOKENS_MAX: u32 = 1 << 16;
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// `weights`, `activations`, `scratch`, `logits`, `cache` or `state`.
+    /// `weights`, `activations`, `scratch`, `logits`, `cache`, `state` or `images`.
     pub what: &'static str,
     /// Shape and type, for people.
     pub shape: String,
@@ -54,6 +55,12 @@ pub struct Plan {
     /// Widest input of a matrix product.
     #[serde(skip)]
     pub input_width: usize,
+    /// Most rows of a matrix product: of a step or of a part of an image.
+    #[serde(skip)]
+    pub product_rows: u32,
+    /// What the tower over images takes.
+    #[serde(skip)]
+    pub(crate) vision: Option<VisionPlan>,
     /// The largest mixture of experts.
     #[serde(skip)]
     pub experts: Option<ExpertsShape>,
@@ -95,6 +102,9 @@ impl Plan {
             batch_tokens,
             logit_rows: options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens),
             backend: options.backend,
+            image_tokens: options
+                .image_tokens
+                .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
@@ -129,7 +139,8 @@ impl Plan {
             bytes: 4 * len,
         }));
         let input_width = widest_input(spec);
-        let shape = format!("quantized activations: {rows} tokens x {input_width} q8");
+        let product_rows = product_rows(spec, d);
+        let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
         let [quantized, partial, experts] = scratch_bytes(spec, d);
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
@@ -142,6 +153,8 @@ impl Plan {
         items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
         items.extend(cache_items(&caches, d.context));
         items.extend(delta_items(&delta_states));
+        let vision = vision_plan(spec, d);
+        items.extend(vision.iter().flat_map(VisionPlan::items));
         Self {
             context: d.context,
             slots: d.slots,
@@ -153,6 +166,8 @@ impl Plan {
             items,
             buffers,
             input_width: input_width as usize,
+            product_rows,
+            vision,
             experts: experts_shape(spec),
             caches,
             delta_states,

@@ -1,6 +1,6 @@
 //! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
 
-use muse_format::{Experts, Layer, Mixer, Spec};
+use muse_format::{Experts, Layer, Mixer, Spec, Vision};
 use muse_kernels::{
     CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
     cuda_reserved_bytes,
@@ -8,6 +8,7 @@ use muse_kernels::{
 
 use super::PROPOSED_MAX;
 use crate::BackendChoice;
+use crate::vision::VisionPlan;
 
 /// Lengths in f32 of the buffers of [`crate::model::State`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,7 +104,19 @@ pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 pub(super) fn widest_input(spec: &Spec) -> u32 {
     let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l), latent_dim(l)];
-    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec)]).max().unwrap_or(0)
+    let vision = spec.vision.as_ref().map_or(0, VisionPlan::widest_input);
+    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec), vision]).max().unwrap_or(0)
+}
+
+/// What the tower over images takes; none where there is none.
+pub(super) fn vision_plan(spec: &Spec, d: Dims) -> Option<VisionPlan> {
+    let tokens = |vision: &Vision| vision.pixels.tokens_max.min(d.image_tokens).min(d.context);
+    spec.vision.as_ref().map(|v| VisionPlan::new(spec, v, tokens(v), d.batch_tokens, d.dtype))
+}
+
+/// Most rows of a matrix product.
+pub(super) fn product_rows(spec: &Spec, d: Dims) -> u32 {
+    vision_plan(spec, d).map_or(0, |vision| vision.rows).max(d.batch_tokens)
 }
 
 /// The numbers that sizes follow from, within their bounds.
@@ -115,6 +128,8 @@ pub(super) struct Dims {
     pub logit_rows: u32,
     pub dtype: CacheDtype,
     pub backend: BackendChoice,
+    /// Most tokens of one image.
+    pub image_tokens: u32,
 }
 
 /// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window of the first row
@@ -199,9 +214,10 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
 /// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
 /// backend does not keep.
 pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
-    let (rows, width) = (u64::from(d.batch_tokens), widest_input(spec).into());
+    let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec).into());
+    let batch = u64::from(d.batch_tokens);
     let experts =
-        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(rows, shape));
+        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(batch, shape));
     match d.backend {
         BackendChoice::Cpu => {
             let experts = experts(CpuBackend::experts_bytes);
@@ -215,6 +231,7 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
     let scratch: u64 = scratch_bytes(spec, d).iter().sum();
-    let buffers = buffer_lens(spec, d).byte_len() + scratch;
+    let vision = vision_plan(spec, d).map_or(0, |vision| vision.byte_len());
+    let buffers = buffer_lens(spec, d).byte_len() + scratch + vision;
     u128::from(buffers) + cache_bytes(spec, d)
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use half::f16;
 use muse_format::{
     Activation, Attention, BlockMut, DeltaNet, Expected, Experts, Ffn, Generation, Layer, Layout, Meta,
-    Mixer, PerLayer, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Writer,
+    Mixer, PerLayer, Pixels, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Vision, VisionLayer,
+    Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -29,6 +30,10 @@ impl Rng {
     /// Uniform in `-1..1`.
     pub fn signed(&mut self) -> f32 {
         self.next() as f32 / (1_u32 << 30) as f32 - 1.0
+    }
+
+    pub fn signed_numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.signed()).collect()
     }
 
     pub fn tokens(&mut self, count: usize, vocab: u32) -> Vec<u32> {
@@ -169,12 +174,36 @@ pub fn recurrent() -> Spec {
     spec
 }
 
+/// [`plain`] with a tower of two blocks, one with windows of 3 patches, over images of at most 12 tokens of 4 patches.
+pub fn seeing() -> Spec {
+    let pixels =
+        Pixels { patch: 2, frames: 2, tokens_max: 12, mean: [0.5, 0.4, 0.6], deviation: [0.5, 0.3, 0.25] };
+    let vision = Vision {
+        token: 9,
+        blank_tokens: vec![9, 11],
+        pixels,
+        dim: 36,
+        heads: 3,
+        ffn_dim: 50,
+        activation: Activation::Gelu,
+        outer_norm_eps: 1e-5,
+        norm_eps: 1e-4,
+        positions: 3,
+        frequencies: 3,
+        merge: 2,
+        adapter_dim: 44,
+        adapter_activation: Activation::Gelu,
+        layers: vec![VisionLayer { window: Some(3) }, VisionLayer { window: None }],
+    };
+    Spec { vision: Some(vision), ..plain() }
+}
+
 /// Random bytes of a tensor whose values have about the standard deviation `1 / sqrt(cols)`; vectors are near 1.
 fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Vec<u8> {
     let rows = e.rows as usize;
     if e.role == Role::Vector {
         // Frequencies from 1 down; norms and biases around 0.8.
-        let value = |i: usize, rng: &mut Rng| match e.name.starts_with("rope") {
+        let value = |i: usize, rng: &mut Rng| match e.name.contains("rope") {
             true => 0.3_f32.powf(i as f32 + if e.name == "rope.1" { 0.5 } else { 0.0 }),
             false if e.name.ends_with("bias") => 0.2 * rng.signed(),
             false => 0.8 + 0.3 * rng.signed(),

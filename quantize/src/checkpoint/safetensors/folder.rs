@@ -45,6 +45,18 @@ pub(super) fn json(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>,
     serde_json::from_slice(&bytes).map(Some).map_err(|e| malformed(name, &e.to_string()))
 }
 
+/// How images are prepared: a file of its own, or a part of the file for all kinds of input.
+pub(super) fn image_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
+    if let Some(own) = json(dir, "preprocessor_config.json")? {
+        return Ok(own);
+    }
+    match json(dir, "processor_config.json")?.and_then(|mut all| all.remove("image_processor")) {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(images)) => Ok(images),
+        Some(_) => Err(malformed("processor_config.json", "image_processor is not an object")),
+    }
+}
+
 /// `chat_template.jinja`, or `chat_template` of tokenizer_config.json: a string, or a list of named templates of
 /// which `default` is taken, as transformers does.
 pub(super) fn chat_template(

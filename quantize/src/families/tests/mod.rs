@@ -83,9 +83,13 @@ fn muse_glimmer() -> Value {
     let more = json!({"hidden_activation": "silu", "post_norm_eps": 1e-8, "qk_scale_factor": 3.87, "sliding_window": 32,
         "output_multiplier": 0.2, "final_logit_softcapping": 20.0, "num_hidden_layers": 5});
     text.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let tower = json!({"model_type": "muse_glimmer_vision", "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 5, "num_attention_heads": 2, "pos_emb_height": 3, "pos_emb_width": 3, "patch_size": 14,
+        "patch_temporal": 2, "merge_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-6,
+        "max_position_embeddings": 1024, "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}});
     json!({"model_type": "muse_glimmer", "architectures": ["MuseGlimmerForConditionalGeneration"],
-        "text_config": text, "vision_config": {"hidden_size": 8}, "image_token_id": 90, "video_token_id": 91,
-        "out_hidden_size": 32, "projector_hidden_size": 12, "projector_hidden_act": "gelu"})
+        "text_config": text, "vision_config": tower, "image_token_id": 90, "video_token_id": 91,
+        "out_hidden_size": 64, "projector_hidden_size": 12, "projector_hidden_act": "gelu"})
 }
 
 fn with(mut config: Value, changes: &Value) -> Map<String, Value> {
@@ -103,6 +107,7 @@ fn checkpoint(config: Map<String, Value>, tensors: &[(&str, usize, usize)]) -> C
     Checkpoint {
         config,
         generation_config: Map::new(),
+        image_processor: Map::new(),
         tokenizer: Vec::new(),
         tokenizer_config: Map::new(),
         chat_template: None,

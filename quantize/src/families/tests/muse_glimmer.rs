@@ -1,3 +1,4 @@
+use muse_format::Vision;
 use serde_json::{Map, Value, json};
 
 use super::{checkpoint, family, spec, with};
@@ -68,42 +69,189 @@ fn muse_glimmer_refuses_by_the_name_of_its_text_key() {
     }
 }
 
+/// The tower of the config of these tests, changed.
+fn vision_with(mut config: Value, changes: &Value) -> Map<String, Value> {
+    config["vision_config"] = Value::Object(with(config["vision_config"].take(), changes));
+    config.as_object().expect("a config is an object").clone()
+}
+
 #[test]
-fn a_vision_tower_is_left_out_and_counted() {
+fn a_tower_has_windows_and_the_sizes_of_its_config() {
+    let vision = |changes: Value| {
+        let spec = spec(vision_with(family("muse_glimmer"), &changes)).expect("muse_glimmer");
+        spec.vision.expect("a tower")
+    };
+    let v = vision(json!({}));
+    let windows = |v: &Vision| v.layers.iter().map(|layer| layer.window).collect::<Vec<_>>();
+    assert_eq!(windows(&v), [Some(3), Some(3), Some(3), None, None]);
+    assert_eq!((v.token, v.blank_tokens.as_slice()), (90, [90, 91].as_slice()));
+    assert_eq!((v.dim, v.heads, v.frequencies, v.ffn_dim, v.adapter_dim), (16, 2, 2, 24, 12));
+    assert_eq!((v.positions, v.merge, v.pixels.patch, v.pixels.frames), (3, 2, 14, 2));
+    assert_eq!(
+        (v.pixels.tokens_max, v.pixels.mean, v.outer_norm_eps, v.norm_eps),
+        (4096, [0.5; 3], 1e-6, 1e-5)
+    );
+    let types = ["window_attention", "full_attention", "full_attention", "full_attention", "full_attention"];
+    assert_eq!(windows(&vision(json!({ "layer_types": types }))), [Some(3), None, None, None, None]);
+    // A video's token may be beyond the vocabulary: nothing reads it.
+    let no_video = with(family("muse_glimmer"), &json!({"video_token_id": 200_091}));
+    assert_eq!(spec(no_video).expect("images alone").vision.expect("a tower").blank_tokens, [90]);
+}
+
+#[test]
+fn a_tower_is_refused_by_the_name_of_its_key() {
+    let cases = [
+        ("hidden_act", json!("silu")),
+        ("hidden_size", json!(18)),
+        ("hidden_size", json!(null)),
+        ("pos_emb_width", json!(4)),
+        ("merge_size", json!(0)),
+        ("layer_types", json!(["full_attention"])),
+        ("layer_types", json!(["a", "b", "c", "d", "e"])),
+        ("layer_norm_eps", json!(null)),
+        ("rope_parameters", json!(null)),
+        ("rope_parameters.rope_type", json!({"rope_type": "yarn", "rope_theta": 10000.0})),
+        ("num_experts", json!(2)),
+        ("model_type", json!("clip")),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        let (outer, _) = key.split_once('.').unwrap_or((key, ""));
+        match spec(vision_with(family("muse_glimmer"), &json!({ outer: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("vision_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    for (key, value) in [
+        ("vision_config", json!(null)),
+        ("image_token_id", json!(null)),
+        ("image_token_id", json!(100)),
+        ("out_hidden_size", json!(32)),
+        ("projector_hidden_size", json!(null)),
+        ("projector_hidden_act", json!("relu")),
+    ] {
+        match spec(with(family("muse_glimmer"), &json!({ key: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == key => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn an_image_processor_agrees_with_the_tower_or_is_refused() {
+    let read = |processor: Value| {
+        let config = with(family("muse_glimmer"), &json!({}));
+        let mut vision = spec(config).expect("muse_glimmer").vision.expect("a tower");
+        let processor = processor.as_object().expect("an object").clone();
+        families::muse_glimmer::vision::read_processor(&processor, &mut vision).map(|()| vision.pixels)
+    };
+    let published = json!({"do_convert_rgb": true, "do_normalize": true, "do_rescale": true, "do_resize": true,
+        "image_mean": [0.5, 0.25, 0], "image_processor_type": "MuseGlimmerImageProcessor", "image_std": [0.5, 1, 2],
+        "max_image_tokens": 1024, "merge_size": 2, "patch_size": 14, "resample": 1,
+        "rescale_factor": 1.0 / 255.0, "temporal_patch_size": 2});
+    let pixels = read(published.clone()).expect("as published");
+    assert_eq!((pixels.tokens_max, pixels.mean, pixels.deviation), (1024, [0.5, 0.25, 0.0], [0.5, 1.0, 2.0]));
+    let cases = [
+        ("do_resize", json!(false)),
+        ("do_normalize", json!(false)),
+        ("resample", json!(3)),
+        ("rescale_factor", json!(1.0)),
+        ("patch_size", json!(16)),
+        ("merge_size", json!(1)),
+        ("temporal_patch_size", json!(1)),
+        ("max_image_tokens", json!(0)),
+        ("image_mean", json!([0.5])),
+        ("image_std", json!([0.5, 0.5, 0])),
+        ("do_pad", json!(true)),
+    ];
+    for (key, value) in cases {
+        let mut processor = published.clone();
+        processor[key] = value;
+        let error = read(processor).expect_err(key);
+        let key = format!("preprocessor_config.json: {key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
+    }
+}
+
+#[test]
+fn every_tensor_of_a_whole_model_is_used() {
     let config = with(family("muse_glimmer"), &json!({}));
     let all = spec(config.clone()).expect("muse_glimmer").tensors();
     let computed = |name: &str| {
         name.starts_with("rope.")
-            || name == "embed_norm"
+            || ["embed_norm", "vision.rope", "vision.norm"].contains(&name)
             || name.ends_with("q_norm")
             || name.ends_with("k_norm")
     };
-    let named: Vec<_> = all
+    let decoder: Vec<_> = all
         .iter()
-        .filter(|e| !computed(&e.name))
+        .filter(|e| !computed(&e.name) && !e.name.starts_with("vision."))
         .map(|e| (families::muse_glimmer::FAMILY.their_name(&e.name), e.rows as usize, e.cols as usize))
         .collect();
-    let vision = [("model.vision_tower.ln_pre.weight", 1, 8), ("model.vision_projection.weight", 64, 12)];
-    let tensors: Vec<_> = named.iter().map(|(n, r, c)| (n.as_str(), *r, *c)).chain(vision).collect();
+    let tower = tower();
+    let tensors = decoder.iter().chain(&tower).map(|(n, r, c)| (n.as_str(), *r, *c)).collect::<Vec<_>>();
     let whole = import(&checkpoint(config.clone(), &tensors)).expect("a whole model");
-    assert_eq!(whole.left_out, [families::LeftOut { part: "vision", tensors: 2, weights: 8 + 64 * 12 }]);
+    assert_eq!(whole.left_out, []);
     for tensor in &whole.tensors {
         let expected = match tensor.name.as_str() {
-            "embed_norm" => Some(1.0),
+            "embed_norm" | "vision.norm" => Some(1.0),
             name if name.ends_with("q_norm") => Some(3.87),
             name if name.ends_with("k_norm") => Some(1.0),
             _ => None,
         };
         match (&tensor.origin, expected) {
             (Origin::Computed(values), Some(expected)) => assert!(values.iter().all(|v| *v == expected)),
-            (Origin::Computed(_), None) => assert!(tensor.name.starts_with("rope.")),
+            (Origin::Computed(_), None) => assert!(tensor.name.contains("rope"), "{}", tensor.name),
             (Origin::Tensor { transform, .. }, _) => {
                 let centred = tensor.name.starts_with('l') && tensor.name.ends_with("norm");
-                assert_eq!(*transform == Transform::AddOne, centred, "{}", tensor.name);
+                let expected = match tensor.name.as_str() {
+                    "vision.adapter.up" => Transform::ColumnsGathered { outer: 4 },
+                    _ if centred => Transform::AddOne,
+                    _ => Transform::AsIs,
+                };
+                assert_eq!(*transform, expected, "{}", tensor.name);
             }
         }
     }
     let unknown = [&tensors[..], &[("model.audio_tower.ln.weight", 1, 8)]].concat();
-    let error = import(&checkpoint(config, &unknown)).expect_err("a part that nobody knows");
+    let error = import(&checkpoint(config.clone(), &unknown)).expect_err("a part that nobody knows");
     assert!(matches!(error, ImportError::UnknownTensor(name) if name == "model.audio_tower.ln.weight"));
+    for missing in [decoder.len(), tensors.len() - 1] {
+        let mut some = tensors.clone();
+        let (name, ..) = some.remove(missing);
+        let error = import(&checkpoint(config.clone(), &some)).expect_err(name);
+        assert!(matches!(&error, ImportError::MissingTensor(named) if named == name), "{error}");
+    }
+}
+
+/// The tower of [`family`]'s config by the names of the reference implementation.
+fn tower() -> Vec<(String, usize, usize)> {
+    let tower = |part: &str, rows, cols| (format!("model.vision_tower.{part}"), rows, cols);
+    let mut list = vec![
+        tower("patch_embedder.patch_embedding.weight", 16, 2 * 3 * 14 * 14),
+        tower("patch_embedder.position_embedding_table.weight", 9, 16),
+        ("model.vision_adapter.fc1.weight".into(), 12, 64),
+        ("model.vision_adapter.fc2.weight".into(), 12, 12),
+        ("model.vision_projection.weight".into(), 64, 12),
+    ];
+    // A norm's weight is a row; a bias has the length of the outputs.
+    let both = |list: &mut Vec<_>, part: String, rows: usize, cols: usize| {
+        list.push(tower(&format!("{part}.weight"), rows, cols));
+        list.push(tower(&format!("{part}.bias"), 1, if rows == 1 { cols } else { rows }));
+    };
+    for i in 0..5 {
+        for part in ["q_proj", "k_proj", "v_proj", "proj"] {
+            both(&mut list, format!("layers.{i}.attn.{part}"), 16, 16);
+        }
+        both(&mut list, format!("layers.{i}.mlp.fc1"), 24, 16);
+        both(&mut list, format!("layers.{i}.mlp.fc2"), 16, 24);
+        for norm in ["norm1", "norm2"] {
+            both(&mut list, format!("layers.{i}.{norm}"), 1, 16);
+        }
+    }
+    for norm in ["ln_pre", "ln_post"] {
+        both(&mut list, norm.into(), 1, 16);
+    }
+    list
 }

@@ -133,7 +133,8 @@ fn experts_are_taken_out_of_the_tensors_that_hold_all_of_them() {
 fn a_gate_keeps_what_it_does_not_let_in_down_to_a_bound() {
     let of = |transform: Transform| {
         let mut values = [0.0, 1.0, -1.0, 50.0];
-        transform.apply(&mut values);
+        let cols = values.len();
+        transform.apply(&mut values, cols);
         values
     };
     let (open, kept) =

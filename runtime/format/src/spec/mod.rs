@@ -10,12 +10,14 @@
 mod attention;
 mod delta_net;
 mod feed_forward;
+mod vision;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::attention::Attention;
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
+pub use self::vision::{Pixels, Vision, VisionLayer};
 use crate::FormatError;
 
 /// One decoder-only transformer.
@@ -48,6 +50,9 @@ pub struct Spec {
     /// Rotation tables, each a tensor `rope.{i}` of inverse frequencies (`head_dim / 2` at most).
     pub ropes: u32,
     pub layers: Vec<Layer>,
+    /// What turns images into vectors in the place of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<Vision>,
 }
 
 /// What each layer is given of a token besides the residual stream: a row of a table and a product of its embedding,
@@ -167,6 +172,9 @@ impl Spec {
             let rule = "a model has at most 64 rotation tables";
             return Err(FormatError::Spec { field: "ropes".into(), value: self.ropes.to_string(), rule });
         }
+        if let Some(vision) = &self.vision {
+            vision.validate(self.vocab)?;
+        }
         let experts = |layer: &Layer| layer.experts.as_ref().map_or(0, |e| u64::from(e.count));
         let expert_tensors = 3 * self.layers.iter().map(experts).sum::<u64>();
         if expert_tensors > EXPERT_TENSORS_MAX {
@@ -223,6 +231,7 @@ impl Default for Spec {
             per_layer: None,
             ropes: 0,
             layers: Vec::new(),
+            vision: None,
         }
     }
 }

@@ -1,0 +1,203 @@
+//! The tower over images, its adapter and its projection.
+//!
+//! The patches of a square lie with the channel outermost in the reference implementation's input of the adapter, one
+//! behind the other in ours: the adapter's first matrix has its columns in that order. The projected vectors are
+//! normalised without weights, which are ones here.
+
+use muse_format::{Activation, Pixels, Vision, VisionLayer};
+use serde_json::{Map, Value};
+
+use super::super::config::Config;
+use super::super::{Draft, Rope, Transform};
+use crate::checkpoint::ImportError;
+
+/// The names of its parts in a checkpoint.
+const NAMES: [(&str, &str); 8] = [
+    ("patch", "vision_tower.patch_embedder.patch_embedding.weight"),
+    ("positions", "vision_tower.patch_embedder.position_embedding_table.weight"),
+    ("pre_norm", "vision_tower.ln_pre.weight"),
+    ("post_norm", "vision_tower.ln_post.weight"),
+    ("adapter.up", "vision_adapter.fc1.weight"),
+    ("adapter.down", "vision_adapter.fc2.weight"),
+    ("projection", "vision_projection.weight"),
+    ("norm", ""),
+];
+const BLOCK_NAMES: [(&str, &str); 8] = [
+    ("attn.norm", "norm1"),
+    ("attn.q", "attn.q_proj"),
+    ("attn.k", "attn.k_proj"),
+    ("attn.v", "attn.v_proj"),
+    ("attn.out", "attn.proj"),
+    ("ffn.norm", "norm2"),
+    ("ffn.up", "mlp.fc1"),
+    ("ffn.down", "mlp.fc2"),
+];
+
+/// Adds the tower to a draft of the text model.
+pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportError> {
+    let tower = config.model("vision_config")?;
+    tower.only("model_type", &["muse_glimmer_vision".into()], "only muse_glimmer_vision is supported")?;
+    let gelu = |config: &Config<'_>, key: &str| config.only(key, &["gelu".into()], "only gelu is supported");
+    gelu(&tower, "hidden_act")?;
+    gelu(config, "projector_hidden_act")?;
+    let (dim, heads) = (tower.size("hidden_size", 1 << 20)?, tower.size("num_attention_heads", 4096)?);
+    let (merge, positions) = (tower.size("merge_size", 16)?, tower.size("pos_emb_height", 1 << 12)?);
+    tower.only("pos_emb_width", &[positions.into()], "only a square table of positions is supported")?;
+    if !dim.is_multiple_of(4 * heads) {
+        return Err(tower.refuse("hidden_size", format!("it must be {heads} heads of a multiple of 4")));
+    }
+    let wide = u64::from(dim) * u64::from(merge) * u64::from(merge);
+    let rule = format!("it must be hidden_size times merge_size squared, {wide}");
+    config.only("out_hidden_size", &[wide.into()], &rule)?;
+    let frequencies = frequencies(&tower, dim / heads)?;
+    let token = |key: &str| -> Result<Option<u32>, ImportError> {
+        let id = config.u32(key)?.ok_or_else(|| config.refuse(key, "it must be the id of a token"))?;
+        Ok((id < draft.spec.vocab).then_some(id))
+    };
+    let image = token("image_token_id")?;
+    let rule = format!("it must be below vocab_size {}", draft.spec.vocab);
+    let image = image.ok_or_else(|| config.refuse("image_token_id", rule))?;
+    let video = token("video_token_id")?;
+    let norm_eps = tower.f64("layer_norm_eps")?;
+    let norm_eps =
+        norm_eps.ok_or_else(|| tower.refuse("layer_norm_eps", "it must be a number above zero"))?;
+    draft.spec.vision = Some(Vision {
+        token: image,
+        blank_tokens: [image].into_iter().chain(video).collect(),
+        pixels: Pixels {
+            patch: tower.size("patch_size", 256)?,
+            frames: tower.size("patch_temporal", 16)?,
+            tokens_max: 4096,
+            mean: [0.5; 3],
+            deviation: [0.5; 3],
+        },
+        dim,
+        heads,
+        ffn_dim: tower.size("intermediate_size", 1 << 20)?,
+        activation: Activation::Gelu,
+        outer_norm_eps: norm_eps as f32,
+        // The reference implementation reads no key for it.
+        norm_eps: 1e-5,
+        positions,
+        frequencies: dim / heads / 4,
+        merge,
+        adapter_dim: config.size("projector_hidden_size", 1 << 20)?,
+        adapter_activation: Activation::Gelu,
+        layers: layers(&tower, positions)?,
+    });
+    // The product of the sides of the table, which nothing reads.
+    tower.finish(&["max_position_embeddings"])?;
+    draft.computed.insert("vision.rope".into(), frequencies);
+    draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
+    name_tensors(draft);
+    draft.image_markers = Some(["<|patch|>", "<|image_start|>", "<|image_end|>"]);
+    Ok(())
+}
+
+/// Windows are as wide as the table of positions; every fourth layer and the last have none where nothing is said.
+fn layers(tower: &Config<'_>, window: u32) -> Result<Vec<VisionLayer>, ImportError> {
+    let count = tower.size("num_hidden_layers", 1024)?;
+    let rule = format!("it must hold {count} times full_attention or window_attention");
+    let full: Vec<bool> = match tower.strings("layer_types")? {
+        None => (0..count).map(|i| (i + 1).is_multiple_of(4) || i + 1 == count).collect(),
+        Some(types) if types.len() == count as usize => {
+            let known = types.iter().map(|kind| match *kind {
+                "full_attention" => Some(true),
+                "window_attention" => Some(false),
+                _ => None,
+            });
+            known.collect::<Option<_>>().ok_or_else(|| tower.refuse("layer_types", rule))?
+        }
+        Some(_) => return Err(tower.refuse("layer_types", rule)),
+    };
+    Ok(full.into_iter().map(|full| VisionLayer { window: (!full).then_some(window) }).collect())
+}
+
+/// Inverse frequencies of each coordinate, which turns half of a head.
+fn frequencies(tower: &Config<'_>, head_dim: u32) -> Result<Vec<f32>, ImportError> {
+    let rope = tower.object("rope_parameters")?;
+    let theta = match &rope {
+        None => None,
+        Some(rope) => {
+            rope.only("rope_type", &["axial".into(), "default".into()], "only axial is supported")?;
+            let theta = rope.f64("rope_theta")?;
+            rope.finish(&[])?;
+            theta
+        }
+    };
+    let rule = "it must have a rope_theta above zero";
+    let theta = theta.ok_or_else(|| tower.refuse("rope_parameters", rule))?;
+    Ok(Rope::plain(theta).frequencies(head_dim / 2).expect("a plain table has any width"))
+}
+
+fn name_tensors(draft: &mut Draft) {
+    let vision = draft.spec.vision.as_ref().expect("it was just read");
+    let (merged, blocks) = (vision.merged() as usize, vision.layers.len());
+    let mut name = |ours: String, theirs: String, transform: Transform| {
+        draft.named.insert(ours, (theirs, transform));
+    };
+    for (ours, theirs) in NAMES.into_iter().filter(|(_, theirs)| !theirs.is_empty()) {
+        let transform = match ours {
+            "adapter.up" => Transform::ColumnsGathered { outer: merged },
+            _ => Transform::AsIs,
+        };
+        name(format!("vision.{ours}"), format!("model.{theirs}"), transform);
+        if let Some(bias) = theirs.strip_suffix("weight").filter(|_| ours.ends_with("norm")) {
+            name(format!("vision.{ours}_bias"), format!("model.{bias}bias"), Transform::AsIs);
+        }
+    }
+    for block in 0..blocks {
+        for (ours, theirs) in BLOCK_NAMES {
+            let (ours, theirs) =
+                (format!("vision.l{block}.{ours}"), format!("model.vision_tower.layers.{block}.{theirs}"));
+            name(ours.clone(), format!("{theirs}.weight"), Transform::AsIs);
+            name(format!("{ours}_bias"), format!("{theirs}.bias"), Transform::AsIs);
+        }
+    }
+}
+
+/// Takes from `preprocessor_config.json` what the model's config does not say; what is absent is as in the reference
+/// implementation.
+///
+/// # Errors
+/// [`ImportError::Config`] for a step that is left out, of another kind, or of another size than the tower's.
+pub(in super::super) fn read_processor(
+    processor: &Map<String, Value>,
+    vision: &mut Vision,
+) -> Result<(), ImportError> {
+    let config = Config::part(processor, "preprocessor_config.json: ");
+    let pixels = &mut vision.pixels;
+    for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
+        config.only(step, &[true.into()], "only the whole of the steps is supported")?;
+    }
+    config.only("resample", &[1.into()], "only 1, which is Lanczos, is supported")?;
+    config.only("rescale_factor", &[(1.0 / 255.0).into()], "only 1 / 255 is supported")?;
+    for (key, size) in
+        [("patch_size", pixels.patch), ("temporal_patch_size", pixels.frames), ("merge_size", vision.merge)]
+    {
+        config.only(key, &[size.into()], &format!("it must be the tower's, {size}"))?;
+    }
+    if config.has("max_image_tokens") {
+        pixels.tokens_max = config.size("max_image_tokens", 1 << 20)?;
+    }
+    let three = |key: &str, values: Option<Vec<f64>>, default: [f32; 3]| match values.as_deref() {
+        None => Ok(default),
+        Some([red, green, blue]) => Ok([*red, *green, *blue].map(|value| value as f32)),
+        Some(_) => Err(config.refuse(key, "it must hold three numbers")),
+    };
+    pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
+    pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
+    let known = [
+        // Names of classes, and what is for other processors or for batches.
+        "image_processor_type",
+        "processor_class",
+        "feature_extractor_type",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "disable_grouping",
+        "device",
+        "default_to_square",
+    ];
+    config.finish(&known)
+}

@@ -1,0 +1,108 @@
+//! Where the patches of an image lie: the order in which a tower reads them, which of them see each other, and how the
+//! table of positions is resampled for them.
+
+use std::ops::Range;
+
+/// Patches of an image, row by row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    pub rows: u32,
+    pub cols: u32,
+}
+
+impl Grid {
+    pub fn len(self) -> u32 {
+        self.rows * self.cols
+    }
+
+    /// Row and column of a patch.
+    pub fn place(self, patch: u32) -> [u32; 2] {
+        [patch / self.cols, patch % self.cols]
+    }
+
+    /// Windows of at most `side` patches a side, the first in the corner, row by row: rows and columns of each.
+    fn windows(self, side: u32) -> impl Iterator<Item = [Range<u32>; 2]> {
+        let cut = move |len: u32| {
+            (0..len.div_ceil(side)).map(move |i| i * side..len.min((i + 1).saturating_mul(side)))
+        };
+        cut(self.rows).flat_map(move |rows| cut(self.cols).map(move |cols| [rows.clone(), cols]))
+    }
+
+    /// Every patch, window after window and row by row in each, so that a window's patches lie together.
+    pub fn order(self, window: Option<u32>, order: &mut Vec<u32>) {
+        order.clear();
+        for [rows, cols] in self.windows(window.unwrap_or(u32::MAX)) {
+            order.extend(rows.flat_map(|row| cols.clone().map(move |col| row * self.cols + col)));
+        }
+    }
+
+    /// Ranges of [`order`](Self::order) whose patches see each other where the window is `seen`, a tower's window or
+    /// none.
+    pub fn groups(self, seen: Option<u32>) -> impl Iterator<Item = Range<u32>> {
+        self.windows(seen.unwrap_or(u32::MAX)).scan(0, |start, [rows, cols]| {
+            let group = *start..*start + (rows.end - rows.start) * (cols.end - cols.start);
+            *start = group.end;
+            Some(group)
+        })
+    }
+
+    /// Adds to `out` the vector of a patch's position: bilinear between the four nearest of a square `table` of `side`
+    /// rows of `side` vectors, as wide as `out`, laid over the image corner to corner. Beyond the table all is zero, so
+    /// that patches at the edge of a large image have less.
+    pub fn add_position(self, patch: u32, table: &[f32], side: u32, out: &mut [f32]) {
+        let [row, col] = self.place(patch);
+        for (y, high) in taps(row, self.rows, side) {
+            for (x, wide) in taps(col, self.cols, side) {
+                let weight = high * wide;
+                let at = (y * side + x) as usize * out.len();
+                out.iter_mut().zip(&table[at..]).for_each(|(out, t)| *out += weight * t);
+            }
+        }
+    }
+}
+
+/// The entries of a table of `side` that entry `index` of `len` lies between, those that exist, and their weights.
+fn taps(index: u32, len: u32, side: u32) -> impl Iterator<Item = (u32, f32)> {
+    let at = (index as f32 + 0.5) * side as f32 / len as f32 - 0.5;
+    let low = at.floor();
+    let tap = move |offset: f32| {
+        let (tap, weight) = (low + offset, (1.0 - (at - low - offset).abs()).max(0.0));
+        (tap >= 0.0 && tap < side as f32).then_some((tap as u32, weight))
+    };
+    [0.0, 1.0].into_iter().filter_map(tap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_read_one_after_another() {
+        let grid = Grid { rows: 3, cols: 5 };
+        let mut order = Vec::new();
+        grid.order(Some(2), &mut order);
+        assert_eq!(order, [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]);
+        assert_eq!(grid.groups(Some(2)).collect::<Vec<_>>(), [0..4, 4..8, 8..10, 10..12, 12..14, 14..15]);
+        assert!(grid.groups(None).eq(std::iter::once(0..15)));
+        grid.order(None, &mut order);
+        assert!(order.iter().copied().eq(0..15));
+        // As many windows as fit, and no empty one.
+        assert_eq!(Grid { rows: 2, cols: 4 }.groups(Some(2)).collect::<Vec<_>>(), [0..4, 4..8]);
+    }
+
+    #[test]
+    fn positions_are_laid_corner_to_corner() {
+        // A table of 2 x 2 vectors of 1 over images of 2 x 2, 1 x 1 and 4 x 4 patches.
+        let table = [1.0, 2.0, 3.0, 4.0];
+        let at = |rows, cols, patch| {
+            let mut out = [0.0];
+            Grid { rows, cols }.add_position(patch, &table, 2, &mut out);
+            out[0]
+        };
+        assert_eq!([0, 1, 2, 3].map(|patch| at(2, 2, patch)), table);
+        assert_eq!(at(1, 1, 0), 2.5);
+        // A quarter of a patch beyond the corner: the table's 1 weighs 3/4 each way, what is outside nothing.
+        assert_eq!(at(4, 4, 0), 0.5625);
+        assert_eq!(at(4, 4, 5), 0.5625 + 2.0 * 0.1875 + 3.0 * 0.1875 + 4.0 * 0.0625);
+    }
+}

@@ -1,0 +1,145 @@
+//! An image as a tower reads it.
+
+use muse_format::{Pixels, Vision};
+
+use super::grid::Grid;
+
+/// An image whose patches can be computed. Cloning is not cheap; it is shared by reference.
+#[derive(Clone, PartialEq)]
+pub struct Image {
+    pub(super) grid: Grid,
+    values: Values,
+    hash: [u8; 32],
+}
+
+#[derive(Clone, PartialEq)]
+enum Values {
+    /// `(patches, values)`, as a processor elsewhere made them.
+    Patches(Vec<f32>),
+    /// `(rows * patch, cols * patch, 3)`
+    Rgb(Vec<u8>),
+}
+
+/// Why something is not an image for a model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    #[error("an image has {rows} x {cols} patches; each must be a multiple of {merge}, and at least that")]
+    Grid { rows: u64, cols: u64, merge: u32 },
+    #[error("an image is {tokens} tokens; this model takes {limit} at most")]
+    TooLarge { tokens: u64, limit: u32 },
+    #[error("the patches of an image are {actual} numbers; {rows} x {cols} of {width} are {expected}")]
+    Values { rows: u64, cols: u64, width: u32, actual: u64, expected: u64 },
+    #[error("a number of an image's patches is not finite")]
+    NotFinite,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} x {} patches)", self.grid.rows, self.grid.cols)
+    }
+}
+
+impl Image {
+    /// An image of which `values`, `(rows * cols, values)`, were computed elsewhere; `limit` is the most tokens it may
+    /// take.
+    ///
+    /// # Errors
+    /// [`ImageError`] where the numbers do not fit together.
+    pub fn from_patches(
+        rows: u64,
+        cols: u64,
+        values: Vec<f32>,
+        vision: &Vision,
+        limit: u32,
+    ) -> Result<Self, ImageError> {
+        let grid = checked(rows, cols, vision, limit)?;
+        let width = vision.pixels.values();
+        let expected = u64::from(grid.len()) * u64::from(width);
+        if values.len() as u64 != expected {
+            return Err(ImageError::Values { rows, cols, width, actual: values.len() as u64, expected });
+        }
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(ImageError::NotFinite);
+        }
+        let mut hasher = hasher(grid);
+        for value in &values {
+            hasher.update(&value.to_le_bytes());
+        }
+        Ok(Self { grid, values: Values::Patches(values), hash: hasher.finalize().into() })
+    }
+
+    /// An image of `rows x cols` patches of pixels, `rgb` row by row.
+    ///
+    /// # Errors
+    /// As [`from_patches`](Self::from_patches).
+    pub fn from_rgb(
+        rows: u64,
+        cols: u64,
+        rgb: Vec<u8>,
+        vision: &Vision,
+        limit: u32,
+    ) -> Result<Self, ImageError> {
+        let grid = checked(rows, cols, vision, limit)?;
+        let width = 3 * vision.pixels.patch * vision.pixels.patch;
+        let expected = u64::from(grid.len()) * u64::from(width);
+        if rgb.len() as u64 != expected {
+            return Err(ImageError::Values { rows, cols, width, actual: rgb.len() as u64, expected });
+        }
+        let mut hasher = hasher(grid);
+        hasher.update(&rgb);
+        Ok(Self { grid, values: Values::Rgb(rgb), hash: hasher.finalize().into() })
+    }
+
+    /// Of the patches and where they lie: what two images with the same vectors share, and others do not.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// Vectors that a tower makes of it.
+    pub fn tokens(&self, vision: &Vision) -> u32 {
+        self.grid.len() / vision.merged()
+    }
+
+    /// Adds the values of a patch to `out`.
+    pub fn patch(&self, patch: u32, pixels: &Pixels, out: &mut Vec<f32>) {
+        let width = pixels.values() as usize;
+        let rgb = match &self.values {
+            Values::Patches(values) => {
+                return out.extend_from_slice(&values[patch as usize * width..][..width]);
+            }
+            Values::Rgb(rgb) => rgb,
+        };
+        let [row, col] = self.grid.place(patch).map(|place| place as usize);
+        let (side, line) = (pixels.patch as usize, (self.grid.cols * pixels.patch) as usize);
+        for _ in 0..pixels.frames {
+            for channel in 0..3 {
+                // In one step, as the reference implementation does: (x - 255 mean) / (255 deviation).
+                let (mean, deviation) = (255.0 * pixels.mean[channel], 255.0 * pixels.deviation[channel]);
+                for y in 0..side {
+                    let start = (row * side + y) * line + col * side;
+                    let values = rgb[3 * start..][..3 * side].iter().skip(channel).step_by(3);
+                    out.extend(values.map(|value| (f32::from(*value) - mean) / deviation));
+                }
+            }
+        }
+    }
+}
+
+fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, ImageError> {
+    let merge = vision.merge;
+    let tokens = (rows / u64::from(merge)).saturating_mul(cols / u64::from(merge));
+    if tokens > u64::from(limit) {
+        return Err(ImageError::TooLarge { tokens, limit });
+    }
+    let whole = |len: u64| len > 0 && len.is_multiple_of(merge.into());
+    let narrow = u32::try_from(rows).ok().zip(u32::try_from(cols).ok());
+    let grid = narrow.filter(|_| whole(rows) && whole(cols));
+    grid.map(|(rows, cols)| Grid { rows, cols }).ok_or(ImageError::Grid { rows, cols, merge })
+}
+
+fn hasher(grid: Grid) -> blake3::Hasher {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&grid.rows.to_le_bytes()).update(&grid.cols.to_le_bytes());
+    hasher
+}
