@@ -124,6 +124,7 @@ pub struct Eval {
 const EVAL_EXAMPLES: &str = "Examples:
   muse-quantize eval logits smol.muse --tokens \"1 2 3\" --json
   muse-quantize eval generate smol.muse --tokens \"1 2 3\" --count 20 --json
+  muse-quantize eval embed minilm.muse --text \"a small dog\" --text \"a puppy\"
   muse-quantize eval perplexity smol.muse --text page.txt --context 512
   muse-quantize eval kl smol-f32.muse smol.muse --text page.txt";
 
@@ -154,6 +155,24 @@ pub enum What {
         /// How many; stop ids do not end it
         #[arg(long)]
         count: u32,
+        #[command(flatten)]
+        common: EvalCommon,
+    },
+    /// Vectors of texts, of a model that embeds
+    Embed {
+        file: PathBuf,
+        /// A text; may be repeated
+        #[arg(long, required_unless_present = "tokens")]
+        text: Vec<String>,
+        /// Token ids, separated by blanks, taken as they are; may be repeated
+        #[arg(long, value_parser = tokens, conflicts_with_all = ["text", "prompt", "truncate"])]
+        tokens: Vec<Tokens>,
+        /// The name of a text that the model knows and that goes in front of each
+        #[arg(long, value_name = "NAME")]
+        prompt: Option<String>,
+        /// Cut what is too long
+        #[arg(long)]
+        truncate: bool,
         #[command(flatten)]
         common: EvalCommon,
     },

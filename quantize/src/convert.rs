@@ -107,7 +107,10 @@ pub fn file_len(jobs: &[Job<'_>], meta: &Meta) -> u64 {
     let blocks = meta.spec.vision.as_ref().map_or(0, |vision| vision.layers.len() as u64);
     // An entry is 160 bytes; a layer of the spec is under 1 KiB of JSON, one of a tower under 32 bytes, everything else
     // of it under 16 KiB.
-    let tail = 160 * jobs.len() as u64 + 1024 * layers + 32 * blocks + (16 << 10);
+    let prompts = meta.spec.embedding.iter().flat_map(|embedding| &embedding.prompts);
+    // JSON writes a byte as six at most.
+    let prompts: u64 = prompts.map(|(name, text)| 6 * (name.len() + text.len()) as u64).sum();
+    let tail = 160 * jobs.len() as u64 + 1024 * layers + 32 * blocks + prompts + (16 << 10);
     ALIGN + tensors + tail + (meta.tokenizer.len() + meta.chat_template.len()) as u64
 }
 

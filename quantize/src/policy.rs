@@ -68,7 +68,9 @@ impl Policy {
         }
         let outer = matches!(name, "embed" | "head" | "per_layer.table");
         let bits = if outer { self.embed_bits.or(self.bits) } else { self.bits };
-        if role == Role::Router && self.bits != Some(Bits::ThirtyTwo) {
+        // Tables that are small and added to every token stay floats too.
+        let float = role == Role::Router || matches!(name, "positions" | "types");
+        if float && self.bits != Some(Bits::ThirtyTwo) {
             return Storage::Rounded(match native {
                 Native::F16 => Layout::F16,
                 Native::Bf16 => Layout::Bf16,

@@ -156,6 +156,7 @@ mod tests {
             tokenizer: tokenizer(bos),
             tokenizer_config: object(tokenizer_config),
             chat_template: None,
+            modules: None,
             tensors: BTreeMap::new(),
             norms_hold_one: false,
             source: "test".into(),

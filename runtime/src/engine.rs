@@ -1,12 +1,13 @@
 //! What the scheduler drives. `model.rs` implements it for real models, `sim.rs` for tests of everything above.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use muse_format::{Generation, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
-use crate::{ChatOptions, Image, Message};
+use crate::{ChatOptions, Image, Mapped, Message, Plan};
 
 /// What callers may know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,8 @@ pub struct ModelInfo {
     pub generation: Generation,
     /// What it looks at images with; `None` where it takes none.
     pub vision: Option<VisionInfo>,
+    /// What a model that embeds does; one that has it writes no text.
+    pub embedding: Option<EmbeddingInfo>,
 }
 
 /// How a model takes images.
@@ -41,6 +44,45 @@ pub struct VisionInfo {
     pub spec: Vision,
     /// Most tokens of one image: the spec's, or less where the plan says so.
     pub image_tokens: u32,
+}
+
+/// What callers may know of the vectors of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddingInfo {
+    /// Numbers of a vector.
+    pub width: u32,
+    /// Texts that may be put in front of others, by name.
+    pub prompts: BTreeMap<String, String>,
+    /// The name of the one that is put there where nobody says.
+    pub default_prompt: Option<String>,
+}
+
+impl ModelInfo {
+    pub(crate) fn new(mapped: &Mapped, plan: &Plan, backend: String) -> Self {
+        let spec = &mapped.spec;
+        let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
+        let embedding = spec.embedding.as_ref().map(|embedding| EmbeddingInfo {
+            width: embedding.width(spec.dim),
+            prompts: embedding.prompts.clone(),
+            default_prompt: embedding.default_prompt.clone(),
+        });
+        Self {
+            family: spec.family.clone(),
+            hash: mapped.hash,
+            vocab: spec.vocab,
+            context: plan.context,
+            slots: plan.slots,
+            batch_tokens: plan.batch_tokens,
+            logit_rows: plan.logit_rows,
+            weight_bytes: plan.weight_bytes,
+            working_bytes: plan.working_bytes,
+            backend,
+            generation: mapped.generation.clone(),
+            vision: vision
+                .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
+            embedding,
+        }
+    }
 }
 
 /// Rows of a step that are vectors of the image last looked at, in the place of tokens' embeddings.
@@ -95,10 +137,26 @@ pub trait Engine: Send {
         Err(BackendError::Unsupported(format!("{image:?}")))
     }
 
+    /// Writes the vectors of whole `texts` to `out`, `(texts.len(), width)`. There are 1 to `slots` texts, each of 1 to
+    /// `context` tokens, and at most `batch_tokens` of them together. For models whose info has `embedding`.
+    fn embed(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<(), BackendError> {
+        let _ = (texts, out);
+        Err(BackendError::Unsupported("vectors of texts, of a model that writes text".into()))
+    }
+
     /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they
     /// would need, or a recurrent state has taken in more. `written` is the most positions the slot has held since it was last
     /// filled from position 0: cutting a sequence back does not bring overwritten positions back.
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32;
+}
+
+/// Panics where a caller broke the contract of [`Engine::embed`].
+pub(crate) fn check_texts(info: &ModelInfo, texts: &[&[u32]], out: &[f32]) {
+    let width = info.embedding.as_ref().expect("the model embeds").width as usize;
+    let tokens: usize = texts.iter().map(|text| text.len()).sum();
+    assert!((1..=info.slots as usize).contains(&texts.len()) && tokens <= info.batch_tokens as usize);
+    assert!(texts.iter().all(|text| (1..=info.context as usize).contains(&text.len())));
+    assert_eq!(out.len(), texts.len() * width);
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -122,6 +180,14 @@ pub enum TextError {
 pub trait Text: Send + Sync {
     /// Ids of raw text, with BOS in front where the model asks for it.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
+
+    /// As [`encode`](Self::encode), the text cut so that there are at most `limit` ids and what is put around a text is
+    /// still there. Of models that embed.
+    fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
+        let mut ids = self.encode(text)?;
+        ids.truncate(limit);
+        Ok(ids)
+    }
 
     /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer.
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError>;

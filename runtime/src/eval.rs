@@ -17,6 +17,8 @@ use crate::{Engine, PlaceError, TextError};
 pub enum EvalError {
     #[error("there are no tokens to evaluate")]
     Empty,
+    #[error("this model makes vectors of texts and has no logits: use eval embed")]
+    MakesVectors,
     #[error("{tokens} tokens were asked for; the model is loaded with a context of {context}")]
     TooLong { tokens: u64, context: u32 },
     #[error("token {token} is outside the vocabulary of {vocab}")]
@@ -69,6 +71,9 @@ pub struct Divergence {
 fn check(engine: &dyn Engine, tokens: &[u32], more: u64) -> Result<(), EvalError> {
     let info = engine.info();
     let total = tokens.len() as u64 + more;
+    if info.embedding.is_some() {
+        return Err(EvalError::MakesVectors);
+    }
     if tokens.is_empty() {
         return Err(EvalError::Empty);
     }
@@ -204,6 +209,9 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 /// Non-overlapping windows of at most `context` tokens over a text, each with BOS in front where the model asks for
 /// it. A last window in which nothing would be predicted is left out.
 fn windows(engine: &dyn Engine, text: &str, context: u32) -> Result<Vec<Vec<u32>>, EvalError> {
+    if engine.info().embedding.is_some() {
+        return Err(EvalError::MakesVectors);
+    }
     if context > engine.info().context {
         return Err(EvalError::TooLong { tokens: context.into(), context: engine.info().context });
     }

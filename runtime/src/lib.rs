@@ -11,6 +11,7 @@
 
 mod constraint;
 mod decoder;
+mod embed;
 mod engine;
 pub mod eval;
 mod graph;
@@ -29,9 +30,11 @@ mod tokenizer;
 mod vision;
 mod weights;
 
-pub use engine::{Engine, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo};
+pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
+pub use engine::{EmbeddingInfo, Engine, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo};
 pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
+    read_text,
 };
 pub use model::Model;
 pub use muse_kernels::CacheDtype;
@@ -43,6 +46,6 @@ pub use request::{
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
-pub use tokenizer::HfText;
+pub use tokenizer::{HfText, WholeText};
 pub use vision::{Image, ImageError, PlaceError};
 pub use weights::Mapped;

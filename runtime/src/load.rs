@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use muse_format::{FormatError, Role};
+use muse_format::{FormatError, Role, Spec};
 #[cfg(not(feature = "cuda"))]
 use muse_kernels::CudaError;
-use muse_kernels::{BackendError, CacheDtype, CpuBackend, ReferenceBackend};
+use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
-use crate::model::Model;
+use crate::model::{EmbeddingModel, Model};
 use crate::plan::OverBudget;
-use crate::{Engine, HfText, Mapped, Plan, Text, TextError};
+use crate::{Engine, HfText, Mapped, Plan, Text, TextError, WholeText};
 
 /// The layout family that this build's kernels read: [`muse_format::Provenance::target`] of a file it takes.
 pub const TARGET: &str = "cpu";
@@ -129,9 +129,25 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Engine>, LoadE
     let mapped = Mapped::open(path)?;
     // Before the tokenizer, which takes seconds to build where the file is for another board anyway.
     check_target(&mapped)?;
-    let text = HfText::new(&mapped.tokenizer, &mapped.text, &mapped.chat_template)?;
+    let text = read_text(&mapped.spec, &mapped.tokenizer, &mapped.text, &mapped.chat_template)?;
     let mapped = place(mapped, options)?;
-    load_mapped(&mapped, options, Arc::new(text))
+    load_mapped(&mapped, options, text)
+}
+
+/// The text side of a model: its tokenizer, and its chat template where it writes text.
+///
+/// # Errors
+/// [`TextError`] for a tokenizer or a template that cannot be used.
+pub fn read_text(
+    spec: &Spec,
+    tokenizer_json: &[u8],
+    text: &muse_format::Text,
+    chat_template: &str,
+) -> Result<Arc<dyn Text>, TextError> {
+    match spec.embedding {
+        Some(_) => Ok(Arc::new(WholeText::new(tokenizer_json)?)),
+        None => Ok(Arc::new(HfText::new(tokenizer_json, text, chat_template)?)),
+    }
 }
 
 /// Puts the weights where `options` wants them; [`load_mapped`] takes them from where they are.
@@ -173,16 +189,33 @@ pub fn load_mapped(
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
-            Ok(Box::new(Model::new(mapped, ReferenceBackend::new(), name, &plan, text)?))
+            model(mapped, ReferenceBackend::new(), name, &plan, text)
         }
         BackendChoice::Cpu => {
             let threads =
                 options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
             let backend = CpuBackend::new(threads.unwrap_or(1));
             let name = backend.describe();
-            Ok(Box::new(Model::new(mapped, backend, name, &plan, text)?))
+            model(mapped, backend, name, &plan, text)
         }
         BackendChoice::Cuda => on_cuda(mapped, &plan, text),
+    }
+}
+
+/// A model of the kind that its spec says.
+fn model<B>(
+    mapped: &Mapped,
+    backend: B,
+    name: String,
+    plan: &Plan,
+    text: Arc<dyn Text>,
+) -> Result<Box<dyn Engine>, LoadError>
+where
+    B: Backend<Weight: Send, Buffer: Send, Cache: Send, DeltaState: Send> + Send + 'static,
+{
+    match mapped.spec.embedding {
+        Some(_) => Ok(Box::new(EmbeddingModel::new(mapped, backend, name, plan, text)?)),
+        None => Ok(Box::new(Model::new(mapped, backend, name, plan, text)?)),
     }
 }
 
@@ -190,7 +223,7 @@ pub fn load_mapped(
 fn on_cuda(mapped: &Mapped, plan: &Plan, text: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
     let backend = muse_kernels::CudaBackend::new()?;
     let name = backend.describe();
-    Ok(Box::new(Model::new(mapped, backend, name, plan, text)?))
+    model(mapped, backend, name, plan, text)
 }
 
 #[cfg(not(feature = "cuda"))]

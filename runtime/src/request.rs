@@ -181,6 +181,18 @@ pub enum Refusal {
     PromptTooLong { tokens: u32, limit: u32 },
     #[error("the prompt is empty")]
     EmptyPrompt,
+    #[error("this model makes vectors of texts and writes none: call Embed, or take a model that writes")]
+    MakesVectors,
+    #[error("this model writes text and makes no vectors: take a model that embeds")]
+    WritesText,
+    #[error(
+        "text {index} is {tokens} tokens; this model reads {limit}: split it, or cut it with the option truncate"
+    )]
+    TextTooLong { index: usize, tokens: usize, limit: u32 },
+    #[error("text {index} is empty, and so are its tokens")]
+    EmptyText { index: usize },
+    #[error("there is no prompt {name:?}; this model has: {known}")]
+    UnknownPrompt { name: String, known: String },
     #[error("option {name} is {value}; {rule}")]
     Option { name: &'static str, value: String, rule: &'static str },
     #[error(transparent)]

@@ -84,6 +84,7 @@ impl SimEngine {
             backend: "sim".into(),
             generation: Generation { stop_ids: vec![END], ..Generation::default() },
             vision: None,
+            embedding: None,
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
         Self { info, step_delay: options.step_delay, text: SimText { markers: options.markers }, slots }

@@ -8,7 +8,9 @@ use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, load_mapped, plan};
-use support::{Rng, byte_text, everything, gated, mixture, seeing, shared, steps, write};
+use support::{
+    Rng, byte_text, embedding_decoder, encoder, everything, gated, mixture, seeing, shared, steps, write,
+};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -18,6 +20,9 @@ fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
         for spec in [everything(), mixture(), gated(), shared(), seeing()] {
             check(spec, backend);
+        }
+        for spec in [encoder(), embedding_decoder()] {
+            check_embedding(spec, backend);
         }
     }
 }
@@ -70,6 +75,39 @@ fn check(mut spec: Spec, backend: BackendChoice) {
     assert!(settled - loaded <= 64 * 1024, "{} for rotations", settled - loaded);
     for slot in 0..4 {
         steps(&mut *engine, slot, &tokens, 16);
+        assert_eq!(ALLOCATOR.allocated(), settled, "a step kept memory");
+    }
+}
+
+fn check_embedding(mut spec: Spec, backend: BackendChoice) {
+    spec.vocab = 500;
+    spec.context = 1000;
+    if let Some(encoder) = &mut spec.encoder {
+        encoder.positions = 1000;
+    }
+    let file = write(&spec, Layout::Q4 { group: 32 }, 1);
+    let mapped = Mapped::open(&file.path).unwrap();
+    let options =
+        LoadOptions { slots: 4, batch_tokens: 64, threads: Some(1), backend, ..LoadOptions::default() };
+    let plan = plan(&mapped, &options).unwrap();
+    assert_eq!((plan.batch_tokens, plan.logit_rows), (1000, 0), "a text is read in one step");
+    let text = byte_text(spec.vocab);
+    let tokens = Rng(3).tokens(1000, spec.vocab);
+
+    let before = ALLOCATOR.allocated();
+    let mut engine = load_mapped(&mapped, &options, text).unwrap();
+    let loaded = ALLOCATOR.allocated();
+    let beside = (loaded - before) as u64 - plan.working_bytes;
+    assert!(plan.working_bytes > 800_000 && beside < 32_000, "{beside} beside {}", plan.working_bytes);
+
+    let mut out = vec![0.0; 4 * 90];
+    engine.embed(&[&tokens], &mut out[..90]).unwrap();
+    let settled = ALLOCATOR.allocated();
+    // Sines and cosines of 5000 pairs in vectors that double, 32 KiB each, and a thousand positions.
+    assert!(settled - loaded <= 72 * 1024, "{} for rotations", settled - loaded);
+    for cut in [1, 300, 640] {
+        let texts = [&tokens[..cut], &tokens[cut..cut + 9], &tokens[700..800], &tokens[999..]];
+        engine.embed(&texts, &mut out).unwrap();
         assert_eq!(ALLOCATOR.allocated(), settled, "a step kept memory");
     }
 }

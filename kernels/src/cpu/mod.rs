@@ -214,12 +214,9 @@ impl Backend for CpuBackend {
         rows: usize,
         eps: f32,
     ) -> Result<(), BackendError> {
-        let (elementwise, weight) = (self.elementwise, weight.f32());
-        self.split(out, rows * weight.len(), weight.len(), |at, out| {
-            out.copy_from_slice(&x[at..][..out.len()]);
-            out.chunks_exact_mut(weight.len()).for_each(|x| elementwise.rms_norm(x, weight, eps));
-        });
-        Ok(())
+        let len = rows * weight.cols();
+        out[..len].copy_from_slice(&x[..len]);
+        self.rms_norm_in_place(out, weight, rows, eps)
     }
 
     fn rms_norm_in_place(
@@ -419,7 +416,7 @@ impl Backend for CpuBackend {
     }
 
     fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
-        self.split(x, len, 1, |at, x| x.iter_mut().zip(&y[at..]).for_each(|(x, y)| *x += y));
+        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
         Ok(())
     }
 

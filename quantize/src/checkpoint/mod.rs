@@ -74,6 +74,8 @@ pub struct Checkpoint {
     /// `tokenizer_config.json`; empty where there is none.
     pub tokenizer_config: Map<String, Value>,
     pub chat_template: Option<String>,
+    /// What sentence-transformers puts after the model.
+    pub modules: Option<Modules>,
     /// By Hugging Face's tensor name, `model.layers.0.self_attn.q_proj.weight`, RoPE in half-split order.
     pub tensors: BTreeMap<String, Box<dyn TensorSource>>,
     /// True where a family's centred norms (`1 + w`) are stored with the 1 added, as GGUF does.
@@ -83,6 +85,28 @@ pub struct Checkpoint {
     /// `safetensors` or `gguf`.
     pub source_format: &'static str,
     pub license: Option<String>,
+}
+
+/// The files of sentence-transformers beside a checkpoint: the model is the first of its modules.
+#[derive(Debug, Default)]
+pub struct Modules {
+    /// In order, as `modules.json` lists them.
+    pub list: Vec<Module>,
+    /// `sentence_bert_config.json`; empty where there is none.
+    pub transformer: Map<String, Value>,
+    /// `config_sentence_transformers.json`; empty where there is none.
+    pub settings: Map<String, Value>,
+}
+
+/// One step of what becomes of a text.
+#[derive(Debug)]
+pub struct Module {
+    /// The last part of its class's name: `Pooling`.
+    pub kind: String,
+    /// Its folder, and what the names of its tensors begin with: `2_Dense`.
+    pub path: String,
+    /// `config.json` in that folder; empty where there is none, and for the checkpoint's own folder.
+    pub config: Map<String, Value>,
 }
 
 /// Opens a checkpoint of either kind: a Hugging Face folder or a GGUF file.

@@ -5,6 +5,7 @@
 //! `safetensors` crate; this module bounds its length and checks it against the file's.
 
 mod folder;
+mod modules;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,8 @@ pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
     })?;
     let tokenizer_config = folder::json(dir, "tokenizer_config.json")?.unwrap_or_default();
     let chat_template = folder::chat_template(dir, &tokenizer_config)?;
+    let mut tensors = tensors(dir)?;
+    let modules = modules::read(dir, &mut tensors)?;
     Ok(Checkpoint {
         config,
         generation_config: folder::json(dir, "generation_config.json")?.unwrap_or_default(),
@@ -43,7 +46,8 @@ pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
         tokenizer,
         tokenizer_config,
         chat_template,
-        tensors: tensors(dir)?,
+        modules,
+        tensors,
         norms_hold_one: false,
         source: folder::name(dir),
         source_format: "safetensors",

@@ -9,7 +9,7 @@ use muse_quantize::families::{self, Import, LeftOut};
 use muse_quantize::policy::{Bits, Policy};
 use muse_quantize::report::Report;
 use muse_quantize::text;
-use muse_runtime::{HfText, Mapped};
+use muse_runtime::Mapped;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::output::{self, Output};
@@ -76,7 +76,7 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
     let text = Text { image: text::image(checkpoint, import)?, ..text };
     let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
     // A tokenizer or template that the runtime refuses is better refused here than on the board.
-    HfText::new(&checkpoint.tokenizer, &text, &chat_template)?;
+    muse_runtime::read_text(&import.spec, &checkpoint.tokenizer, &text, &chat_template)?;
     let method = match args.method {
         _ if jobs.iter().all(|j| j.kept || !j.layout.is_quantized()) => "kept",
         Method::Rtn => "rtn",

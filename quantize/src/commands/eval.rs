@@ -3,10 +3,10 @@ use std::path::Path;
 
 use muse_quantize::images;
 use muse_runtime::eval::{self, Input};
-use muse_runtime::{BackendChoice, CacheDtype, Engine, Image, LoadOptions, PlaceError};
+use muse_runtime::{BackendChoice, CacheDtype, EmbedOptions, Engine, Image, LoadOptions, PlaceError};
 use serde_json::json;
 
-use super::{Failure, at, print, print_json};
+use super::{Failure, at, embed, print, print_json};
 use crate::cli::{Backend, Eval, EvalCommon, Images, TextArgs, What};
 
 /// Logits printed without --json.
@@ -30,6 +30,11 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             }
             let ids: Vec<_> = generated.iter().map(u32::to_string).collect();
             print(&format!("{}\n", ids.join(" ")))
+        }
+        What::Embed { file, text, tokens, prompt, truncate, common } => {
+            let options =
+                EmbedOptions { prompt: prompt.clone(), truncate: *truncate, ..EmbedOptions::default() };
+            embed::run(file, text, tokens, &options, common)
         }
         What::Perplexity { file, text, common } => {
             let mut engine = load(file, common, common.cache, text.context as usize)?;
@@ -89,6 +94,19 @@ fn read(text: &TextArgs) -> Result<String, Failure> {
     fs::read_to_string(&text.text).map_err(|e| at(&text.text, &e).into())
 }
 
+/// What the person said of kernels and threads.
+pub(super) fn options(common: &EvalCommon) -> LoadOptions {
+    LoadOptions {
+        threads: common.threads,
+        cache: common.cache,
+        backend: match common.backend {
+            Backend::Cpu => BackendChoice::Cpu,
+            Backend::Reference => BackendChoice::Reference,
+        },
+        ..LoadOptions::default()
+    }
+}
+
 /// A model with room for `positions`, or for as many as it was trained for.
 fn load(
     path: &Path,
@@ -102,13 +120,8 @@ fn load(
         context: Some(positions.clamp(1, trained)),
         // As many rows of logits as windows can use at once without taking much memory.
         logit_rows: Some(32),
-        threads: common.threads,
         cache,
-        backend: match common.backend {
-            Backend::Cpu => BackendChoice::Cpu,
-            Backend::Reference => BackendChoice::Reference,
-        },
-        ..LoadOptions::default()
+        ..options(common)
     };
     Ok(muse_runtime::load(path, &options)?)
 }

@@ -122,6 +122,12 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         let (used, all, layers) = (experts.used, experts.count, spec.layers.len());
         writeln!(out, "experts     {used} of {all}, {} wide, on {count} of {layers} layers", experts.dim)?;
     }
+    if let Some(e) = &spec.embedding {
+        let unit = if e.normalise { ", of length 1" } else { "" };
+        writeln!(out, "embeds      {} numbers{unit}, pooling {:?}", e.width(spec.dim), e.pooling)?;
+        let names: Vec<_> = e.prompts.keys().map(String::as_str).collect();
+        writeln!(out, "prompts     {}", if names.is_empty() { "none".into() } else { names.join(", ") })?;
+    }
     writeln!(out, "stop ids    {:?}", c.generation.stop_ids)?;
     writeln!(out, "tokenizer   {} bytes; chat template {} bytes", c.tokenizer_bytes, c.chat_template_bytes)?;
     writeln!(

@@ -1,6 +1,7 @@
 //! One file per subcommand. Results go to standard output, everything else to standard error.
 
 mod convert;
+mod embed;
 mod eval;
 mod inspect;
 mod output;

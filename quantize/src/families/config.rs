@@ -61,6 +61,11 @@ impl<'a> Config<'a> {
         Self { map, path: path.into(), model: false, asked: RefCell::default() }
     }
 
+    /// Its keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &'a String> {
+        self.map.keys()
+    }
+
     /// The value of `key`; a null is as good as an absent key.
     fn value(&self, key: &str) -> Option<&'a Value> {
         self.asked.borrow_mut().insert(key.into());

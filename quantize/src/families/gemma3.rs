@@ -4,6 +4,8 @@
 //! The embedding's factor `sqrt(hidden_size)` is the f32 one. transformers rounds it to the type that it computes in;
 //! our runtime computes in f32, whatever type the weights are stored in.
 //!
+//! With `use_bidirectional_attention` it embeds texts, see `embedding.rs`.
+//!
 //! The multimodal `gemma3` is not imported: dropping its vision half silently would be a different model.
 
 use muse_format::{Activation, Attention, Ffn, Layer, Spec};
@@ -40,14 +42,27 @@ pub(super) const FAMILY: Family = Family {
     left_out: &[],
 };
 
+/// EmbeddingGemma: the layers alone, and every token sees both sides.
+pub(super) const EMBEDDING: Family =
+    Family { architecture: "Gemma3TextModel", prefix: "", read: read_embedding, ..FAMILY };
+
+fn read_embedding(config: &Config<'_>) -> Result<Draft, ImportError> {
+    if !config.bool("use_bidirectional_attention", false)? {
+        return Err(config
+            .refuse("use_bidirectional_attention", "of layers without a head only an embedding is made"));
+    }
+    read(config)
+}
+
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
     for key in ["hidden_activation", "hidden_act"] {
         config.only(key, &["gelu_pytorch_tanh".into()], "only gelu_pytorch_tanh is supported")?;
     }
-    let rule = "only causal attention is supported";
-    config.only("use_bidirectional_attention", &[false.into()], rule)?;
-    let window = config.u32("sliding_window")?;
+    // Where both sides are seen, the config says how far from end to end.
+    let bidirectional = config.bool("use_bidirectional_attention", false)?;
+    let window =
+        config.u32("sliding_window")?.map(|window| if bidirectional { window / 2 + 1 } else { window });
     let pattern = config.u32("sliding_window_pattern")?.unwrap_or(6);
     if pattern == 0 {
         return Err(config.refuse("sliding_window_pattern", "it must be at least 1"));
@@ -73,6 +88,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         post_norms: true,
         ..Layer::new(Attention {
             window,
+            bidirectional,
             rope: Some(u32::from(window.is_none() && any_local)),
             ..attention.clone()
         })

@@ -3,8 +3,10 @@
 //! To add a family, write its file, with a [`Family`] in it, and name it in [`FAMILIES`]. A config key that changes the
 //! answer is implemented or refused; a tensor is used, known to be harmless, or refused.
 
+mod bert;
 mod common;
 mod config;
+mod embedding;
 mod gemma3;
 mod gemma4;
 mod glm4;
@@ -31,7 +33,8 @@ use self::config::Config;
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 15] = [
+const FAMILIES: [&Family; 17] = [
+    &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
     &llama::FAMILY,
@@ -43,6 +46,7 @@ const FAMILIES: [&Family; 15] = [
     &qwen3_5::MOE,
     &qwen3_5::MOE_TEXT,
     &gemma3::FAMILY,
+    &gemma3::EMBEDDING,
     &gemma4::FAMILY,
     &gemma4::TEXT,
     &glm4::FAMILY,
@@ -91,12 +95,14 @@ struct Draft {
     alternating: Vec<(&'static str, [usize; 2], usize)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
-    /// Tensors outside the decoder: our name, theirs, and what becomes of it.
+    /// Tensors that the family's rules for a decoder do not name: our name, theirs, and what becomes of it.
     named: HashMap<String, (String, Transform)>,
     /// Tensors outside the decoder that no checkpoint holds.
     computed: HashMap<String, Vec<f32>>,
     /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
     image_markers: Option<[&'static str; 3]>,
+    /// Tensors of theirs that an answer does not depend on, by their own names.
+    ignored: Vec<String>,
 }
 
 impl Draft {
@@ -112,6 +118,7 @@ impl Draft {
             named: HashMap::new(),
             computed: HashMap::new(),
             image_markers: None,
+            ignored: Vec::new(),
         }
     }
 }
@@ -279,6 +286,7 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     if let Some(vision) = &mut draft.spec.vision {
         muse_glimmer::vision::read_processor(&checkpoint.image_processor, vision)?;
     }
+    embedding::complete(&mut draft, checkpoint)?;
     draft.spec.validate()?;
     let tensors: Result<_, _> =
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
@@ -414,13 +422,13 @@ impl Family {
     }
 
     fn their_name(&self, ours: &str) -> String {
-        let prefix = self.prefix;
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
         match ours {
-            "embed" => return format!("{prefix}.embed_tokens.weight"),
-            "norm" => return format!("{prefix}.norm.weight"),
-            "per_layer.table" => return format!("{prefix}.embed_tokens_per_layer.weight"),
-            "per_layer.projection" => return format!("{prefix}.per_layer_model_projection.weight"),
-            "per_layer.norm" => return format!("{prefix}.per_layer_projection_norm.weight"),
+            "embed" => return format!("{prefix}embed_tokens.weight"),
+            "norm" => return format!("{prefix}norm.weight"),
+            "per_layer.table" => return format!("{prefix}embed_tokens_per_layer.weight"),
+            "per_layer.projection" => return format!("{prefix}per_layer_model_projection.weight"),
+            "per_layer.norm" => return format!("{prefix}per_layer_projection_norm.weight"),
             "head" => return "lm_head.weight".into(),
             _ => {}
         }
@@ -435,7 +443,7 @@ impl Family {
         let (theirs, bias) = named.or(weight).expect("a family names every part it asks for");
         let theirs = theirs.replace('*', expert);
         let theirs = if bias { theirs.replace(".weight", ".bias") } else { theirs };
-        format!("{prefix}.layers.{layer}.{theirs}")
+        format!("{prefix}layers.{layer}.{theirs}")
     }
 
     /// What of the checkpoint is not used, all of which must be known.
@@ -457,6 +465,7 @@ impl Family {
             name.ends_with("rotary_emb.inv_freq")
                 || (tied && name == "lm_head.weight")
                 || unused.contains(name)
+                || draft.ignored.iter().any(|ignored| ignored == name)
         };
         let mut parts: Vec<LeftOut> = Vec::new();
         for (name, source) in &checkpoint.tensors {

@@ -59,14 +59,21 @@ impl Spec {
         for i in 0..self.ropes {
             add(Role::Vector, format!("rope.{i}"), 1, 0)?;
         }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let prefixed = |part: &str| format!("l{i}.{part}");
-            let each = |role, part: &str, rows, cols| add(role, prefixed(part), rows, cols);
-            layer.try_each_tensor(self.dim, self.per_layer.as_ref(), each)?;
+        if let Some(encoder) = &self.encoder {
+            encoder.try_each_tensor(self.dim, &self.layers, &mut add)?;
+        } else {
+            for (i, layer) in self.layers.iter().enumerate() {
+                let prefixed = |part: &str| format!("l{i}.{part}");
+                let each = |role, part: &str, rows, cols| add(role, prefixed(part), rows, cols);
+                layer.try_each_tensor(self.dim, self.per_layer.as_ref(), each)?;
+            }
+            add(Role::Vector, "norm".into(), 1, self.dim)?;
         }
-        add(Role::Vector, "norm".into(), 1, self.dim)?;
         if !self.tied_head {
             add(Role::Matrix, "head".into(), self.vocab, self.dim)?;
+        }
+        if let Some(embedding) = &self.embedding {
+            embedding.try_each_tensor(self.dim, &mut add)?;
         }
         match &self.vision {
             Some(vision) => vision.try_each_tensor(self.dim, &mut add),

@@ -6,6 +6,20 @@ use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
 use super::product;
 use crate::model::{AttentionWeights, State};
 
+/// What the operation needs to know of `a`.
+pub(super) fn shape(a: &Attention) -> AttentionShape {
+    AttentionShape {
+        heads: a.heads,
+        kv_heads: a.kv_heads,
+        head_dim: a.head_dim,
+        scale: a.scale,
+        window: a.window,
+        softcap: a.softcap,
+        bidirectional: a.bidirectional,
+        until: None,
+    }
+}
+
 /// `state.y = attention(state.y)`, over the cache of layer `index`.
 #[allow(clippy::too_many_arguments)] // one call
 pub(super) fn attention<B: Backend>(
@@ -18,6 +32,7 @@ pub(super) fn attention<B: Backend>(
     spans: &[Span],
     eps: f32,
 ) -> Result<(), BackendError> {
+    let own = state.own_cache(index);
     let State { y, q, k, v, mix, gate, caches, .. } = state;
     let rows = row_count(spans);
     let on_q = product(q, &w.q);
@@ -36,20 +51,10 @@ pub(super) fn attention<B: Backend>(
         backend.rope(q, &ropes[rope as usize], spans, a.heads, a.head_dim)?;
     }
     if w.kv.is_some() {
-        store(backend, a, w, ropes, k, v, &mut caches[index], spans, eps)?;
+        store(backend, a, w, ropes, k, v, &mut caches[own], spans, eps)?;
     }
-    let cache = &caches[a.kv_from.map_or(index, |from| from as usize)];
-    let shape = AttentionShape {
-        heads: a.heads,
-        kv_heads: a.kv_heads,
-        head_dim: a.head_dim,
-        scale: a.scale,
-        window: a.window,
-        softcap: a.softcap,
-        bidirectional: false,
-        until: None,
-    };
-    backend.attention(mix, q, cache, spans, &shape)?;
+    let cache = &caches[a.kv_from.map_or(own, |from| from as usize)];
+    backend.attention(mix, q, cache, spans, &shape(a))?;
     if let Some(norm) = &w.mix_norm {
         backend.rms_norm_in_place(mix, norm, rows * a.heads as usize, eps)?;
     }
@@ -73,10 +78,11 @@ pub(super) fn keep<B: Backend>(
     spans: &[Span],
     eps: f32,
 ) -> Result<(), BackendError> {
+    let own = state.own_cache(index);
     let State { y, k, v, caches, .. } = state;
     let Some([on_k, on_v]) = &w.kv else { return Ok(()) };
     backend.linear(y, row_count(spans), &mut [product(k, on_k), product(v, on_v)])?;
-    store(backend, a, w, ropes, k, v, &mut caches[index], spans, eps)
+    store(backend, a, w, ropes, k, v, &mut caches[own], spans, eps)
 }
 
 /// Norms, rotates and stores keys and values.

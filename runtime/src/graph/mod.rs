@@ -2,17 +2,20 @@
 
 mod attention;
 mod delta_net;
+mod encoder;
 mod feed_forward;
 mod per_layer;
 
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
+pub use self::encoder::encode;
 use crate::engine::Placed;
 use crate::model::{Affine, MixerWeights, State, Weights};
 
 /// Runs `tokens`, the rows of `spans`, through the model and leaves the logits of the rows in `wanted` in
-/// `state.logits`. Rows that are `placed` are not embeddings but rows of the vectors beside them.
+/// `state.logits`. Rows that are `placed` are not embeddings but rows of the vectors beside them. A
+/// model that embeds has no head: its vectors of these rows are left in `state.x`.
 ///
 /// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional; where
 /// a layer has gates, `x` is multiplied by a vector before it is added to. After the last layer's attention every row
@@ -94,6 +97,9 @@ pub fn forward<B: Backend>(
     }
     let State { x, logits, .. } = state;
     backend.rms_norm_in_place(x, &weights.norm, rows, eps)?;
+    if spec.embedding.is_some() {
+        return Ok(());
+    }
     let head = weights.head.as_ref().unwrap_or(&weights.embed);
     backend.linear(x, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
     let len = rows * spec.vocab as usize;

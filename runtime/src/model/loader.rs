@@ -1,6 +1,6 @@
 //! From a mapped file to the weights of a model.
 
-use muse_format::{Attention, DeltaNet, Experts, Layer, Mixer, Spec};
+use muse_format::{Attention, DeltaNet, Dense, Embedding, Experts, Layer, Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Expert};
 
 use super::{
@@ -176,6 +176,16 @@ impl<B: Backend> Loader<'_, B> {
                 ]),
             },
         })
+    }
+
+    /// The products after pooling, of a model `dim` wide.
+    pub fn dense(&mut self, embedding: &Embedding, dim: u32) -> Result<Vec<Affine<B::Weight>>, BackendError> {
+        let mut width = dim;
+        let product = |(i, dense): (usize, &Dense)| {
+            let cols = std::mem::replace(&mut width, dense.dim);
+            self.affine(&format!("dense.{i}"), dense.dim, cols, dense.bias)
+        };
+        embedding.dense.iter().enumerate().map(product).collect()
     }
 
     fn per_layer(&mut self, spec: &Spec, width: u32) -> Result<PerLayerWeights<B::Weight>, BackendError> {

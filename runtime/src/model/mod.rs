@@ -1,5 +1,7 @@
 //! A spec and its tensors, made resident and ready to step.
 
+mod embedding;
+mod encoder;
 mod loader;
 mod state;
 mod weights;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use muse_format::Spec;
 use muse_kernels::{Backend, BackendError, Held, Span};
 
+pub use self::embedding::EmbeddingModel;
+pub use self::encoder::{EncoderLayerWeights, EncoderWeights, Norm};
 pub(crate) use self::loader::Loader;
 pub use self::state::State;
 pub use self::weights::{
@@ -19,7 +23,7 @@ use crate::graph;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, Image, LoadError, ModelInfo, Placed, Text, VisionInfo};
+use crate::{Engine, Image, LoadError, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -60,21 +64,7 @@ impl<B: Backend> Model<B> {
         let tower = vision.map(|(vision, plan)| Tower::new(mapped, &mut backend, &spec, vision, plan));
         let tower = tower.transpose()?;
         let blanked = Vec::with_capacity(plan.batch_tokens as usize);
-        let info = ModelInfo {
-            family: spec.family.clone(),
-            hash: mapped.hash,
-            vocab: spec.vocab,
-            context: plan.context,
-            slots: plan.slots,
-            batch_tokens: plan.batch_tokens,
-            logit_rows: plan.logit_rows,
-            weight_bytes: plan.weight_bytes,
-            working_bytes: plan.working_bytes,
-            backend: name,
-            generation: mapped.generation.clone(),
-            vision: vision
-                .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
-        };
+        let info = ModelInfo::new(mapped, plan, name);
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
         let mut rings: Vec<_> =

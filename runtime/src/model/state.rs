@@ -23,12 +23,17 @@ pub struct State<B: Backend> {
     pub narrow: B::Buffer,     // (rows, latent): what experts of a width of their own read
     pub blended: B::Buffer,    // (rows, latent): what they give
     pub logits: B::Buffer,     // (logit_rows, vocab)
-    pub caches: Vec<B::Cache>, // one a layer
+    pub caches: Vec<B::Cache>, // one a layer, or one for all where nothing is kept between steps
     /// One a layer; none where it has attention.
     pub delta_states: Vec<Option<B::DeltaState>>,
 }
 
 impl<B: Backend> State<B> {
+    /// The cache that layer `index` stores in.
+    pub fn own_cache(&self, index: usize) -> usize {
+        if self.caches.len() == 1 { 0 } else { index }
+    }
+
     pub(super) fn new(backend: &mut B, plan: &Plan) -> Result<Self, BackendError> {
         backend.reserve(plan.product_rows as usize, plan.input_width)?;
         if let Some(shape) = plan.experts {

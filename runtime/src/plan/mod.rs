@@ -12,8 +12,8 @@ use serde::Serialize;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, buffer_lens, cache_bytes, cache_shape, delta_shape, experts_shape, product_rows, scratch_bytes,
-    vision_plan, widest_input, working_bytes,
+    Dims, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, pooled_bytes, pooled_dim,
+    product_rows, scratch_bytes, vision_plan, widest_input, working_bytes,
 };
 use crate::vision::VisionPlan;
 use crate::{LoadError, LoadOptions};
@@ -64,7 +64,10 @@ pub struct Plan {
     /// The largest mixture of experts.
     #[serde(skip)]
     pub experts: Option<ExpertsShape>,
-    /// One a layer.
+    /// Numbers of the vectors of a step's texts, after pooling.
+    #[serde(skip)]
+    pub pooled: usize,
+    /// One a layer, or one for all where texts are read whole.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
     /// One a layer; none where it has attention.
@@ -94,13 +97,18 @@ impl Plan {
         let context = options.context.unwrap_or(spec.context.min(CONTEXT_DEFAULT));
         let slots = checked("slots", options.slots, SLOTS_MAX, "sequences kept at once")?;
         let batch = checked("batch_tokens", options.batch_tokens, BATCH_TOKENS_MAX, "tokens of one step")?;
-        let batch_tokens = batch.max(slots);
+        // A text that is read whole is read in one step, and gives no logits.
+        let whole = spec.embedding.is_some();
+        let batch_tokens = |context: u32| batch.max(slots).max(if whole { context } else { 0 });
+        let context_max = if whole { spec.context.min(BATCH_TOKENS_MAX) } else { spec.context };
+        let context = checked("context", context, context_max, "the positions this model was trained for")?;
+        let rows = options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens(context));
         let exact = layouts.into_iter().all(|layout| layout == Layout::F32);
         let dims = Dims {
-            context: checked("context", context, spec.context, "the positions this model was trained for")?,
+            context,
             slots,
-            batch_tokens,
-            logit_rows: options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens),
+            batch_tokens: batch_tokens(context),
+            logit_rows: if whole { 0 } else { rows },
             backend: options.backend,
             image_tokens: options
                 .image_tokens
@@ -109,7 +117,8 @@ impl Plan {
         };
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
         let fits = |context| {
-            let total = u128::from(weight_bytes) + working_bytes(spec, Dims { context, ..dims });
+            let total = u128::from(weight_bytes)
+                + working_bytes(spec, Dims { context, batch_tokens: batch_tokens(context), ..dims });
             total <= u128::from(budget)
         };
         if !fits(dims.context) {
@@ -128,7 +137,7 @@ impl Plan {
     }
 
     fn table(spec: &Spec, weight_bytes: u64, budget_bytes: u64, d: Dims) -> Self {
-        let caches: Vec<_> = spec.layers.iter().map(|layer| cache_shape(layer, d)).collect();
+        let caches: Vec<_> = cache_shapes(spec, d).collect();
         let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
         let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
@@ -149,8 +158,14 @@ impl Plan {
             let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
             items.push(Item { what: "scratch", shape, bytes: experts });
         }
-        let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
-        items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
+        if buffers.logits > 0 {
+            let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
+            items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
+        }
+        if spec.embedding.is_some() {
+            let shape = format!("pooled: {} texts x 2 x {} f32", d.slots, pooled_dim(spec));
+            items.push(Item { what: "activations", shape, bytes: pooled_bytes(spec, d) });
+        }
         items.extend(cache_items(&caches, d.context));
         items.extend(delta_items(&delta_states));
         let vision = vision_plan(spec, d);
@@ -169,6 +184,7 @@ impl Plan {
             product_rows,
             vision,
             experts: experts_shape(spec),
+            pooled: d.slots as usize * pooled_dim(spec) as usize,
             caches,
             delta_states,
         }

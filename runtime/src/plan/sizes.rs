@@ -1,6 +1,6 @@
 //! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
 
-use muse_format::{Experts, Layer, Mixer, Spec, Vision};
+use muse_format::{Embedding, Experts, Layer, Mixer, Spec, Vision};
 use muse_kernels::{
     CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
     cuda_reserved_bytes,
@@ -101,11 +101,18 @@ pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
     })
 }
 
+/// Numbers of the widest vector of a text on its way after pooling; 0 for a model that writes text.
+pub(super) fn pooled_dim(spec: &Spec) -> u32 {
+    let dense = |embedding: &Embedding| embedding.dense.iter().map(|dense| dense.dim).max();
+    spec.embedding.as_ref().map_or(0, |embedding| dense(embedding).unwrap_or(0).max(spec.dim))
+}
+
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 pub(super) fn widest_input(spec: &Spec) -> u32 {
     let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l), latent_dim(l)];
     let vision = spec.vision.as_ref().map_or(0, VisionPlan::widest_input);
-    spec.layers.iter().flat_map(inputs).chain([spec.dim, per_layer_dim(spec), vision]).max().unwrap_or(0)
+    let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision];
+    spec.layers.iter().flat_map(inputs).chain(others).max().unwrap_or(0)
 }
 
 /// What the tower over images takes; none where there is none.
@@ -140,7 +147,7 @@ fn capacity(layer: &Layer, d: Dims) -> u32 {
     needed.next_multiple_of(TILE_POSITIONS as u32)
 }
 
-pub(super) fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
+fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
     // A layer that reads another's keeps none, and one without attention neither.
     let own = layer.attention().filter(|a| a.kv_from.is_none());
     let (kv_heads, head_dim) = layer.attention().map_or((0, 0), |a| (a.kv_heads, a.head_dim));
@@ -162,16 +169,27 @@ pub(super) fn delta_shape(layer: &Layer, d: Dims) -> Option<DeltaShape> {
     })
 }
 
+/// One for each layer; where texts are read whole, one for all, as a layer's keys and values are read before the next's
+/// are made.
+pub(super) fn cache_shapes(spec: &Spec, d: Dims) -> impl Iterator<Item = CacheShape> {
+    let shared = spec.embedding.is_some();
+    let whole = d.context.next_multiple_of(TILE_POSITIONS as u32);
+    let layers = spec.layers.iter().take(if shared { 1 } else { usize::MAX });
+    layers.map(move |layer| {
+        let shape = cache_shape(layer, d);
+        if shared { CacheShape { capacity: whole, ..shape } } else { shape }
+    })
+}
+
 /// Bytes of caches and recurrent states. Cannot overflow: 1024 layers x 2^10 slots x 2^27 positions x 2^24 values x 8 bytes < 2^75.
 pub(super) fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
-    let layer = |layer: &Layer| {
-        let shape = cache_shape(layer, d);
+    let cache = |shape: CacheShape| {
         let tile = CacheShape { slots: 1, capacity: TILE_POSITIONS as u32, ..shape }.byte_len();
         let tiles = u128::from(shape.slots) * u128::from(shape.capacity / TILE_POSITIONS as u32);
-        let recurrent = delta_shape(layer, d).map_or(0, |shape| u128::from(shape.byte_len()));
-        tiles * u128::from(tile) + recurrent
+        tiles * u128::from(tile)
     };
-    spec.layers.iter().map(layer).sum()
+    let recurrent = |layer| delta_shape(layer, d).map_or(0, |shape| u128::from(shape.byte_len()));
+    cache_shapes(spec, d).map(cache).sum::<u128>() + spec.layers.iter().map(recurrent).sum::<u128>()
 }
 
 pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
@@ -228,10 +246,15 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
     }
 }
 
+/// Bytes of the vectors of a step's texts, before and after a product.
+pub(super) fn pooled_bytes(spec: &Spec, d: Dims) -> u64 {
+    2 * 4 * u64::from(d.slots) * u64::from(pooled_dim(spec))
+}
+
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
     let scratch: u64 = scratch_bytes(spec, d).iter().sum();
     let vision = vision_plan(spec, d).map_or(0, |vision| vision.byte_len());
-    let buffers = buffer_lens(spec, d).byte_len() + scratch + vision;
+    let buffers = buffer_lens(spec, d).byte_len() + scratch + pooled_bytes(spec, d) + vision;
     u128::from(buffers) + cache_bytes(spec, d)
 }

@@ -8,6 +8,7 @@
 
 mod disguise;
 mod pieces;
+mod whole;
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,7 @@ use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
 use self::disguise::Disguise;
 use self::pieces::{PieceDecoder, Pieces};
+pub use self::whole::WholeText;
 use crate::protocol::{AddedToken, Call, Protocol};
 use crate::template::{Function, Template, ToolCall, Turn};
 use crate::{ChatOptions, Message, Text, TextDecoder, TextError};

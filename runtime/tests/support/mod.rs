@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, DeltaNet, Expected, Experts, Ffn, Generation, Layer, Layout, Meta,
-    Mixer, PerLayer, Pixels, Provenance, Role, Score, Spec, TILE_ROWS, Text as TextMeta, Vision, VisionLayer,
-    Writer,
+    Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
+    Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Spec, TILE_ROWS,
+    Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -115,6 +115,38 @@ pub fn shared() -> Spec {
         layer.ffn = Some(Ffn { dim: 72, activation: Activation::GeluTanh, bias: false });
         spec.layers.push(layer);
     }
+    spec
+}
+
+/// An encoder of two layers, with a product after pooling that is wider than anything else.
+pub fn encoder() -> Spec {
+    let ffn = Ffn { dim: 52, activation: Activation::Gelu, bias: true };
+    let attention =
+        Attention { qkv_bias: true, out_bias: true, bidirectional: true, ..Attention::new(4, 4, 10) };
+    let layer = Layer { ffn: Some(ffn), ..Layer::new(attention) };
+    Spec {
+        ropes: 0,
+        embedding: Some(Embedding {
+            pooling: Pooling::Mean,
+            dense: vec![Dense { dim: 90, bias: true, tanh: true }],
+            normalise: true,
+            prompts: [("query".into(), "q: ".into())].into(),
+            default_prompt: None,
+        }),
+        encoder: Some(Encoder { positions: 100, types: 2 }),
+        layers: vec![layer.clone(), layer],
+        ..plain()
+    }
+}
+
+/// [`plain`] with a window, to both sides, and the vectors of texts in place of a head.
+pub fn embedding_decoder() -> Spec {
+    let mut spec = plain();
+    for layer in &mut spec.layers {
+        layer.attention_mut().unwrap().bidirectional = true;
+    }
+    spec.layers[1].attention_mut().unwrap().window = Some(4);
+    spec.embedding = encoder().embedding;
     spec
 }
 

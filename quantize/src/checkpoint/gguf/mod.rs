@@ -75,6 +75,7 @@ fn checkpoint(source: Source) -> Result<Checkpoint, ImportError> {
         tokenizer_config: text.tokenizer_config,
         chat_template: text.chat_template,
         tensors,
+        modules: None,
         norms_hold_one,
         source,
         source_format: "gguf",

@@ -16,6 +16,9 @@ pub struct Attention {
     pub scale: f32,
     /// A query sees itself and the `window - 1` positions before it; `None` sees all.
     pub window: Option<u32>,
+    /// A query sees as many positions after it as before it: texts are read whole and cannot be continued.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub bidirectional: bool,
     /// Index of the rotation table; `None` for no position encoding.
     pub rope: Option<u32>,
     /// Weighted RMS norm of each query and key head before rotation.
@@ -50,6 +53,7 @@ impl Attention {
             head_dim,
             scale: f64::from(head_dim).powf(-0.5) as f32,
             window: None,
+            bidirectional: false,
             rope: None,
             qk_norm: false,
             v_norm: false,
@@ -84,6 +88,9 @@ impl Attention {
         let rule = match () {
             () if source.is_some_and(|source| !shares(source)) => {
                 "kv_from must name an earlier layer of the same shape and window that has its own"
+            }
+            () if self.bidirectional && spec.embedding.is_none() => {
+                "only a model that embeds texts may see what follows"
             }
             () if !self.heads.is_multiple_of(self.kv_heads) => "heads must be a multiple of kv_heads",
             () if !self.head_dim.is_multiple_of(2) => "head_dim must be even",

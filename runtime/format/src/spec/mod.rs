@@ -1,4 +1,4 @@
-//! What tells one decoder-only transformer from another, and nothing else.
+//! What tells one transformer from another, and nothing else.
 //!
 //! The importer of a family fills a [`Spec`]; the runtime's one graph reads it and never asks for a model's name.
 //! What can be folded exactly into weights (a `1 + w` norm, a norm without weights, a RoPE scaling rule) is folded there
@@ -9,6 +9,8 @@
 
 mod attention;
 mod delta_net;
+mod embedding;
+mod encoder;
 mod feed_forward;
 mod vision;
 
@@ -16,11 +18,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attention::Attention;
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
+pub use self::embedding::{Dense, Embedding, Pooling};
+pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::vision::{Pixels, Vision, VisionLayer};
 use crate::FormatError;
 
-/// One decoder-only transformer.
+/// One transformer: a decoder, or an encoder where it says so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -49,6 +53,12 @@ pub struct Spec {
     pub per_layer: Option<PerLayer>,
     /// Rotation tables, each a tensor `rope.{i}` of inverse frequencies (`head_dim / 2` at most).
     pub ropes: u32,
+    /// What a text's vector is, of a model that embeds texts and writes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
+    /// The layers are an encoder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<Encoder>,
     pub layers: Vec<Layer>,
     /// What turns images into vectors in the place of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +192,11 @@ impl Spec {
                 ("layers[].experts.count".into(), format!("{expert_tensors} tensors in all"));
             return Err(FormatError::Spec { field, value, rule: "a model has at most 1000000 of them" });
         }
-        self.layers.iter().enumerate().try_for_each(|(i, layer)| self.validate_layer(i, layer))
+        self.layers.iter().enumerate().try_for_each(|(i, layer)| self.validate_layer(i, layer))?;
+        if let Some(embedding) = &self.embedding {
+            embedding.validate(self)?;
+        }
+        self.encoder.as_ref().map_or(Ok(()), |encoder| encoder.validate(self))
     }
 
     /// Width of the vectors of a token for all layers together; 0 where there are none.
@@ -230,6 +244,8 @@ impl Default for Spec {
             tied_head: false,
             per_layer: None,
             ropes: 0,
+            embedding: None,
+            encoder: None,
             layers: Vec::new(),
             vision: None,
         }

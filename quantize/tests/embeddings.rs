@@ -1,0 +1,251 @@
+//! Models that embed, against an outside witness: tiny checkpoints (scripts/golden/embeddings.py) are converted, loaded
+//! and run, and their vectors compared with what sentence-transformers computed from the same files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use muse_format::{Meta, Provenance};
+use muse_kernels::CacheDtype;
+use muse_quantize::checkpoint::{self, Checkpoint, ImportError};
+use muse_quantize::convert::{self, Watch};
+use muse_quantize::families;
+use muse_quantize::policy::{Bits, Policy, Scheme};
+use muse_quantize::text;
+use muse_runtime::{BackendChoice, Engine, LoadOptions, TextError, load};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// One folder of `tests/fixtures`, and how its weights are stored.
+const FIXTURES: [(&str, Bits); 3] =
+    [("bert", Bits::ThirtyTwo), ("bert-cls", Bits::Sixteen), ("gemma3-embedding", Bits::Sixteen)];
+
+/// Largest error of a number, in standard deviations of its vector's numbers: what this project promises.
+const TOLERANCE: f64 = 1e-3;
+
+#[derive(Deserialize)]
+struct Entry {
+    text: String,
+    prompt: Option<String>,
+    ids: Vec<u32>,
+}
+
+struct Golden {
+    entries: Vec<Entry>,
+    /// `(entries.len(), width)`
+    vectors: Vec<Vec<f32>>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn golden(name: &str) -> Golden {
+    let folder = fixture(name).join("golden");
+    let entries: Vec<Entry> = serde_json::from_slice(&fs::read(folder.join("texts.json")).unwrap()).unwrap();
+    let bytes = fs::read(folder.join("embeddings.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor("embeddings").unwrap();
+    assert_eq!((tensor.dtype(), tensor.shape()[0]), (safetensors::Dtype::F32, entries.len()));
+    let (values, _) = tensor.data().as_chunks::<4>();
+    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    Golden { entries, vectors: values.chunks_exact(tensor.shape()[1]).map(<[f32]>::to_vec).collect() }
+}
+
+fn opened(name: &str) -> Checkpoint {
+    checkpoint::open(&fixture(name).join("checkpoint")).unwrap()
+}
+
+/// A `.muse` file of the fixture, gone with the value.
+fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
+    let checkpoint = opened(name);
+    let import = families::import(&checkpoint).unwrap();
+    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
+    let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
+    let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
+    let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
+    let meta = Meta {
+        spec: import.spec.clone(),
+        text,
+        generation,
+        provenance: Provenance { target: "cpu".into(), ..Provenance::default() },
+        tokenizer: checkpoint.tokenizer.clone(),
+        chat_template: String::new(),
+    };
+    let file = tempfile::NamedTempFile::with_suffix(".muse").unwrap();
+    convert::write(file.reopen().unwrap(), name, &checkpoint, &jobs, &meta, &watch).unwrap();
+    file
+}
+
+fn engine(file: &Path, backend: BackendChoice, slots: u32) -> Box<dyn Engine> {
+    let cache = Some(CacheDtype::F32);
+    let options =
+        LoadOptions { slots, batch_tokens: 200, cache, backend, threads: Some(2), ..LoadOptions::default() };
+    load(file, &options).unwrap()
+}
+
+/// The vectors of all entries, `slots` of them in one call.
+fn vectors(engine: &mut dyn Engine, golden: &Golden) -> Vec<Vec<f32>> {
+    let width = engine.info().embedding.as_ref().unwrap().width as usize;
+    let slots = engine.info().slots as usize;
+    let mut all = Vec::new();
+    for entries in golden.entries.chunks(slots) {
+        let texts: Vec<&[u32]> = entries.iter().map(|entry| entry.ids.as_slice()).collect();
+        let mut out = vec![f32::NAN; texts.len() * width];
+        engine.embed(&texts, &mut out).unwrap();
+        all.extend(out.chunks_exact(width).map(<[f32]>::to_vec));
+    }
+    all
+}
+
+fn deviation(vector: &[f32]) -> f64 {
+    let n = vector.len() as f64;
+    let mean = vector.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    (vector.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
+
+/// Largest error of any number, in standard deviations of its vector's numbers; infinite where one is NaN.
+fn worst(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
+    assert_eq!(expected.len(), actual.len());
+    let of_vector = |expected: &[f32], actual: &[f32]| {
+        assert_eq!(expected.len(), actual.len());
+        let errors = expected.iter().zip(actual).map(|(e, a)| (f64::from(*e) - f64::from(*a)).abs());
+        let nan_is_worst = |e: f64| if e.is_nan() { f64::INFINITY } else { e };
+        errors.map(nan_is_worst).fold(0.0, f64::max) / deviation(expected)
+    };
+    expected.iter().zip(actual).map(|(e, a)| of_vector(e, a)).fold(0.0, f64::max)
+}
+
+/// Root mean square error of all numbers, in standard deviations of their vectors.
+fn mean_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
+    let square = |e: &[f32], a: &[f32]| {
+        let sum: f64 = e.iter().zip(a).map(|(e, a)| (f64::from(*e) - f64::from(*a)).powi(2)).sum();
+        sum / e.len() as f64 / deviation(e).powi(2)
+    };
+    let squares: f64 = expected.iter().zip(actual).map(|(e, a)| square(e, a)).sum();
+    (squares / expected.len() as f64).sqrt()
+}
+
+#[test]
+fn unquantized_models_embed_as_sentence_transformers_does() {
+    let mut wrong = Vec::new();
+    for (name, stored) in FIXTURES {
+        let golden = golden(name);
+        let widths = if stored == Bits::ThirtyTwo { vec![stored] } else { vec![Bits::ThirtyTwo, stored] };
+        for bits in widths {
+            let file = converted(name, bits);
+            for (backend, slots) in
+                [(BackendChoice::Reference, 1), (BackendChoice::Cpu, 1), (BackendChoice::Cpu, 3)]
+            {
+                let error =
+                    worst(&golden.vectors, &vectors(engine(file.path(), backend, slots).as_mut(), &golden));
+                let case =
+                    format!("{name} {bits:?} {backend:?}, {slots} at once: {error:.1e} of a deviation");
+                println!("{case}");
+                let close = error <= TOLERANCE;
+                if !close {
+                    wrong.push(case);
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn fewer_bits_cost_what_they_should() {
+    for (name, _) in FIXTURES {
+        let golden = golden(name);
+        let error = |bits| {
+            let file = converted(name, bits);
+            let errors = [BackendChoice::Reference, BackendChoice::Cpu].map(|backend| {
+                mean_error(&golden.vectors, &vectors(engine(file.path(), backend, 3).as_mut(), &golden))
+            });
+            println!("{name} {bits:?}: reference and cpu {errors:.3?} of a deviation");
+            errors
+        };
+        let (eight, four) = (error(Bits::Eight), error(Bits::Four));
+        for backend in 0..2 {
+            // As in `golden.rs`: a step of 8 bits is an eighteenth of one of 4 bits, and vectors that had nothing to
+            // do with the text would be sqrt(2) deviations away.
+            assert!(eight[backend] < four[backend] && four[backend] < 1.0, "{name}: {eight:?} {four:?}");
+        }
+    }
+}
+
+#[test]
+fn text_becomes_the_ids_that_sentence_transformers_gives() {
+    for (name, _) in FIXTURES {
+        let file = converted(name, Bits::ThirtyTwo);
+        let engine = engine(file.path(), BackendChoice::Reference, 1);
+        let (text, info) = (engine.text(), engine.info().clone());
+        let prompts = info.embedding.unwrap().prompts;
+        for Entry { text: said, prompt, ids } in golden(name).entries {
+            let said = prompt.map_or(String::new(), |name| prompts[&name].clone()) + &said;
+            let cut = text.encode_at_most(&said, info.context as usize).unwrap();
+            assert_eq!(cut, ids, "{name}: {said}");
+            let whole = text.encode(&said).unwrap();
+            assert!(
+                whole.len() >= ids.len() && (whole == ids || whole.len() > info.context as usize),
+                "{name}: {said}"
+            );
+        }
+        assert_eq!(text.encode_chat(&[], &Default::default()), Err(TextError::NoTemplate));
+    }
+    let limits: Vec<u32> =
+        FIXTURES.map(|(name, _)| families::import(&opened(name)).unwrap().spec.context).to_vec();
+    assert_eq!(limits, [48, 64, 128]);
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let refused = |name: &str, change: fn(&mut Checkpoint)| {
+        let mut checkpoint = opened(name);
+        change(&mut checkpoint);
+        families::import(&checkpoint).expect_err("it is not implemented").to_string()
+    };
+    type Case = (&'static str, fn(&mut Checkpoint), &'static str);
+    let cases: [Case; 13] = [
+        ("gemma3-embedding", |c| c.modules = None, "modules.json: is missing"),
+        ("bert", |c| c.modules = None, "modules.json: is missing"),
+        ("bert", |c| set(&mut c.config, "hidden_act", "relu"), "config hidden_act is \"relu\""),
+        ("bert", |c| set(&mut c.config, "is_decoder", true), "config is_decoder is true"),
+        ("bert", |c| set(&mut c.config, "num_attention_heads", 5), "config num_attention_heads is 5"),
+        ("bert", |c| set(pooling(c), "pooling_mode_max_tokens", true), "pooling_mode_max_tokens is true"),
+        (
+            "bert-cls",
+            |c| set(pooling(c), "pooling_mode", "weightedmean"),
+            "1_Pooling/config.json pooling_mode is",
+        ),
+        ("bert-cls", |c| set(pooling(c), "include_prompt", false), "include_prompt is false"),
+        ("bert-cls", |c| set(dense(c), "activation_function", "torch.nn.ReLU"), "activation_function is"),
+        ("bert-cls", |c| set(dense(c), "in_features", 27), "2_Dense/config.json in_features is 27"),
+        ("bert-cls", |c| c.modules.as_mut().unwrap().list[2].kind = "LSTM".into(), "modules.json: has LSTM"),
+        ("gemma3-embedding", |c| set(&mut c.config, "use_bidirectional_attention", false), "is false"),
+        (
+            "gemma3-embedding",
+            |c| drop(c.tensors.remove("3_Dense/linear.weight")),
+            "3_Dense/linear.weight is missing",
+        ),
+    ];
+    for (name, change, expected) in cases {
+        let message = refused(name, change);
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+    let mut chat = checkpoint::open(&fixture("llama").join("checkpoint")).unwrap();
+    chat.modules = Some(checkpoint::Modules::default());
+    let error = families::import(&chat).expect_err("a chat model with modules");
+    assert!(matches!(&error, ImportError::Malformed { file, .. } if file == "modules.json"), "{error}");
+}
+
+fn set(map: &mut serde_json::Map<String, serde_json::Value>, key: &str, value: impl Into<serde_json::Value>) {
+    map.insert(key.into(), value.into());
+}
+
+fn pooling(checkpoint: &mut Checkpoint) -> &mut serde_json::Map<String, serde_json::Value> {
+    &mut checkpoint.modules.as_mut().unwrap().list[1].config
+}
+
+fn dense(checkpoint: &mut Checkpoint) -> &mut serde_json::Map<String, serde_json::Value> {
+    &mut checkpoint.modules.as_mut().unwrap().list[2].config
+}

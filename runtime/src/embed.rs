@@ -1,0 +1,115 @@
+//! From texts to vectors, for callers of models that embed: what is asked is checked and encoded before it is queued.
+
+use muse_kernels::BackendError;
+
+use crate::{Engine, ModelInfo, Priority, Refusal, Text, TextError};
+
+/// How texts are to be embedded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EmbedOptions {
+    /// The name of a text that the model knows and that goes in front of each; its default where absent.
+    pub prompt: Option<String>,
+    /// Cuts what is too long, where it would be refused.
+    pub truncate: bool,
+    pub priority: Priority,
+}
+
+/// The vectors of texts, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedded {
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all texts together, those that the tokenizer puts around each included.
+    pub tokens: u64,
+    /// Texts that were cut.
+    pub truncated: u32,
+}
+
+/// Texts as ids, each of at least one and of no more than the model reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedTexts {
+    pub texts: Vec<Vec<u32>>,
+    /// Those of them that were cut.
+    pub truncated: u32,
+}
+
+impl EncodedTexts {
+    pub fn tokens(&self) -> u64 {
+        self.texts.iter().map(|text| text.len() as u64).sum()
+    }
+}
+
+/// Encodes `texts` for a model.
+///
+/// # Errors
+/// [`Refusal::WritesText`] of a model without vectors, [`Refusal::UnknownPrompt`], [`Refusal::TextTooLong`] with the
+/// text's place and its length, [`Refusal::EmptyText`], and what the tokenizer refuses.
+pub fn encode_texts(
+    info: &ModelInfo,
+    coder: &dyn Text,
+    texts: &[String],
+    options: &EmbedOptions,
+) -> Result<EncodedTexts, Refusal> {
+    let embedding = info.embedding.as_ref().ok_or(Refusal::WritesText)?;
+    let prompt = match options.prompt.as_ref().or(embedding.default_prompt.as_ref()) {
+        None => "",
+        Some(name) => embedding.prompts.get(name).ok_or_else(|| Refusal::UnknownPrompt {
+            name: name.chars().take(60).collect(),
+            known: embedding.prompts.keys().cloned().collect::<Vec<_>>().join(", "),
+        })?,
+    };
+    let limit = info.context as usize;
+    let mut encoded = EncodedTexts { texts: Vec::with_capacity(texts.len()), truncated: 0 };
+    for (index, text) in texts.iter().enumerate() {
+        let text = format!("{prompt}{text}");
+        let mut ids = coder.encode(&text)?;
+        if ids.len() > limit {
+            if !options.truncate {
+                return Err(Refusal::TextTooLong { index, tokens: ids.len(), limit: info.context });
+            }
+            ids = coder.encode_at_most(&text, limit)?;
+            encoded.truncated += 1;
+        }
+        if ids.is_empty() {
+            return Err(Refusal::EmptyText { index });
+        }
+        if let Some(id) = ids.iter().find(|&&id| id >= info.vocab) {
+            let problem = format!("the tokenizer gives id {id}; the model has {}", info.vocab);
+            return Err(TextError::Encode(problem).into());
+        }
+        encoded.texts.push(ids);
+    }
+    Ok(encoded)
+}
+
+/// How many of `texts`, from the first on, one [`Engine::embed`] takes: at least one.
+pub(crate) fn fitting(info: &ModelInfo, texts: &[Vec<u32>]) -> usize {
+    let mut tokens = 0;
+    let fits = |text: &&Vec<u32>| {
+        tokens += text.len();
+        tokens <= info.batch_tokens as usize
+    };
+    texts.iter().take(info.slots as usize).take_while(fits).count().max(1)
+}
+
+/// The vectors of `texts`, `(texts.len(), width)`, which [`fitting`] says are few enough.
+pub(crate) fn vectors(engine: &mut dyn Engine, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, BackendError> {
+    let width = engine.info().embedding.as_ref().map_or(0, |embedding| embedding.width as usize);
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; texts.len() * width];
+    engine.embed(&texts, &mut out)?;
+    Ok(out.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+/// The vectors of any number of texts, on an engine of one's own.
+///
+/// # Errors
+/// What the backend cannot do.
+pub fn embed_texts(engine: &mut dyn Engine, encoded: &EncodedTexts) -> Result<Embedded, BackendError> {
+    let mut made = Vec::with_capacity(encoded.texts.len());
+    while made.len() < encoded.texts.len() {
+        let left = &encoded.texts[made.len()..];
+        let now = fitting(engine.info(), left);
+        made.extend(vectors(engine, &left[..now])?);
+    }
+    Ok(Embedded { vectors: made, tokens: encoded.tokens(), truncated: encoded.truncated })
+}
