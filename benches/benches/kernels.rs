@@ -14,7 +14,7 @@ use criterion::{
 use muse_benches::{probe::Probe, synthetic::matrix};
 use muse_format::{Activation, Layout};
 use muse_kernels::{
-    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, Linear, Span, Tensor,
+    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, DeltaShape, Features, Linear, Span, Tensor,
 };
 
 const LAYOUTS: [Layout; 10] = [
@@ -34,6 +34,8 @@ const LAYOUTS: [Layout; 10] = [
 const COLS: usize = 4096;
 /// Bytes that no cache holds.
 const UNCACHED: usize = 192 << 20;
+/// Rows that a recurrent state can take back.
+const PROPOSED: u32 = 12;
 
 /// One thread and all of them.
 fn threads() -> Vec<usize> {
@@ -160,6 +162,96 @@ fn attention(criterion: &mut Criterion) {
     }
 }
 
+/// What memory gives to a pass over `count` buffers of `len` numbers that changes them: the ceiling of a state's row.
+fn read_and_write(group: &mut BenchmarkGroup<'_, WallTime>, len: usize, count: usize) {
+    group.throughput(Throughput::Bytes(8 * len as u64));
+    for threads in threads() {
+        let mut backend = CpuBackend::new(threads);
+        let mut buffers: Vec<_> = (0..count).map(|_| vec![1.0; len]).collect();
+        let mut next = 0;
+        group.bench_function(BenchmarkId::new("ceiling", format!("{threads} threads")), |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                backend.scale_and_cap(&mut buffers[next % count], len, -1.0, None).expect("it does not fail");
+            });
+        });
+    }
+}
+
+/// 32 heads of 128 x 128: the states of one row, from memory and back, in bytes; 64 rows in operations, seven for each
+/// number of a state; and the convolution before them in bytes of inputs and outputs.
+fn delta_net(criterion: &mut Criterion) {
+    let shape = DeltaShape {
+        slots: 1,
+        key_heads: 16,
+        value_heads: 32,
+        key_dim: 128,
+        value_dim: 128,
+        taps: 4,
+        undo: PROPOSED,
+    };
+    let (channels, heads) = (shape.channels() as usize, shape.value_heads as usize);
+    let taps = Tensor::from_f32(4, channels, noise(4 * channels));
+    let rate = Tensor::from_f32(1, heads, vec![0.5; heads]);
+    for (operation, rows) in [("delta rule of one token", 1), ("delta rule of 64 tokens", 64)] {
+        let mut group = group(criterion, operation);
+        let layers = if rows == 1 { UNCACHED.div_ceil(shape.slot_bytes() as usize) } else { 1 };
+        if rows == 1 {
+            read_and_write(&mut group, shape.slot_bytes() as usize / 4, layers);
+        }
+        group.throughput(match rows {
+            1 => Throughput::Bytes(2 * shape.slot_bytes()),
+            _ => Throughput::Elements(u64::from(rows) * 7 * shape.slot_bytes() / 4),
+        });
+        for threads in if rows == 1 { threads() } else { vec![1] } {
+            for (mut backend, name) in variants(threads) {
+                let new = |_| backend.delta_state(shape).expect("it fits in memory");
+                let mut states: Vec<_> = (0..layers).map(new).collect();
+                let mut x = noise(rows as usize * channels);
+                let (mut decay, mut beta) = (noise(rows as usize * heads), noise(rows as usize * heads));
+                let mut out = noise(rows as usize * heads * 128);
+                let mut step = 0;
+                group.bench_function(name, |bencher| {
+                    bencher.iter(|| {
+                        let start = step / layers as u32 * rows;
+                        let state = &mut states[step as usize % layers];
+                        let span = Span { slot: 0, start, len: rows };
+                        let done = backend.delta_rule(
+                            &mut out,
+                            &mut x,
+                            &mut decay,
+                            &mut beta,
+                            &rate,
+                            state,
+                            &[span],
+                        );
+                        done.expect("a host backend does not fail");
+                        step += 1;
+                    });
+                });
+            }
+        }
+    }
+    for (operation, rows) in [("convolution of one token", 1), ("convolution of 64 tokens", 64)] {
+        let mut group = group(criterion, operation);
+        group.throughput(Throughput::Bytes(8 * u64::from(rows * shape.channels())));
+        for (mut backend, name) in variants(1) {
+            let mut state = backend.delta_state(shape).expect("it fits in memory");
+            let input = noise(rows as usize * channels);
+            let span = Span { slot: 0, start: 100, len: rows };
+            group.bench_function(name, |bencher| {
+                bencher.iter_batched_ref(
+                    || input.clone(),
+                    |x| {
+                        backend.convolve(x, &taps, &mut state, &[span]).expect("a host backend does not fail")
+                    },
+                    BatchSize::LargeInput,
+                );
+            });
+        }
+    }
+}
+
 /// An operation on the first argument, which it changes, and the second.
 type Operation = fn(&mut CpuBackend, &mut Vec<f32>, &Vec<f32>, &Tensor);
 
@@ -209,5 +301,5 @@ fn embed(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, ceiling, gemv, gemm, attention, elementwise, embed);
+criterion_group!(benches, ceiling, gemv, gemm, attention, delta_net, elementwise, embed);
 criterion_main!(benches);

@@ -7,6 +7,8 @@ use crate::{BackendError, Span};
 
 /// Columns of a state that lie together, so that a kernel reads one stream.
 pub(crate) const COLUMNS: usize = 32;
+/// Numbers of a cache line, at which states begin: no load of a vector meets two lines.
+const LINE: usize = 16;
 /// Rows of a state: a tile of them fits a thread's stack.
 pub(crate) const KEY_DIM_MAX: usize = DELTA_KEY_DIM_MAX as usize;
 
@@ -48,7 +50,7 @@ impl DeltaShape {
         let columns = self.columns() as u64;
         let channels = u64::from(self.channels());
         [
-            slots * value_heads * key_dim * columns,
+            slots * value_heads * key_dim * columns + LINE as u64,
             slots * undo * key_heads * key_dim,
             slots * undo * value_heads * columns,
             slots * undo * value_heads,
@@ -104,8 +106,10 @@ pub struct HostDeltaState {
     shape: DeltaShape,
     /// Of each slot.
     held: Vec<Held>,
-    /// `(slots, value_heads, columns / 32, key_dim, 32)`
+    /// `(slots, value_heads, columns / 32, key_dim, 32)` from `first` on
     pub(crate) states: Vec<f32>,
+    /// Where a cache line begins.
+    pub(crate) first: usize,
     /// Keys of open rows, at their position modulo `undo`: `(slots, undo, key_heads * key_dim)`
     pub(crate) keys: Vec<f32>,
     /// What open rows add along their keys: `(slots, undo, value_heads * columns)`
@@ -151,11 +155,13 @@ impl HostDeltaState {
             zeroed(usize::try_from(len).map_err(|_| BackendError::OutOfMemory { wanted })?)
         };
         let [states, keys, deltas, decays, inputs, before, _] = shape.lens().map(buffer);
+        let states: Vec<f32> = states?;
         let root = (shape.key_dim as f32).sqrt();
         Ok(Self {
             shape,
             held: vec![Held::default(); shape.slots as usize],
-            states: states?,
+            first: states.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE),
+            states,
             keys: keys?,
             deltas: deltas?,
             decays: decays?,

@@ -292,7 +292,8 @@ fn bytes_are_those_of_the_buffers() {
         let open = undo * (keys + heads * columns + heads);
         let expected = slots * (heads * key_dim * columns + open + (history + undo) * channels)
             + history * channels
-            + 2 * key_dim;
+            + 2 * key_dim
+            + 16;
         assert_eq!(shape.byte_len(), 4 * expected, "{shape:?}");
     }
 }

@@ -140,11 +140,11 @@ fn states_are_planned() {
     let plan = Plan::new(&spec, 1000, [Layout::F32], &options).unwrap();
     let items: Vec<_> = plan.items.iter().filter(|item| item.what == "state").collect();
     // For each of three slots: a state of columns in 32s; of 12 open rows keys, what they add and how much they keep; and
-    // the convolution's last rows. Then the rows before a span, and two norms' weights, for all slots.
+    // the convolution's last rows. Then the rows before a span, two norms' weights and a cache line, for all slots.
     let layer = |key_heads: u64, heads: u64, key_dim: u64, columns: u64, channels: u64, taps: u64| {
         let open = 12 * (key_heads * key_dim + heads * columns + heads);
         let slot = heads * key_dim * columns + open + (taps - 1 + 12) * channels;
-        4 * (3 * slot + (taps - 1) * channels + 2 * key_dim)
+        4 * (3 * slot + (taps - 1) * channels + 2 * key_dim + 16)
     };
     let expected = [layer(2, 6, 9, 32, 78, 4), layer(1, 1, 33, 64, 106, 1), layer(2, 6, 9, 32, 78, 2)];
     assert_eq!(items.iter().map(|item| item.bytes).collect::<Vec<_>>(), expected);

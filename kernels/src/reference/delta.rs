@@ -93,7 +93,7 @@ fn one_head(
     let (rows, columns) = (shape.key_dim as usize, shape.columns());
     let key_head = head / (shape.value_heads / shape.key_heads) as usize;
     let keys = (shape.key_heads * shape.key_dim) as usize;
-    let first = (stretch.slot * heads + head) * rows * columns;
+    let first = state.first + (stretch.slot * heads + head) * rows * columns;
     let own = first..first + rows * columns;
     let mut s = match stretch.start {
         0 => vec![0.0; own.len()],

@@ -2,7 +2,7 @@
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
-//! | `avx512` | avx512-vnni | `portable` compiled for 512-bit registers, 4 sums a column |
+//! | `avx512` | avx512-vnni | `portable` compiled for 512-bit registers, 4 sums a column; what is taken in, in intrinsics |
 //! | `avx2` | avx2 | `portable` compiled for 256-bit registers, 2 sums a column |
 //! | `portable` | - | the loops as they are: SSE2 on x86-64, NEON on aarch64 |
 //!

@@ -66,13 +66,13 @@ impl Delta {
     ) {
         let shape = state.shape();
         let heads = shape.value_heads as usize;
-        let HostDeltaState { states, keys, deltas, decays, .. } = state;
+        let HostDeltaState { states, first, keys, deltas, decays, .. } = state;
         let batch = Batch {
             delta: self,
             rows,
             shape,
             out: Output::new(out),
-            states: Output::new(states),
+            states: Output::new(&mut states[*first..]),
             deltas: Output::new(deltas),
             keys,
             decays,
@@ -83,6 +83,10 @@ impl Delta {
         });
     }
 }
+
+/// A copy of a tile that begins at a cache line, as tiles do.
+#[repr(align(64))]
+struct Aligned([Columns; KEY_DIM_MAX]);
 
 impl Batch<'_> {
     /// Takes 32 columns of one head through the rows of a span. No two calls of a batch have the same slot, head and
@@ -115,8 +119,8 @@ impl Batch<'_> {
         if stretch.settling == stretch.len {
             return;
         }
-        let mut open = [[0.0; COLUMNS]; KEY_DIM_MAX];
-        let open = &mut open[..key_dim];
+        let mut open = Aligned([[0.0; COLUMNS]; KEY_DIM_MAX]);
+        let open = &mut open.0[..key_dim];
         open.copy_from_slice(state);
         for n in stretch.settling..stretch.len {
             *delta_of(stretch.start + n as u32) = self.answer(open, stretch.row + n, head, tile);
