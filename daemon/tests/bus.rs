@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Options, Simulated, daemon, daemon_with, message, refusal, user};
-use muse_runtime::sim::{FAIL, FOREVER, PANIC, SAY};
+use muse_runtime::sim::{FAIL, FAIL_FOR_GOOD, FOREVER, PANIC, SAY};
 use zbus::Variant;
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn a_reader_that_takes_nothing_is_let_go() {
 async fn a_failing_engine_ends_its_answer_only() {
     let daemon = daemon().await;
     let session = daemon.open().await;
-    for bad in [FAIL, PANIC] {
+    for bad in [FAIL, FAIL_FOR_GOOD, PANIC] {
         let (_, error) = session.respond(bad).await.finish().await;
         assert_eq!(error["event"], "error", "{bad}");
         assert_eq!(error["name"], "org.museproject.Inference1.Error.Failed", "{bad}");

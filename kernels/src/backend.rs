@@ -20,6 +20,13 @@ pub enum BackendError {
     Cuda(CudaError),
 }
 
+impl BackendError {
+    /// Whether everything after it will fail too: a GPU's context is of no more use once a call has failed in it.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+}
+
 /// Consecutive rows of a batch that belong to one sequence.
 ///
 /// A batch is `tokens` rows of activations; its spans cover the rows in order, without gaps.

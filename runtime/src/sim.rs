@@ -1,14 +1,14 @@
 //! An engine without a model: deterministic text for tests of everything above the engine.
 //!
 //! Tokens are bytes. A chat's last message is echoed (`hi` is answered `echo: hi`); raw text is continued by the
-//! alphabet without end. Three messages make it misbehave: [`FOREVER`], [`FAIL`] and [`PANIC`]; [`SAY`] makes it
-//! reason and call tools.
+//! alphabet without end. Four messages make it misbehave: [`FOREVER`], [`FAIL`], [`FAIL_FOR_GOOD`] and [`PANIC`];
+//! [`SAY`] makes it reason and call tools.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use muse_format::Generation;
-use muse_kernels::{BackendError, Span};
+use muse_kernels::{BackendError, CudaError, Span};
 
 use crate::decoder::Utf8Stream;
 use crate::protocol::{AddedToken, Protocol};
@@ -18,6 +18,8 @@ use crate::{ChatOptions, Engine, Message, ModelInfo, Text, TextDecoder, TextErro
 pub const FOREVER: &str = "sim:forever";
 /// As the last message: the step that would answer it fails.
 pub const FAIL: &str = "sim:fail";
+/// As the last message: the step that would answer it fails as on a GPU, after which all would.
+pub const FAIL_FOR_GOOD: &str = "sim:fail-for-good";
 /// As the last message: the step that would answer it panics.
 pub const PANIC: &str = "sim:panic";
 /// In front of the last message: what follows is the answer, its markers (`<think>`, `<tool_call>`) as tokens. They
@@ -159,6 +161,9 @@ fn reply(sequence: &[u32]) -> Result<u32, BackendError> {
     }
     if content == FAIL.as_bytes() {
         return Err(BackendError::Unsupported(FAIL.into()));
+    }
+    if content == FAIL_FOR_GOOD.as_bytes() {
+        return Err(CudaError::Call { call: "sim", problem: FAIL_FOR_GOOD.into() }.into());
     }
     let answer = match content.strip_prefix(SAY.as_bytes()) {
         Some(script) => marked(script),

@@ -15,8 +15,13 @@ use super::speculate::{Gains, lengths};
 use super::state::Shared;
 use crate::{Engine, FinishReason, Priority};
 
-/// The engine or its tokenizer panicked: a bug of ours, and nothing in it can be trusted any more.
-pub(super) struct Panicked;
+/// Why an engine is of no more use.
+pub(super) enum Broken {
+    /// It or its tokenizer panicked: a bug of ours, and nothing in it can be trusted any more.
+    Panicked,
+    /// What the engine said, after which every step would fail.
+    Failed(String),
+}
 
 pub(super) struct Resident {
     pub(super) key: u64,
@@ -60,13 +65,13 @@ impl Resident {
     }
 
     /// Ends what nobody wants, seats what waits and runs one batch of answers of at least `urgent`.
-    pub(super) fn turn(&mut self, urgent: Priority) -> Result<(), Panicked> {
+    pub(super) fn turn(&mut self, urgent: Priority) -> Result<(), Broken> {
         catch_unwind(AssertUnwindSafe(|| {
             self.end_unwanted();
             self.seat_waiting(urgent);
-            self.step(urgent);
+            self.step(urgent)
         }))
-        .map_err(|_| Panicked)
+        .unwrap_or(Err(Broken::Panicked))
     }
 
     pub(super) fn end_unwanted(&mut self) {
@@ -120,10 +125,10 @@ impl Resident {
         }
     }
 
-    fn step(&mut self, urgent: Priority) {
+    fn step(&mut self, urgent: Priority) -> Result<(), Broken> {
         let batch = self.plan(urgent);
         if batch.entries.is_empty() {
-            return;
+            return Ok(());
         }
         self.steps += 1;
         let vocab = self.engine.info().vocab as usize;
@@ -158,6 +163,10 @@ impl Resident {
         ends.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
         for (at, end) in ends {
             self.end(at, end);
+        }
+        match failure {
+            Some(error) if error.is_final() => Err(Broken::Failed(error.to_string())),
+            _ => Ok(()),
         }
     }
 

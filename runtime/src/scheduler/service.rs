@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::answer::{Answer, End};
-use super::resident::{Panicked, Resident};
+use super::resident::{Broken, Resident};
 use super::state::{Command, Shared};
 
 pub(super) struct Service {
@@ -65,12 +65,16 @@ impl Service {
     fn turn(&mut self) {
         let Some(urgent) = self.models.iter().filter_map(Resident::priority).max() else { return };
         let turns = self.models.iter_mut().map(|model| (model.turn(urgent), model.key));
-        let broken: Vec<_> = turns.filter_map(|(turn, key)| turn.err().map(|Panicked| key)).collect();
-        for key in broken {
+        let broken: Vec<_> = turns.filter_map(|(turn, key)| Some((key, turn.err()?))).collect();
+        for (key, broken) in broken {
+            let what = match broken {
+                Broken::Panicked => "crashed".to_owned(),
+                Broken::Failed(problem) => format!("failed ({problem})"),
+            };
             let name = self.model(key).map(|model| model.name.clone()).expect("it had its turn");
-            tracing::error!(model = name, "the model panicked and is removed");
+            tracing::error!(model = name, "the model {what} and is removed");
             self.shared.locked(|state| state.forget_key(key));
-            self.remove(key, "the model crashed and was unloaded; load it again");
+            self.remove(key, &format!("the model {what} and was unloaded; the next request loads it again"));
         }
     }
 

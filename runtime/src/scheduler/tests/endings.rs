@@ -1,7 +1,7 @@
 //! How answers end before their time, and that the service outlives it.
 
 use super::*;
-use crate::sim::{FAIL, FOREVER, PANIC};
+use crate::sim::{FAIL, FAIL_FOR_GOOD, FOREVER, PANIC};
 
 fn works(scheduler: &Scheduler, model: &str) {
     let session = scheduler.open_session(model).unwrap();
@@ -118,16 +118,23 @@ fn logits_that_are_not_numbers_end_the_answer() {
 }
 
 #[test]
-fn a_panicking_engine_is_removed_and_the_others_live_on() {
+fn an_engine_that_is_broken_for_good_is_removed_and_the_others_live_on() {
+    // What the answer that broke it is told.
+    for (message, told) in [(PANIC, "crashed"), (FAIL_FOR_GOOD, "CUDA: sim failed: sim:fail-for-good")] {
+        removed_after(message, told);
+    }
+}
+
+fn removed_after(message: &str, told: &str) {
     let (scheduler, gate) = gated_service(sized(1, 64));
     scheduler.add_model("other", Box::new(SimEngine::new(SimOptions::default()))).unwrap();
     let [a, b] = [(); 2].map(|()| scheduler.open_session("sim").unwrap());
-    let first = ask(&scheduler, a, user(PANIC), GenerateOptions::default());
+    let first = ask(&scheduler, a, user(message), GenerateOptions::default());
     gate.entered();
     let waiting = ask(&scheduler, b, user("hi"), GenerateOptions::default());
     gate.permit();
     drop(gate);
-    assert!(collect(first).failure().contains("crashed"));
+    assert!(collect(first).failure().contains(told));
     assert!(collect(waiting).failure().contains("unloaded"));
     assert_eq!(scheduler.open_session("sim"), Err(Refusal::NoModel("sim".into())));
     assert_eq!(scheduler.status().sessions, 0);
