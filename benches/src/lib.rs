@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cold;
+pub mod disk;
 pub mod measure;
 pub mod neighbour;
 pub mod probe;

@@ -1,17 +1,20 @@
 //! `muse-bench`: tokens a second of a model on this machine, beside what its memory can give.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
-use muse_benches::measure::{self, Lengths, Rates};
+use muse_benches::measure::{self, Ceiling, Lengths, Rates};
 use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
 use muse_format::{Layout, Role, Spec};
-use muse_runtime::{BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, load_mapped, place};
+use muse_runtime::{
+    BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, WeightBytes, load_mapped, place,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +28,7 @@ Examples:
   muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
   muse-bench SmolLM2-135M.muse -t 2 --neighbour --cold-start
   muse-bench SmolLM2-135M.muse --speculation --rounds 3
+  muse-bench --synthetic qwen3-30b --layers 12 --memory 2500 -p 0 -n 16  # most experts stay on the disk
 
 Prompt and answer are measured apart, each after the same --depth. Figures are medians over the rounds; decoding
 of several sessions is their sum. \"of probe\" is the share of the memory bandwidth that decoding reaches.";
@@ -85,6 +89,12 @@ struct Arguments {
     /// Counted rounds, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// MiB that the model may take: experts that do not fit stay in the file [default: the machine's memory]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    memory: Option<u64>,
+    /// MiB of experts that may stay in memory [default: what is left of --memory]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    expert_memory: Option<u64>,
     /// Read the weights into memory of the process, in huge pages where granted, instead of mapping the file
     #[arg(long)]
     copy: bool,
@@ -133,6 +143,8 @@ impl Arguments {
             batch_tokens: self.batch.min(self.prompt.max(self.depth).max(1)),
             threads,
             cache: self.cache,
+            memory_budget: self.memory.map(|mib| mib << 20),
+            expert_memory: self.expert_memory.map(|mib| mib << 20),
             backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             weights: if self.copy { Placement::Copied } else { Placement::Mapped },
             ..LoadOptions::default()
@@ -210,12 +222,14 @@ fn layout(arguments: &Arguments) -> Layout {
 }
 
 /// Bytes of the tensors that [`synthetic::write`] writes.
-fn weight_bytes(spec: &Spec, layout: Layout) -> u64 {
-    let bytes = |tensor: &muse_format::Expected| {
-        let layout = synthetic::layout_of(tensor, layout);
-        layout.byte_len(tensor.rows, tensor.cols).unwrap_or(u64::MAX)
+fn weight_bytes(spec: &Spec, layout: Layout) -> WeightBytes {
+    let bytes = |tensor: muse_format::Expected| {
+        let layout = synthetic::layout_of(&tensor, layout);
+        let bytes = layout.byte_len(tensor.rows, tensor.cols).unwrap_or(u64::MAX);
+        (tensor.name, bytes)
     };
-    spec.tensors().iter().map(bytes).sum()
+    let all: HashMap<_, _> = spec.tensors().into_iter().map(bytes).collect();
+    WeightBytes::new(spec, |name| all.get(name).copied().unwrap_or(0))
 }
 
 fn print<T: serde::Serialize + std::fmt::Display>(arguments: &Arguments, what: &T) {
@@ -243,14 +257,27 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
     let mapped = place(Mapped::open(file)?, &arguments.load_options(None))?;
     let plan = muse_runtime::plan(&mapped, &arguments.load_options(None))?;
     let probe = Probe::new().map_err(BenchError::Probe)?;
+    // The probe's buffer would take the place of experts.
+    let (probe, memory) = match plan.experts_on_flash {
+        None => (Some(probe), Vec::new()),
+        Some(_) => {
+            let rates =
+                threads.iter().map(|threads| (0..5).map(|_| probe.read(*threads)).fold(0.0, f64::max));
+            (None, rates.collect())
+        }
+    };
     let (mut rows, mut backend) = (Vec::new(), String::new());
-    for threads in threads {
+    for (i, threads) in threads.into_iter().enumerate() {
+        let ceiling = match &probe {
+            Some(probe) => Ceiling::Memory(probe),
+            None => Ceiling::Disk { path: file, memory: memory[i] },
+        };
         let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), measure::no_text())?;
         backend.clone_from(&engine.info().backend);
         measure::fill(&mut *engine, plan.slots, arguments.depth)?;
         for parallel in arguments.parallel.iter().copied() {
             let bytes_per_token = measure::bytes_per_token(&mapped, &plan, arguments.lengths(), parallel);
-            let mut rates = || measure::rates(&mut *engine, &probe, threads, arguments.lengths(), parallel);
+            let mut rates = || measure::rates(&mut *engine, &ceiling, threads, arguments.lengths(), parallel);
             let row = |rates: &Rates| Row::new(threads, parallel, rates, bytes_per_token);
             let quiet = rates()?;
             rows.push(row(&quiet));

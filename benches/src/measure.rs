@@ -1,5 +1,6 @@
 //! Tokens a second of one engine.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,9 @@ use muse_format::{Layer, Spec};
 use muse_kernels::{BackendError, CacheShape, Span};
 use muse_runtime::{ChatOptions, Engine, Mapped, Message, Plan, Text, TextDecoder, TextError};
 
+use crate::disk;
 use crate::probe::Probe;
+use crate::report::BenchError;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +31,28 @@ pub struct Rates {
     pub decode: Option<f64>,
     /// Bytes a second that as many threads read from memory in between, at best: a ceiling is a best.
     pub probe: f64,
+    /// What decoding read from the disk, where experts stay there.
+    pub flash: Option<FlashRates>,
+}
+
+/// Reading of experts that stay on flash, while decoding: medians over the rounds.
+#[derive(Debug, Clone, Copy)]
+pub struct FlashRates {
+    /// Bytes read from the disk for each token.
+    pub bytes_per_token: f64,
+    /// Bytes a second read from the disk.
+    pub read: f64,
+    /// Bytes a second that direct reads of the same file gave in between, at best.
+    pub probe: f64,
+}
+
+/// The ceilings that belong to the seconds of a measurement.
+pub enum Ceiling<'a> {
+    /// Memory, which is read in between.
+    Memory(&'a Probe),
+    /// The disk that the file at this path is on, read in between, beside a rate of memory that was measured before: the
+    /// probe's buffer would take the place of experts.
+    Disk { path: &'a Path, memory: f64 },
 }
 
 /// Bytes that must be moved to decode one token, on average over an answer of `answer` tokens after `depth` others,
@@ -77,35 +102,51 @@ pub fn go_back(engine: &mut dyn Engine, slot: u32, depth: u32) -> Result<(), Bac
 }
 
 /// Measures prompt and answer, both at `lengths.depth`. Every round starts there again: what it writes to the cache,
-/// the next replaces. Prompts are read one at a time, so only one session measures them. `probe` is read by `threads`
-/// in every round, so that the ceiling belongs to the same seconds.
+/// the next replaces. Prompts are read one at a time, so only one session measures them. `ceiling` is read by `threads`
+/// in every round, so that it belongs to the same seconds. Answers are of other tokens each round: those of the round
+/// before would find their experts in memory.
 ///
 /// # Errors
-/// What the engine's steps give.
+/// What the engine's steps give; [`BenchError::Read`] where the disk cannot be read directly.
 pub fn rates(
     engine: &mut dyn Engine,
-    probe: &Probe,
+    ceiling: &Ceiling<'_>,
     threads: usize,
     lengths: Lengths,
     sessions: u32,
-) -> Result<Rates, BackendError> {
-    let (mut prefill, mut decode, mut ceiling) = (Vec::new(), Vec::new(), 0.0_f64);
+) -> Result<Rates, BenchError> {
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut memory, mut disk, mut flash) = (0.0_f64, 0.0_f64, Vec::new());
     let prompt = if sessions == 1 { lengths.prompt } else { 0 };
     // The round before the first brings pages and clocks up and is not counted.
     for round in 0..=lengths.rounds {
-        ceiling = ceiling.max(probe.read(threads));
+        match ceiling {
+            Ceiling::Memory(probe) => memory = memory.max(probe.read(threads)),
+            Ceiling::Disk { path, memory: before } => {
+                memory = *before;
+                disk = disk.max(disk::probe(path, round.into()).map_err(BenchError::Read)?);
+            }
+        }
         go_back(engine, 0, lengths.depth)?;
         let prompt = (prompt > 0).then(|| read_prompt(engine, lengths.depth, prompt)).transpose()?;
         (0..sessions).try_for_each(|slot| go_back(engine, slot, lengths.depth))?;
-        let answer = (lengths.answer > 0)
-            .then(|| write_answers(engine, lengths.depth, lengths.answer, sessions))
-            .transpose()?;
+        let before = disk::read_bytes();
+        let answer =
+            (lengths.answer > 0).then(|| write_answers(engine, lengths, sessions, round)).transpose()?;
+        let read = before.zip(disk::read_bytes()).map(|(before, after)| (after - before) as f64);
         if round > 0 {
             prefill.extend(prompt);
             decode.extend(answer);
+            flash.extend(
+                answer.zip(read).map(|(rate, read)| (rate, read / f64::from(sessions * lengths.answer))),
+            );
         }
     }
-    Ok(Rates { prefill: median(prefill), decode: median(decode), probe: ceiling })
+    let of_disk = |value: fn(&(f64, f64)) -> f64| median(flash.iter().map(value).collect());
+    let rates = of_disk(|(_, bytes)| *bytes).zip(of_disk(|(rate, bytes)| rate * bytes));
+    let flash = rates.filter(|_| matches!(ceiling, Ceiling::Disk { .. }));
+    let flash = flash.map(|(bytes_per_token, read)| FlashRates { bytes_per_token, read, probe: disk });
+    Ok(Rates { prefill: median(prefill), decode: median(decode), probe: memory, flash })
 }
 
 /// Ids that look up other rows of the embedding each time.
@@ -144,14 +185,20 @@ fn read_prompt(engine: &mut dyn Engine, depth: u32, len: u32) -> Result<f64, Bac
     Ok(f64::from(len) / began.elapsed().as_secs_f64())
 }
 
-fn write_answers(engine: &mut dyn Engine, depth: u32, len: u32, sessions: u32) -> Result<f64, BackendError> {
+fn write_answers(
+    engine: &mut dyn Engine,
+    lengths: Lengths,
+    sessions: u32,
+    round: u32,
+) -> Result<f64, BackendError> {
+    let Lengths { depth, answer: len, .. } = lengths;
     let vocab = engine.info().vocab;
     let mut logits = vec![0.0; sessions as usize * vocab as usize];
     let rows: Vec<u32> = (0..sessions).collect();
     let began = Instant::now();
     for start in depth..depth + len {
         let spans: Vec<_> = rows.iter().map(|slot| Span { slot: *slot, start, len: 1 }).collect();
-        let tokens: Vec<_> = rows.iter().map(|slot| token(start + slot, vocab)).collect();
+        let tokens: Vec<_> = rows.iter().map(|slot| token(round * len + start + slot, vocab)).collect();
         engine.step(&spans, &tokens, &rows, &mut logits)?;
     }
     Ok(f64::from(sessions * len) / began.elapsed().as_secs_f64())
@@ -164,6 +211,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     let upper = *values.get(middle)?;
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
+
 /// Stands where a model's tokenizer would: a measurement reads and writes no text.
 struct NoText;
 

@@ -50,11 +50,23 @@ pub struct Row {
     pub decode_gb_per_s: Option<f64>,
     /// What as many threads read from memory at best, in the same seconds.
     pub probe_gb_per_s: f64,
+    /// What decoding read from the disk, where experts stay there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flash: Option<Flash>,
     /// Share of the same row without the neighbour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill_of_quiet: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decode_of_quiet: Option<f64>,
+}
+
+/// Reading of experts from the disk while decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Flash {
+    pub bytes_per_token: u64,
+    pub read_gb_per_s: f64,
+    /// What direct reads of the same file gave at best, in the same seconds.
+    pub probe_gb_per_s: f64,
 }
 
 impl Row {
@@ -68,6 +80,11 @@ impl Row {
             bytes_per_token,
             decode_gb_per_s: rates.decode.map(|rate| rate * bytes_per_token as f64 / 1e9),
             probe_gb_per_s: rates.probe / 1e9,
+            flash: rates.flash.map(|flash| Flash {
+                bytes_per_token: flash.bytes_per_token as u64,
+                read_gb_per_s: flash.read / 1e9,
+                probe_gb_per_s: flash.probe / 1e9,
+            }),
             prefill_of_quiet: None,
             decode_of_quiet: None,
         }
@@ -159,6 +176,15 @@ impl fmt::Display for Row {
             self.probe_gb_per_s,
             percent(self.decode_gb_per_s.map(|rate| rate / self.probe_gb_per_s)),
         )?;
+        if let Some(flash) = self.flash {
+            let Flash { bytes_per_token, read_gb_per_s, probe_gb_per_s } = flash;
+            let (megabytes, share) = (bytes_per_token as f64 / 1e6, read_gb_per_s / probe_gb_per_s);
+            write!(
+                f,
+                "  from disk: {megabytes:.1} MB/token, {read_gb_per_s:.2} of {probe_gb_per_s:.2} GB/s"
+            )?;
+            write!(f, " ({})", percent(Some(share)))?;
+        }
         let Some(neighbour) = self.neighbour else { return Ok(()) };
         let pinned = if neighbour == Neighbour::Pinned { " on the last core" } else { "" };
         let [prefill, decode] = [self.prefill_of_quiet, self.decode_of_quiet].map(percent);

@@ -37,7 +37,7 @@ fn pattern(rng: &mut Rng, layout: Layout, spread: f32) -> Vec<u8> {
             (0..BLOCKS).flat_map(|_| bf16::from_f32(spread * rng.signed()).to_le_bytes()).collect()
         }
         _ => {
-            let levels = layout.levels();
+            let levels = balanced(layout.levels());
             let span = f32::from(levels[levels.len() - 1]) - f32::from(levels[0]) + 1.0;
             let mut bytes = vec![0; BLOCKS * layout.block_bytes()];
             for block in bytes.chunks_exact_mut(layout.block_bytes()) {
@@ -57,6 +57,13 @@ fn pattern(rng: &mut Rng, layout: Layout, spread: f32) -> Vec<u8> {
             bytes
         }
     }
+}
+
+/// Levels whose mean is zero where that is possible: a mean would turn every input into much the same output, and every
+/// token would choose the same experts.
+fn balanced(levels: &[i8]) -> &[i8] {
+    let (lowest, highest) = (levels[0], levels[levels.len() - 1]);
+    if i16::from(lowest) == -i16::from(highest) - 1 { &levels[1..] } else { levels }
 }
 
 /// A random matrix whose products keep the size of their input.
@@ -102,12 +109,17 @@ pub fn write(path: &Path, spec: &Spec, layout: Layout) -> Result<(), WriteError>
         } else {
             let layout = layout_of(&tensor, layout);
             writer.begin(&tensor.name, layout, tensor.rows, cols)?;
-            let pattern = pattern(&mut rng, layout, 1.7 / (cols as f32).sqrt());
+            let spread = 1.7 / (cols as f32).sqrt();
+            let mut pattern = pattern(&mut rng, layout, spread);
             let mut left = layout.byte_len(tensor.rows, cols).unwrap_or(u64::MAX);
             while left > 0 {
                 let len = left.min(pattern.len() as u64);
                 writer.write(&pattern[..len as usize])?;
                 left -= len;
+                if tensor.role == Role::Router {
+                    // Rows that repeat each other would choose the same experts.
+                    pattern = self::pattern(&mut rng, layout, spread);
+                }
             }
         }
         writer.end()?;

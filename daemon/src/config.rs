@@ -42,6 +42,9 @@ pub struct Memory {
     /// MiB that all loaded models may take together, weights and working memory; where absent, the board's budget.
     #[serde(deserialize_with = "some_bounded::<16, 16_777_216, _>")]
     pub budget_mib: Option<u64>,
+    /// MiB of experts that a model may keep in memory; where absent, what is left of the budget.
+    #[serde(deserialize_with = "some_bounded::<1, 16_777_216, _>")]
+    pub experts_mib: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -122,7 +125,7 @@ impl Default for Config {
 #[expect(clippy::derivable_impls, reason = "the defaults of all sections stand side by side")]
 impl Default for Memory {
     fn default() -> Self {
-        Self { budget_mib: None }
+        Self { budget_mib: None, experts_mib: None }
     }
 }
 

@@ -117,6 +117,7 @@ fn load_options(config: &Config, threads: usize) -> LoadOptions {
         cache: engine.cache,
         threads: Some(engine.threads.map_or(threads, |threads| small(threads) as usize)),
         weights: engine.weights,
+        expert_memory: config.memory.experts_mib.map(|mib| mib << 20),
         backend: engine.backend,
         ..LoadOptions::default()
     }

@@ -266,7 +266,7 @@ impl Models {
         Some(Lease { name: name.into(), generation: loaded.generation, table: self.table.clone() })
     }
 
-    /// Loads; while the model does not fit, unloads the least recently used one that nobody uses and tries again.
+    /// Loads; while the model or its experts do not fit, unloads the least recently used one that nobody uses and tries again.
     async fn load_evicting(&self, name: &str) -> Result<Box<dyn Engine>, Error> {
         loop {
             let taken: u64 = {
@@ -279,6 +279,8 @@ impl Models {
             let load = tokio::task::spawn_blocking(move || source.load(&owned, budget)).await;
             let name = || name.to_owned();
             match load {
+                // Loaded anew, so that what a model took that nobody uses holds experts.
+                Ok(Ok(engine)) if engine.info().short_of_memory && self.evict() => drop(engine),
                 Ok(Ok(engine)) => return Ok(engine),
                 Ok(Err(LoadProblem::OverBudget(problem))) => {
                     if !self.evict() {

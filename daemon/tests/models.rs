@@ -159,3 +159,26 @@ async fn a_load_is_signalled() {
     let loaded = tokio::time::timeout(common::HANGS, signal).await.expect("no signal came");
     assert_eq!(*loaded, Variant::from(true));
 }
+
+#[tokio::test]
+async fn experts_get_the_memory_of_models_that_nobody_uses() {
+    let source = Simulated::new(&[("small", 300), ("experts", 1000)]);
+    let daemon = daemon_with("", source, Some(1000)).await;
+    let caller = daemon.caller();
+    ask(&caller, "Load", "small").await.unwrap();
+    ask(&caller, "Load", "experts").await.unwrap();
+    assert!(is_loaded(&daemon, "experts") && !is_loaded(&daemon, "small"));
+    assert_eq!(*daemon.source.loads.lock().unwrap(), ["small", "experts", "experts"]);
+}
+
+#[tokio::test]
+async fn experts_take_what_a_model_in_use_leaves() {
+    let source = Simulated::new(&[("small", 300), ("experts", 1000)]);
+    let daemon = daemon_with("", source, Some(1000)).await;
+    let session = daemon.caller().open("small").await.unwrap();
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    ask(&daemon.caller(), "Load", "experts").await.unwrap();
+    assert!(is_loaded(&daemon, "experts") && is_loaded(&daemon, "small"));
+    assert_eq!(*daemon.source.loads.lock().unwrap(), ["small", "experts"]);
+}

@@ -46,4 +46,5 @@ pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
 pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes};
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;
+pub use routing::Chooser;
 pub use tensor::{Bytes, Tensor};

@@ -42,6 +42,33 @@ pub(crate) fn choose(chosen: &mut [Choice], logits: &[f32], bias: Option<&[f32]>
     }
 }
 
+/// Tells which experts rows will run through in [`Backend::experts`](crate::Backend::experts), before they do.
+#[derive(Debug)]
+pub struct Chooser {
+    /// One row's.
+    chosen: Vec<Choice>,
+    routing: Routing,
+}
+
+impl Chooser {
+    /// For mixtures of which each row runs through `used` experts.
+    pub fn new(used: usize, routing: Routing) -> Self {
+        Self { chosen: vec![Choice::default(); used], routing }
+    }
+
+    /// Sets the marks of the experts that any row of `logits`, `(rows, experts)`, chooses; `bias` is
+    /// [`Mixture::choice_bias`](crate::Mixture::choice_bias).
+    ///
+    /// # Panics
+    /// If there are fewer experts than a row runs through, or another number of biases.
+    pub fn mark(&mut self, marks: &mut [bool], logits: &[f32], bias: Option<&[f32]>) {
+        for logits in logits.chunks_exact(marks.len()) {
+            choose(&mut self.chosen, logits, bias, &self.routing);
+            self.chosen.iter().for_each(|choice| marks[choice.expert as usize] = true);
+        }
+    }
+}
+
 /// The score of a logit among `logits`.
 fn scores(logits: &[f32], kind: Score) -> impl Fn(f32) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -90,6 +117,16 @@ mod tests {
         }
         let all = chosen(4, &logits, None, &SOFTMAX);
         assert_eq!(all.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn marks_are_of_the_experts_of_all_rows() {
+        let mut marks = [false; 4];
+        let rows = [0.1, 0.9, 0.2, 0.3, 0.9, 0.1, 0.3, 0.2];
+        Chooser::new(1, SOFTMAX).mark(&mut marks, &rows, None);
+        assert_eq!(marks, [true, true, false, false]);
+        Chooser::new(1, SOFTMAX).mark(&mut marks, &rows, Some(&[0.0, 0.0, 9.0, 0.0]));
+        assert_eq!(marks, [true, true, true, false]);
     }
 
     #[test]

@@ -25,8 +25,10 @@ pub struct ModelInfo {
     pub batch_tokens: u32,
     /// Most rows of one [`Engine::step`] whose logits may be wanted: one a slot, and the rest for speculation.
     pub logit_rows: u32,
-    /// Bytes of the mapped weights.
+    /// Bytes of the mapped weights that count as memory: of experts that stay in the file, the hot ones.
     pub weight_bytes: u64,
+    /// Experts stay in the file, and a larger budget would let more of them stay in memory.
+    pub short_of_memory: bool,
     /// Bytes allocated at load beside the weights.
     pub working_bytes: u64,
     /// `cpu (avx512-vnni, 2 threads)`.
@@ -75,6 +77,7 @@ impl ModelInfo {
             batch_tokens: plan.batch_tokens,
             logit_rows: plan.logit_rows,
             weight_bytes: plan.weight_bytes,
+            short_of_memory: plan.experts_on_flash.is_some_and(|experts| experts.short),
             working_bytes: plan.working_bytes,
             backend,
             generation: mapped.generation.clone(),

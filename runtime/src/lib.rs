@@ -14,6 +14,7 @@ mod decoder;
 mod embed;
 mod engine;
 pub mod eval;
+mod flash;
 mod graph;
 mod load;
 mod model;
@@ -38,7 +39,7 @@ pub use load::{
 };
 pub use model::Model;
 pub use muse_kernels::CacheDtype;
-pub use plan::{CONTEXT_DEFAULT, Item, OverBudget, PROPOSED_MAX, Plan};
+pub use plan::{CONTEXT_DEFAULT, ExpertsOnFlash, Item, OverBudget, PROPOSED_MAX, Plan, WeightBytes};
 pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,
     SinkClosed, Speculation, Timing, Usage,

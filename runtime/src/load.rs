@@ -10,7 +10,7 @@ use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBacke
 
 use crate::model::{EmbeddingModel, Model};
 use crate::plan::OverBudget;
-use crate::{Engine, HfText, Mapped, Plan, Text, TextError, WholeText};
+use crate::{Engine, HfText, Mapped, Plan, Text, TextError, WeightBytes, WholeText};
 
 /// The layout family that this build's kernels read: [`muse_format::Provenance::target`] of a file it takes.
 pub const TARGET: &str = "cpu";
@@ -62,6 +62,9 @@ pub struct LoadOptions {
     pub image_tokens: Option<u32>,
     /// Bytes that weights and working set may take together; by default the machine's memory.
     pub memory_budget: Option<u64>,
+    /// Bytes of experts that may stay in memory, those of one token and layer at least; the others are read from the file
+    /// where a token chooses them. By default what is left of the budget. Of mapped weights on the host alone.
+    pub expert_memory: Option<u64>,
     /// By default one a core.
     pub threads: Option<usize>,
     pub backend: BackendChoice,
@@ -78,6 +81,7 @@ impl Default for LoadOptions {
             cache: None,
             image_tokens: None,
             memory_budget: None,
+            expert_memory: None,
             threads: None,
             backend: BackendChoice::Cpu,
             weights: Placement::Mapped,
@@ -185,7 +189,9 @@ pub fn load_mapped(
         });
     }
     tracing::info!("memory of {}:\n{plan}", mapped.path.display());
-    mapped.read_ahead();
+    if plan.experts_on_flash.is_none() {
+        mapped.read_ahead();
+    }
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
@@ -256,7 +262,8 @@ pub fn cuda_device() -> Result<String, BackendError> {
 pub fn plan(mapped: &Mapped, options: &LoadOptions) -> Result<Plan, LoadError> {
     let matrices = mapped.spec.tensors().into_iter().filter(|t| t.role != Role::Vector);
     let layouts = matrices.filter_map(|t| Some(mapped.stored(&t.name)?.0));
-    Plan::new(&mapped.spec, mapped.weight_bytes(), layouts, options)
+    let weights = WeightBytes::new(&mapped.spec, |name| mapped.stored(name).map_or(0, |(_, bytes)| bytes));
+    Plan::new(&mapped.spec, weights, layouts, options)
 }
 
 fn check_target(mapped: &Mapped) -> Result<(), LoadError> {

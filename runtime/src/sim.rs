@@ -46,6 +46,8 @@ pub struct SimOptions {
     pub markers: bool,
     /// What [`ModelInfo::weight_bytes`] says.
     pub weight_bytes: u64,
+    /// What [`ModelInfo::short_of_memory`] says.
+    pub short_of_memory: bool,
 }
 
 impl Default for SimOptions {
@@ -58,6 +60,7 @@ impl Default for SimOptions {
             step_delay: Duration::ZERO,
             markers: false,
             weight_bytes: 0,
+            short_of_memory: false,
         }
     }
 }
@@ -82,6 +85,7 @@ impl SimEngine {
             batch_tokens: options.batch_tokens,
             logit_rows: options.logit_rows.unwrap_or(options.slots),
             weight_bytes: options.weight_bytes,
+            short_of_memory: options.short_of_memory,
             working_bytes: 0,
             backend: "sim".into(),
             generation: Generation { stop_ids: vec![END], ..Generation::default() },

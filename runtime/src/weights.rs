@@ -23,6 +23,9 @@ use crate::LoadError;
 
 /// Size and alignment of a huge page on the systems that this runs on.
 const HUGE_PAGE: usize = 2 << 20;
+/// Bytes that [`Pages::want`] asks for at once. Of one piece of advice a kernel reads no more than its unit of reading
+/// ahead, whatever the length: 128 KiB where nobody changed it.
+const WANTED: usize = 128 << 10;
 /// Bytes that [`Mapped::into_memory`] reads at once.
 const CHUNK: usize = 4 << 20;
 
@@ -167,6 +170,16 @@ impl Mapped {
         let _ = self.owner.map.advise(Advice::WillNeed);
     }
 
+    /// Where a tensor's bytes lie in [`bytes`](Self::bytes).
+    pub(crate) fn extent(&self, name: &str) -> Option<Range<usize>> {
+        self.tensors.get(name).map(|tensor| tensor.range.clone())
+    }
+
+    /// The pages of the mapping, to be asked for.
+    pub(crate) fn pages(&self) -> Pages {
+        Pages { owner: self.owner.clone() }
+    }
+
     /// Bytes of all tensors.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors.values().map(|t| t.range.len() as u64).sum()
@@ -195,6 +208,22 @@ impl Mapped {
         }
         let bytes: Bytes = self.owner.clone();
         Tensor::new(extent.layout, extent.rows, extent.cols, bytes, extent.range.clone())
+    }
+}
+
+/// The pages of a mapping.
+pub(crate) struct Pages {
+    owner: Arc<Owner>,
+}
+
+impl Pages {
+    /// Asks the kernel to read `range` of [`Mapped::bytes`], and does not wait for it.
+    pub fn want(&self, range: &Range<usize>) {
+        for start in range.clone().step_by(WANTED) {
+            let len = WANTED.min(range.end - start);
+            // A kernel that refuses reads the pages as they are touched.
+            let _ = self.owner.map.advise_range(Advice::WillNeed, start, len);
+        }
     }
 }
 

@@ -19,15 +19,17 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
         for spec in [everything(), mixture(), gated(), shared(), seeing()] {
-            check(spec, backend);
+            check(spec, backend, None);
         }
+        // With experts left in the file.
+        check(mixture(), backend, Some(1));
         for spec in [encoder(), embedding_decoder()] {
             check_embedding(spec, backend);
         }
     }
 }
 
-fn check(mut spec: Spec, backend: BackendChoice) {
+fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
     spec.vocab = 500;
     spec.context = 2000;
     let file = write(&spec, Layout::Q4 { group: 32 }, 1);
@@ -38,9 +40,11 @@ fn check(mut spec: Spec, backend: BackendChoice) {
         logit_rows: Some(16),
         threads: Some(1),
         backend,
+        expert_memory,
         ..LoadOptions::default()
     };
     let plan = plan(&mapped, &options).unwrap();
+    assert_eq!(plan.experts_on_flash.is_some(), expert_memory.is_some());
     let text = byte_text(spec.vocab);
     let tokens = Rng(3).tokens(100, spec.vocab);
 

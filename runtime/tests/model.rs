@@ -143,6 +143,24 @@ fn sequences_in_other_slots_change_nothing() {
 }
 
 #[test]
+fn experts_that_stay_in_the_file_answer_as_those_in_memory() {
+    for (name, spec) in [("mixture", mixture()), ("gated", gated())] {
+        let tokens = Rng(5).tokens(40, spec.vocab);
+        for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
+            for chunk in [1, 7, 40] {
+                let whole = options(backend, 40);
+                let on_flash = LoadOptions { expert_memory: Some(1), ..whole.clone() };
+                let [whole, on_flash] = [whole, on_flash].map(|options| {
+                    let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &options);
+                    steps(&mut *engine, 0, &tokens, chunk)
+                });
+                assert_eq!(on_flash, whole, "{name} {backend:?} {chunk} at a time");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_ring_answers_like_a_cache_that_keeps_everything() {
     let spec = everything();
     let tokens = Rng(13).tokens(96, spec.vocab);

@@ -5,7 +5,8 @@ mod support;
 use muse_format::{Attention, Experts, Layout, Mixer, Spec};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
-    BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Plan, plan,
+    BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Placement, Plan,
+    WeightBytes, plan,
 };
 use support::{everything, mixture, plain, shared, write};
 
@@ -144,6 +145,67 @@ fn a_budget_is_kept_to_the_byte_and_the_remedy_is_true() {
     let LoadError::Budget(over) = planned(&spec, &with(500, None)).unwrap_err() else { panic!() };
     assert_eq!(over.context_that_fits, None);
     assert!(over.to_string().contains("fewer bits"), "{over}");
+}
+
+/// What [`mixture`] takes in 4 bits: tensors of layers, and of their experts.
+fn weights_of_mixture() -> WeightBytes {
+    let file = write(&mixture(), Layout::Q4 { group: 32 }, 1);
+    let mapped = Mapped::open(&file.path).unwrap();
+    let weights = WeightBytes::new(&mapped.spec, |name| mapped.stored(name).unwrap().1);
+    assert_eq!(weights.all, mapped.weight_bytes());
+    weights
+}
+
+#[test]
+fn experts_stay_in_the_file_where_they_do_not_fit() {
+    let weights = weights_of_mixture();
+    // A tile of 16 rows is 16 * (16 + 2) bytes a group of 32. 7 experts of 20 x 40 twice and 40 x 20; 5 of 36 x 40 twice
+    // and 40 x 36: 2 and 3 tiles of 2 groups, 3 tiles of 1 group; 3 tiles of 2 groups, thrice.
+    let (first, second) = (288 * (2 * 2 * 2 + 3), 288 * 3 * 3 * 2);
+    assert_eq!((weights.experts, weights.chosen), (7 * first + 5 * second, (3 * first).max(2 * second)));
+    let plan = |budget: u64, expert_memory: Option<u64>| {
+        let options = LoadOptions { memory_budget: Some(budget), expert_memory, ..options(2, 8) };
+        Plan::new(&mixture(), weights, [Layout::Q4 { group: 32 }], &options)
+    };
+    let whole = plan(u64::MAX, None).unwrap();
+    assert_eq!((whole.experts_on_flash, whole.weight_bytes), (None, weights.all));
+    let total = whole.weight_bytes + whole.working_bytes;
+    assert_eq!(plan(total, None).unwrap().experts_on_flash, None);
+
+    // Where each of 12 experts' three matrices lie, and for 7 of them 8 scores and a mark.
+    let beside = 12 * 3 * 16 + 7 * (4 * 8 + 1);
+    let least = total - weights.experts + weights.chosen + beside;
+    for budget in [least, least + 1000, total - 1] {
+        let plan = plan(budget, None).unwrap();
+        let on_flash = plan.experts_on_flash.expect("not all fit");
+        let left = budget - (least - weights.chosen);
+        assert_eq!((on_flash.file_bytes, on_flash.hot_bytes, on_flash.short), (weights.experts, left, true));
+        assert_eq!(
+            (plan.weight_bytes + plan.working_bytes, plan.working_bytes),
+            (budget, whole.working_bytes + beside)
+        );
+        let line = |what: &str| plan.items.iter().find(|item| item.what == what).map(|item| item.bytes);
+        assert_eq!((line("weights"), line("experts")), (Some(weights.resident()), Some(left)));
+    }
+    let LoadError::Budget(over) = plan(least - 1, Some(1)).unwrap_err() else { panic!() };
+    assert_eq!(over.weight_bytes + over.cache_bytes + over.buffer_bytes, least);
+    assert!(over.context_that_fits.is_some(), "{over}");
+
+    // By option, with room for all; never less than one token and layer need.
+    for (asked, hot) in [(1, weights.chosen), (weights.chosen + 7, weights.chosen + 7)] {
+        let on_flash = plan(u64::MAX, Some(asked)).unwrap().experts_on_flash.expect("no room for all");
+        assert_eq!((on_flash.hot_bytes, on_flash.short), (hot, false));
+    }
+    assert_eq!(plan(u64::MAX, Some(weights.experts)).unwrap().experts_on_flash, None);
+
+    // What copies the weights, or takes them to a device, needs them all.
+    let copied = LoadOptions { weights: Placement::Copied, ..options(2, 8) };
+    let cuda = LoadOptions { backend: BackendChoice::Cuda, ..options(2, 8) };
+    for options in [copied, cuda] {
+        let options = LoadOptions { memory_budget: Some(weights.all), expert_memory: Some(1), ..options };
+        let refused = Plan::new(&mixture(), weights, [Layout::Q4 { group: 32 }], &options);
+        assert!(matches!(refused, Err(LoadError::Budget(over)) if over.weight_bytes == weights.all));
+    }
 }
 
 #[test]

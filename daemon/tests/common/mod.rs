@@ -58,12 +58,17 @@ impl Source for Simulated {
         if name == "damaged" {
             return Err(LoadProblem::Other("its header is damaged".into()));
         }
-        let bytes = self.models.lock().unwrap()[name];
+        let mut bytes = self.models.lock().unwrap()[name];
+        let mut options = self.options.clone();
+        // Takes what is left, and would take more.
+        if let Some(budget) = budget.filter(|budget| name == "experts" && *budget < bytes) {
+            (bytes, options.short_of_memory) = (budget, true);
+        }
         if let Some(budget) = budget.filter(|budget| *budget < bytes) {
             return Err(LoadProblem::OverBudget(format!("it takes {bytes} bytes; {budget} are left")));
         }
         self.loads.lock().unwrap().push(name.to_owned());
-        Ok(Box::new(SimEngine::new(SimOptions { weight_bytes: bytes, ..self.options.clone() })))
+        Ok(Box::new(SimEngine::new(SimOptions { weight_bytes: bytes, ..options })))
     }
 }
 

@@ -6,18 +6,20 @@ use muse_kernels::{Backend, BackendError, Linear, Mixture, Routing, ScaledNorm};
 use super::product;
 use crate::model::{ExpertsWeights, LayerWeights, State};
 
-/// `state.y = ffn(state.y) + experts(state.y)`, of which a layer has one or both.
+/// `state.y = ffn(state.y) + experts(state.y)`, of which layer `index` has one or both.
+#[allow(clippy::too_many_arguments)] // one call
 pub(super) fn feed_forward<B: Backend>(
     backend: &mut B,
     layer: &Layer,
     w: &LayerWeights<B::Weight>,
     state: &mut State<B>,
+    index: usize,
     rows: usize,
     dim: usize,
     eps: f32,
 ) -> Result<(), BackendError> {
     if let Some((experts, w)) = layer.experts.as_ref().zip(w.experts.as_ref()) {
-        mixture(backend, experts, w, state, rows, eps)?;
+        mixture(backend, experts, w, state, index, rows, eps)?;
     }
     let State { y, gate, up, token_gate, routed, .. } = state;
     let Some((ffn, dense)) = layer.ffn.as_ref().zip(w.ffn.as_ref()) else {
@@ -43,32 +45,40 @@ pub(super) fn feed_forward<B: Backend>(
     }
 }
 
-/// `state.routed = experts(state.y)`.
+/// How rows choose and weight experts.
+pub(crate) fn routing(experts: &Experts) -> Routing {
+    Routing {
+        score: experts.score,
+        normalise: experts.normalise,
+        scale: experts.scale,
+        activation: experts.activation,
+    }
+}
+
+/// `state.routed = experts(state.y)`, of layer `index`.
 fn mixture<B: Backend>(
     backend: &mut B,
     experts: &Experts,
     w: &ExpertsWeights<B::Weight>,
     state: &mut State<B>,
+    index: usize,
     rows: usize,
     eps: f32,
 ) -> Result<(), BackendError> {
-    let State { y, scores, routed, narrow, blended, .. } = state;
+    let State { y, scores, routed, narrow, blended, flash, .. } = state;
     backend.linear(y, rows, &mut [Linear { out: scores, weight: &w.router, bias: None }])?;
     if experts.logit_scale != 1.0 {
         backend.scale_and_cap(scores, rows * experts.count as usize, experts.logit_scale, None)?;
     }
-    let routing = Routing {
-        score: experts.score,
-        normalise: experts.normalise,
-        scale: experts.scale,
-        activation: experts.activation,
-    };
+    if let Some(flash) = flash {
+        flash.ask(backend, index, scores, rows)?;
+    }
     let norm = w.each_norm.as_ref().zip(experts.each_norm_eps);
     let mixture = Mixture {
         experts: &w.experts,
         choice_bias: w.choice_bias.as_ref(),
         used: experts.used as usize,
-        routing,
+        routing: routing(experts),
         norm: norm.map(|([scale, weight], eps)| ScaledNorm { scale, weight, eps }),
     };
     let Some(latent) = &w.latent else {

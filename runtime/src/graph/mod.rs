@@ -6,6 +6,8 @@ mod encoder;
 mod feed_forward;
 mod per_layer;
 
+pub(crate) use self::feed_forward::routing;
+
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
@@ -75,7 +77,7 @@ pub fn forward<B: Backend>(
         }
 
         backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
-        feed_forward::feed_forward(backend, layer, w, state, rows, dim, eps)?;
+        feed_forward::feed_forward(backend, layer, w, state, i, rows, dim, eps)?;
         if let Some(scale) = &w.ffn_post_scale {
             backend.multiply(&mut state.y, scale, rows)?;
         }

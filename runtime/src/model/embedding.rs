@@ -8,6 +8,7 @@ use muse_kernels::{Backend, BackendError, Linear, Span};
 use super::loader::Loader;
 use super::{Affine, EncoderWeights, State, Weights};
 use crate::engine::check_texts;
+use crate::flash::Flash;
 use crate::graph;
 use crate::plan::Plan;
 use crate::weights::Mapped;
@@ -57,7 +58,7 @@ impl<B: Backend> EmbeddingModel<B> {
             None => Body::Decoder(loader.weights(&spec)?),
         };
         let dense = loader.dense(&embedding, spec.dim)?;
-        let state = State::new(&mut backend, plan)?;
+        let state = State::new(&mut backend, plan, Flash::new(mapped, plan)?)?;
         let mut pooled = || backend.buffer(plan.pooled);
         let pooled = [pooled()?, pooled()?];
         let info = ModelInfo::new(mapped, plan, name);

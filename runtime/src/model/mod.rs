@@ -19,6 +19,7 @@ pub use self::weights::{
     Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
     MixerWeights, PerLayerHalf, PerLayerWeights, Weights,
 };
+use crate::flash::Flash;
 use crate::graph;
 use crate::plan::Plan;
 use crate::vision::Tower;
@@ -59,7 +60,7 @@ impl<B: Backend> Model<B> {
     ) -> Result<Self, LoadError> {
         let spec = mapped.spec.clone();
         let weights = Loader { mapped, backend: &mut backend }.weights(&spec)?;
-        let state = State::new(&mut backend, plan)?;
+        let state = State::new(&mut backend, plan, Flash::new(mapped, plan)?)?;
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
         let tower = vision.map(|(vision, plan)| Tower::new(mapped, &mut backend, &spec, vision, plan));
         let tower = tower.transpose()?;

@@ -2,6 +2,7 @@
 
 use muse_kernels::{Backend, BackendError};
 
+use crate::flash::Flash;
 use crate::plan::Plan;
 
 /// What a step writes. Rows are those of the batch, at most `batch_tokens`.
@@ -26,6 +27,8 @@ pub struct State<B: Backend> {
     pub caches: Vec<B::Cache>, // one a layer, or one for all where nothing is kept between steps
     /// One a layer; none where it has attention.
     pub delta_states: Vec<Option<B::DeltaState>>,
+    /// Experts that stay in the file.
+    pub flash: Option<Flash>,
 }
 
 impl<B: Backend> State<B> {
@@ -34,7 +37,7 @@ impl<B: Backend> State<B> {
         if self.caches.len() == 1 { 0 } else { index }
     }
 
-    pub(super) fn new(backend: &mut B, plan: &Plan) -> Result<Self, BackendError> {
+    pub(super) fn new(backend: &mut B, plan: &Plan, flash: Option<Flash>) -> Result<Self, BackendError> {
         backend.reserve(plan.product_rows as usize, plan.input_width)?;
         if let Some(shape) = plan.experts {
             backend.reserve_experts(plan.batch_tokens as usize, shape)?;
@@ -61,6 +64,7 @@ impl<B: Backend> State<B> {
             narrow: buffer(lens.narrow)?,
             blended: buffer(lens.blended)?,
             logits: buffer(lens.logits)?,
+            flash,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
             delta_states: plan
                 .delta_states

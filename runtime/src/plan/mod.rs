@@ -1,5 +1,6 @@
 //! Every byte that loading a model allocates, known before any of it is.
 
+mod experts;
 mod over_budget;
 mod sizes;
 
@@ -9,14 +10,18 @@ use muse_format::{Layout, Spec};
 use muse_kernels::{CacheDtype, CacheShape, DeltaShape, ExpertsShape};
 use serde::Serialize;
 
+use self::experts::weight_items;
+pub(crate) use self::experts::{EXPERT_PARTS, expert_tensor};
+pub use self::experts::{ExpertsOnFlash, WeightBytes};
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
     Dims, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, pooled_bytes, pooled_dim,
     product_rows, scratch_bytes, vision_plan, widest_input, working_bytes,
 };
+use crate::flash::Flash;
 use crate::vision::VisionPlan;
-use crate::{LoadError, LoadOptions};
+use crate::{BackendChoice, LoadError, LoadOptions, Placement};
 
 /// Positions a slot gets where the caller does not say: what chats need, not what a model could hold.
 pub const CONTEXT_DEFAULT: u32 = 8192;
@@ -28,7 +33,7 @@ const BATCH_TOKENS_MAX: u32 = 1 << 16;
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// `weights`, `activations`, `scratch`, `logits`, `cache`, `state` or `images`.
+    /// `weights`, `experts`, `activations`, `scratch`, `logits`, `cache`, `state` or `images`.
     pub what: &'static str,
     /// Shape and type, for people.
     pub shape: String,
@@ -43,12 +48,15 @@ pub struct Plan {
     pub slots: u32,
     pub batch_tokens: u32,
     pub logit_rows: u32,
-    /// Bytes of the mapped tensors.
+    /// Bytes of the mapped tensors that count as memory: all, or all but experts and as many of these as may be hot.
     pub weight_bytes: u64,
     /// Bytes allocated beside them: activations, logits and cache.
     pub working_bytes: u64,
     /// What the two together may take.
     pub budget_bytes: u64,
+    /// None where all experts are in memory, or there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts_on_flash: Option<ExpertsOnFlash>,
     pub items: Vec<Item>,
     #[serde(skip)]
     pub buffers: BufferLens,
@@ -83,14 +91,16 @@ fn checked(name: &'static str, value: u32, max: u32, rule: &'static str) -> Resu
 }
 
 impl Plan {
-    /// Plans a model of `spec` whose tensors take `weight_bytes`, its matrices stored as `layouts`.
+    /// Plans a model of `spec` whose tensors take `weights`, its matrices stored as `layouts`. Experts stay in the file
+    /// where not all of them fit or [`LoadOptions::expert_memory`] has no room for them; then as many are hot as fit.
     ///
     /// # Errors
     /// [`LoadError::Option`] for an option out of its bounds, [`LoadError::Budget`] where weights and working set
-    /// exceed [`LoadOptions::memory_budget`], or this machine's memory where that is `None`.
+    /// exceed [`LoadOptions::memory_budget`], or this machine's memory where that is `None`; of experts that may stay in
+    /// the file, those of one token and layer count as weights.
     pub fn new(
         spec: &Spec,
-        weight_bytes: u64,
+        weights: impl Into<WeightBytes>,
         layouts: impl IntoIterator<Item = Layout>,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
@@ -116,31 +126,59 @@ impl Plan {
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
-        let fits = |context| {
-            let total = u128::from(weight_bytes)
-                + working_bytes(spec, Dims { context, batch_tokens: batch_tokens(context), ..dims });
-            total <= u128::from(budget)
-        };
-        if !fits(dims.context) {
+        let weights = weights.into();
+        let working =
+            |context| working_bytes(spec, Dims { context, batch_tokens: batch_tokens(context), ..dims });
+        // A device and a copy hold all experts; otherwise those of one token and layer are the least in memory.
+        let may_stay = weights.experts > 0
+            && options.weights == Placement::Mapped
+            && options.backend != BackendChoice::Cuda;
+        let beside = weights.resident().saturating_add(Flash::bytes(spec, dims.batch_tokens));
+        let one_token = beside.saturating_add(weights.chosen);
+        let least = if may_stay { weights.all.min(one_token) } else { weights.all };
+        let fits = |weights: u64, context| u128::from(weights) + working(context) <= u128::from(budget);
+        if !fits(least, dims.context) {
             let cache = cache_bytes(spec, dims);
             return Err(LoadError::Budget(Box::new(OverBudget {
-                weight_bytes,
+                weight_bytes: least,
                 cache_bytes: saturated(cache),
-                buffer_bytes: saturated(working_bytes(spec, dims) - cache),
+                buffer_bytes: saturated(working(dims.context) - cache),
                 budget_bytes: budget,
                 context: dims.context,
                 slots,
-                context_that_fits: largest(dims.context, fits),
+                context_that_fits: largest(dims.context, |context| fits(least, context)),
             })));
         }
-        Ok(Self::table(spec, weight_bytes, budget, dims))
+        let asked = options.expert_memory.unwrap_or(u64::MAX);
+        let stay = may_stay
+            && fits(one_token, dims.context)
+            && (asked < weights.experts || !fits(weights.all, dims.context));
+        let experts_on_flash = stay.then(|| {
+            let left = u128::from(budget) - working(dims.context) - u128::from(beside);
+            let wanted = asked.max(weights.chosen).min(weights.experts);
+            let hot_bytes = wanted.min(saturated(left));
+            ExpertsOnFlash { file_bytes: weights.experts, hot_bytes, short: hot_bytes < wanted }
+        });
+        Ok(Self::table(spec, weights, experts_on_flash, budget, dims))
     }
 
-    fn table(spec: &Spec, weight_bytes: u64, budget_bytes: u64, d: Dims) -> Self {
+    fn table(
+        spec: &Spec,
+        weights: WeightBytes,
+        experts_on_flash: Option<ExpertsOnFlash>,
+        budget_bytes: u64,
+        d: Dims,
+    ) -> Self {
         let caches: Vec<_> = cache_shapes(spec, d).collect();
         let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
-        let mut items = vec![Item { what: "weights", shape: "mapped file".into(), bytes: weight_bytes }];
+        let mut items = weight_items(weights, experts_on_flash);
+        let weight_bytes = items.iter().map(|item| item.bytes).sum();
+        let weight_lines = items.len();
+        if experts_on_flash.is_some() {
+            let (shape, bytes) = ("where experts lie".into(), Flash::bytes(spec, d.batch_tokens));
+            items.push(Item { what: "scratch", shape, bytes });
+        }
         let rows = u64::from(d.batch_tokens);
         items.extend(buffers.rows().into_iter().filter(|(_, len)| *len > 0).map(|(name, len)| Item {
             what: "activations",
@@ -176,8 +214,9 @@ impl Plan {
             batch_tokens: d.batch_tokens,
             logit_rows: d.logit_rows,
             weight_bytes,
-            working_bytes: items[1..].iter().map(|item| item.bytes).sum(),
+            working_bytes: items[weight_lines..].iter().map(|item| item.bytes).sum(),
             budget_bytes,
+            experts_on_flash,
             items,
             buffers,
             input_width: input_width as usize,
