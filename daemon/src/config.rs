@@ -67,6 +67,9 @@ pub struct Engine {
     /// Most tokens of one step.
     #[serde(deserialize_with = "bounded::<1, 8192, _>")]
     pub batch_tokens: u64,
+    /// Most tokens of one image; where absent, the model's own number. Larger ones are made smaller.
+    #[serde(deserialize_with = "some_bounded::<1, 1_048_576, _>")]
+    pub image_tokens: Option<u64>,
     /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
     pub speculation: bool,
     /// How keys and values are kept: `f32`, `f16` or `int8`; where absent, f16, or f32 for a file of f32.
@@ -92,6 +95,9 @@ pub struct Limits {
     /// KiB of text of one call: messages, tools and stop texts together.
     #[serde(deserialize_with = "bounded::<1, 65_536, _>")]
     pub text_kib: u64,
+    /// MiB of the images' files of one call.
+    #[serde(deserialize_with = "bounded::<1, 1024, _>")]
+    pub images_mib: u64,
     /// Frames that wait for a slow reader before its answer is ended.
     #[serde(deserialize_with = "bounded::<2, 65_536, _>")]
     pub stream_frames: u64,
@@ -138,6 +144,7 @@ impl Default for Engine {
             context: None,
             slots: 4,
             batch_tokens: 128,
+            image_tokens: None,
             speculation: true,
             cache: None,
         }
@@ -152,6 +159,7 @@ impl Default for Limits {
             queue: 64,
             messages: 1024,
             text_kib: 1024,
+            images_mib: 64,
             stream_frames: 1024,
             stream_stall_seconds: 30,
         }
@@ -172,6 +180,11 @@ impl Limits {
     /// Bytes of text of one call.
     pub fn text_bytes(&self) -> usize {
         usize::try_from(self.text_kib).unwrap_or(usize::MAX).saturating_mul(1024)
+    }
+
+    /// Bytes of the images' files of one call.
+    pub fn image_bytes(&self) -> usize {
+        usize::try_from(self.images_mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
     }
 }
 

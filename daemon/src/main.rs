@@ -113,6 +113,7 @@ fn load_options(config: &Config, threads: usize) -> LoadOptions {
         context: engine.context.map(small),
         slots: small(engine.slots),
         batch_tokens: small(engine.batch_tokens),
+        image_tokens: engine.image_tokens.map(small),
         logit_rows: (!engine.speculation).then(|| small(engine.slots)),
         cache: engine.cache,
         threads: Some(engine.threads.map_or(threads, |threads| small(threads) as usize)),

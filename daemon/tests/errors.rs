@@ -2,8 +2,12 @@
 
 mod common;
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
 use common::{Client, Options, Simulated, daemon_with, message, refusal, user};
-use zbus::Variant;
+use zbus::{Fd, Variant};
 
 /// One wrong call: its name, its messages, its options, the error's name, and words that its text has.
 type Case = (&'static str, Vec<Options>, Options, &'static str, &'static [&'static str]);
@@ -15,6 +19,27 @@ fn option(name: &'static str, value: impl Into<Variant<'static>>) -> Options {
 fn with(name: &'static str, value: impl Into<Variant<'static>>) -> Vec<Options> {
     let mut message = message("user", "hi");
     message.insert(name, value.into());
+    vec![message]
+}
+
+/// Files that have no name any more, their offset at the end.
+fn images(contents: &[&[u8]]) -> Vec<Fd<'static>> {
+    let file = |content: &&[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Fd::from(OwnedFd::from(file))
+    };
+    contents.iter().map(file).collect()
+}
+
+fn sockets() -> Vec<Fd<'static>> {
+    let (one, _) = UnixStream::pair().unwrap();
+    vec![Fd::from(OwnedFd::from(one))]
+}
+
+fn system_images() -> Vec<Options> {
+    let mut message = message("system", "hi");
+    message.insert("images", images(&[b"x"]).into());
     vec![message]
 }
 
@@ -83,7 +108,17 @@ fn cases() -> Vec<Case> {
             &["schema", "date"],
         ),
         ("schema and tools", hi(), both(), "InvalidOption", &["json_schema", "tools", "one of them"]),
-        ("images", with("images", Vec::<u32>::new()), none(), "Unsupported", &["message 0", "images"]),
+        ("images", with("images", Vec::<u32>::new()), none(), "InvalidMessage", &["message 0", "au", "ah"]),
+        ("a model for text", with("images", images(&[b"x"])), none(), "Unsupported", &["no images"]),
+        ("a socket", with("images", sockets()), none(), "InvalidMessage", &["image 0", "not a file"]),
+        ("images of a system", system_images(), none(), "InvalidMessage", &["images", "role user"]),
+        (
+            "too many bytes",
+            with("images", images(&[&[0; 700 << 10], &[0; 700 << 10]])),
+            none(),
+            "LimitExceeded",
+            &["bytes of images", "1048576"],
+        ),
         (
             "unknown key",
             with("nickname", "bob"),
@@ -160,7 +195,7 @@ async fn refused(session: &Client, messages: &[Options], options: Options) -> (S
 async fn every_mistake_has_a_name_and_says_what_is_right() {
     let mut source = Simulated::new(&[("sim", 0), ("damaged", 0)]);
     std::sync::Arc::get_mut(&mut source).unwrap().options.context = 512;
-    let text = "[limits]\nmessages = 8\ntext_kib = 2\nsessions_per_client = 2";
+    let text = "[limits]\nmessages = 8\ntext_kib = 2\nimages_mib = 1\nsessions_per_client = 2";
     let daemon = daemon_with(text, source, None).await;
     let session = daemon.caller().open("sim").await.unwrap();
     let mut wrong = Vec::new();

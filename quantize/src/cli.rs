@@ -197,6 +197,9 @@ pub enum What {
 
 #[derive(Args)]
 pub struct Images {
+    /// A PNG, JPEG or WebP, in the place of the tokens that stand for images; may be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    pub image: Vec<PathBuf>,
     /// Images as tensors pixel_values and image_grid_thw of a safetensors file, in the place of the tokens that stand for
     /// them
     #[arg(long, value_name = "FILE")]

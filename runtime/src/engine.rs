@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muse_format::{Generation, Vision};
+use muse_format::{Generation, ImageText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
@@ -177,6 +177,10 @@ pub enum TextError {
     Template(String),
     #[error("the JSON schema cannot be used: {0}")]
     Schema(String),
+    #[error("this model takes no images; send the text without them")]
+    NoImages,
+    #[error("the chat template wrote places for {placed} of {images} images")]
+    Places { placed: usize, images: usize },
 }
 
 /// Text to ids and back.
@@ -192,8 +196,14 @@ pub trait Text: Send + Sync {
         Ok(ids)
     }
 
-    /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer.
+    /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer. An image is one
+    /// token, that of [`image`](Self::image).
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError>;
+
+    /// How an image is written in a prompt; `None` where there are none.
+    fn image(&self) -> Option<ImageText> {
+        None
+    }
 
     /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front
     /// belongs to it.

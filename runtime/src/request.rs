@@ -1,12 +1,13 @@
 //! The words that callers and the scheduler exchange. Nothing here knows how they travel.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::TextError;
 use crate::protocol::Call;
+use crate::{ImageError, TextError};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Message {
     /// Of a tool's result: the id of the call, and the tool's name.
     pub tool_call_id: Option<String>,
     pub name: Option<String>,
+    /// Files of images, in front of the text: PNG, JPEG or WebP.
+    pub images: Vec<Arc<[u8]>>,
 }
 
 impl Message {
@@ -197,6 +200,8 @@ pub enum Refusal {
     Option { name: &'static str, value: String, rule: &'static str },
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error("image {image} of the conversation: {problem}")]
+    Image { image: usize, problem: ImageError },
     #[error("the service is shutting down")]
     ShuttingDown,
 }

@@ -82,6 +82,8 @@ fn refused(refusal: &Refusal, text: String) -> Error {
         Refusal::PromptTooLong { .. } => Error::PromptTooLong(text),
         Refusal::EmptyPrompt => Error::EmptyPrompt(text),
         Refusal::Option { .. } | Refusal::Text(TextError::Schema(_)) => Error::InvalidOption(text),
+        Refusal::Text(TextError::NoImages) => Error::Unsupported(text),
+        Refusal::Image { .. } => Error::InvalidMessage(text),
         Refusal::Text(_) => Error::PromptFailed(text),
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         _ => Error::Failed(text),

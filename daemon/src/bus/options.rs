@@ -1,10 +1,14 @@
 //! `a{sv}` to typed requests. A key that a call does not have, or of another type, is an error that says so.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use muse_runtime::protocol::Call;
 use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority, Speculation};
-use zbus::OwnedVariant;
+use zbus::{Fd, OwnedVariant};
 
 use super::error::Error;
 use crate::config::Limits;
@@ -147,10 +151,12 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
     if wire.is_empty() {
         return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
     }
-    let mut text_bytes = 0;
+    let (mut text_bytes, mut image_bytes) = (0, 0);
     let messages = wire.into_iter().enumerate().map(|(index, wire)| {
-        let message = message(index, wire)?;
+        let message = message(index, wire, limits.image_bytes() - image_bytes)?;
         text_bytes += message.text_bytes();
+        image_bytes += message.images.iter().map(|image| image.len()).sum::<usize>();
+        bounded("the conversation has", image_bytes, limits.image_bytes(), "bytes of images")?;
         Ok(message)
     });
     let messages = messages.collect::<Result<Vec<_>, Error>>()?;
@@ -160,14 +166,14 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
 
 /// Keys of a message.
 const KEYS: [&str; 6] = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name"];
+const IMAGES: &str = "images";
 
-fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
+fn message(index: usize, mut wire: Wire, bytes_left: usize) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
-    if wire.contains_key("images") {
-        let text =
-            format!("message {index} has images; this version reads text only, send the text without them");
-        return Err(Error::Unsupported(text));
-    }
+    let images = match wire.remove(IMAGES) {
+        Some(value) => self::images(value, bytes_left).map_err(invalid)?,
+        None => Vec::new(),
+    };
     let mut string = |key: &str| {
         let Some(value) = wire.remove(key) else { return Ok(None) };
         let signature = value.value_signature().to_string();
@@ -190,8 +196,9 @@ fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
     only("tool_calls", "assistant", tool_calls.is_some())?;
     only("tool_call_id", "tool", tool_call_id.is_some())?;
     only("name", "tool", name.is_some())?;
+    only(IMAGES, "user", !images.is_empty())?;
     if let Some(key) = wire.keys().min() {
-        let keys = KEYS.join(", ");
+        let keys = [&KEYS[..], &[IMAGES]].concat().join(", ");
         return Err(invalid(format!("has an unknown key {:?}; a message has: {keys}", shorten(key))));
     }
     let content = match content? {
@@ -199,7 +206,43 @@ fn message(index: usize, mut wire: Wire) -> Result<Message, Error> {
         content => content.ok_or_else(|| invalid("has no content".into()))?,
     };
     let tool_calls = tool_calls.unwrap_or_default();
-    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name })
+    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name, images })
+}
+
+/// The files behind an array of descriptors, each read from its begin, whatever its offset. Where they are more than
+/// `limit` bytes together, so are the first of them that are returned.
+fn images(value: OwnedVariant, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
+    let signature = value.value_signature().to_string();
+    let fds = Vec::<Fd<'static>>::try_from(value).ok().filter(|_| signature == "ah");
+    let fds = fds.ok_or_else(|| format!("has {IMAGES} of D-Bus type {signature}; it takes ah"))?;
+    let read = |(index, fd): (usize, Fd<'static>), left: usize| -> Result<Arc<[u8]>, String> {
+        let problem =
+            |problem: &dyn std::fmt::Display| format!("has image {index} that cannot be read: {problem}");
+        let file = File::from(OwnedFd::try_from(fd).map_err(|e| problem(&e))?);
+        // Anything else may have no end, or never begin.
+        if !file.metadata().map_err(|e| problem(&e))?.is_file() {
+            return Err(problem(&"it is not a file; send a pipe's content as a memfd"));
+        }
+        let mut bytes = Vec::new();
+        let mut part = vec![0; 1 << 16];
+        while bytes.len() <= left {
+            match file.read_at(&mut part, bytes.len() as u64).map_err(|e| problem(&e))? {
+                0 => break,
+                len => bytes.extend_from_slice(&part[..len]),
+            }
+        }
+        Ok(bytes.into())
+    };
+    let (mut files, mut bytes) = (Vec::new(), 0);
+    for fd in fds.into_iter().enumerate() {
+        let file = read(fd, limit - bytes)?;
+        bytes += file.len();
+        files.push(file);
+        if bytes > limit {
+            break;
+        }
+    }
+    Ok(files)
 }
 
 /// The calls of an assistant's message, as `tool_call` frames have them.

@@ -39,6 +39,7 @@ pub enum Command {
                             musectl generate --json --temperature 0 --max-tokens 50 'Name three colours.'\n  \
                             musectl generate --raw 'Once upon a time' --max-tokens 40\n  \
                             musectl generate --json-schema person.json 'Invent a person.'\n  \
+                            musectl generate --image photo.jpg 'What is this?'\n  \
                             musectl generate --json --tools tools.json 'Is it raining in Oslo?'\n  \
                             musectl generate --tools tools.json --messages conversation.json\n  \
                             musectl generate < prompt.txt\n\n\
@@ -102,10 +103,10 @@ pub struct Generate {
     #[command(flatten)]
     pub answer: Answer,
     /// Continue the text itself, without the model's chat template
-    #[arg(long, conflicts_with_all = ["system", "messages"])]
+    #[arg(long, conflicts_with_all = ["system", "messages", "image"])]
     pub raw: bool,
     /// Answer a whole conversation instead of a prompt
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system", "image"])]
     pub messages: Option<PathBuf>,
     /// Print one JSON object when the answer is complete
     #[arg(long)]
@@ -156,6 +157,9 @@ pub struct Answer {
     /// Answer with JSON of the JSON schema in this file
     #[arg(long, value_name = "FILE", conflicts_with = "tools")]
     pub json_schema: Option<PathBuf>,
+    /// Show the model a PNG, JPEG or WebP; may be repeated. In a chat, with the first thing said
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
     /// Do not show what the model thinks before it answers
     #[arg(long)]
     pub hide_reasoning: bool,

@@ -79,7 +79,10 @@ impl Talk<'_> {
     /// Says `line` and prints what is answered, with the results of the calls that it takes.
     fn ask(&mut self, line: &str, editor: &mut DefaultEditor) -> Result<(), Error> {
         let before = self.conversation.len();
-        self.conversation.push(message("user", line));
+        // The images are shown with the first thing said, and stay in the conversation.
+        let first = !self.conversation.iter().any(|message| message.contains_key("images"));
+        let images = if first { &self.args.image[..] } else { &[] };
+        self.conversation.push(client::question(line, images)?);
         loop {
             let (answer, done) = match self.runtime.block_on(self.answer()) {
                 Ok(answer) => answer,

@@ -1,9 +1,11 @@
 //! The bus as `musectl` sees it.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use zbus::{OwnedObjectPath, OwnedVariant, Variant, proxy};
+use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 use super::Error;
 use super::args::{Answer, Mode};
@@ -82,6 +84,25 @@ pub fn message(role: &str, content: &str) -> Message {
 /// A text of a message.
 pub fn field(key: &str, text: impl Into<String>) -> (String, Variant<'static>) {
     (key.to_owned(), Variant::from(text.into()))
+}
+
+/// A user's message with the files of `images` in front of its text. They are sent as they are open now, whatever
+/// becomes of their paths.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn question(text: &str, images: &[PathBuf]) -> Result<Message, Error> {
+    let mut said = message("user", text);
+    if images.is_empty() {
+        return Ok(said);
+    }
+    let open = |path: &PathBuf| {
+        let file = File::open(path).map_err(|problem| Error::File { path: path.clone(), problem })?;
+        Ok(Fd::from(OwnedFd::from(file)))
+    };
+    let fds = images.iter().map(open).collect::<Result<Vec<Fd<'static>>, Error>>()?;
+    said.insert("images".into(), Variant::from(fds));
+    Ok(said)
 }
 
 /// A JSON file.

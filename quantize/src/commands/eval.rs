@@ -1,9 +1,11 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use muse_quantize::images;
 use muse_runtime::eval::{self, Input};
-use muse_runtime::{BackendChoice, CacheDtype, EmbedOptions, Engine, Image, LoadOptions, PlaceError};
+use muse_runtime::{
+    BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, PlaceError,
+};
 use serde_json::json;
 
 use super::{Failure, at, embed, print, print_json};
@@ -65,10 +67,29 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
 
 /// The images of the command line, as the engine's model takes them.
 fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Image>, Failure> {
-    let Some(path) = &args.inputs else { return Ok(Vec::new()) };
+    if args.inputs.is_none() && args.image.is_empty() {
+        return Ok(Vec::new());
+    }
     let vision = engine.info().vision.as_ref().ok_or(PlaceError::NoVision)?;
-    let bytes = fs::read(path).map_err(|e| at(path, &e))?;
-    Ok(images::read(&bytes, vision).map_err(|e| at(path, &e))?)
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| at(path, &e));
+    if let Some(path) = &args.inputs {
+        return Ok(images::read(&read(path)?, vision).map_err(|e| at(path, &e))?);
+    }
+    let decode = |path: &PathBuf| -> Result<Image, Failure> {
+        // What the model was trained for, not what fits the context: with fewer tokens it would be another image.
+        let limit = vision.spec.pixels.tokens_max;
+        let image = Image::decode(&read(path)?, &vision.spec, limit).map_err(|e| at(path, &e))?;
+        let tokens = image.tokens(&vision.spec);
+        if tokens > vision.image_tokens {
+            return Err(at(
+                path,
+                &ImageError::TooLarge { tokens: tokens.into(), limit: vision.image_tokens },
+            )
+            .into());
+        }
+        Ok(image)
+    };
+    args.image.iter().map(decode).collect()
 }
 
 fn logits(

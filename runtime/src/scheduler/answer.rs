@@ -8,6 +8,7 @@ use std::time::Instant;
 use muse_format::Generation;
 
 use super::lookup::Lookup;
+use super::pictures::Pictures;
 use super::speculate::{Acceptance, Gains};
 use crate::constraint::Constraint;
 use crate::protocol::{Call, Part, Reader};
@@ -19,6 +20,8 @@ pub(super) struct Request {
     pub(super) session: u64,
     /// The prompt, at least one token.
     pub(super) tokens: Vec<u32>,
+    /// The images among them.
+    pub(super) pictures: Pictures,
     /// Most tokens to generate; prompt and answer together fit the context.
     pub(super) tokens_max: u32,
     pub(super) sampler: SamplerOptions,
@@ -106,6 +109,10 @@ impl Answer {
     /// The prompt and what was generated.
     pub(super) fn tokens(&self) -> &[u32] {
         &self.request.tokens
+    }
+
+    pub(super) fn pictures(&self) -> &Pictures {
+        &self.request.pictures
     }
 
     /// Whether nobody wants the answer any more.

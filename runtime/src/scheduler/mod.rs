@@ -12,6 +12,7 @@
 mod answer;
 mod costs;
 mod lookup;
+mod pictures;
 mod resident;
 mod service;
 mod share;
@@ -30,6 +31,7 @@ use crate::constraint::Grammars;
 use crate::protocol::Reader;
 use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError};
 use answer::{Answer, Request};
+use pictures::Pictures;
 use state::{Command, ReadyModel, Shared};
 
 /// Most stop texts of a request, and most bytes of one.
@@ -161,9 +163,11 @@ impl Scheduler {
         let ReadyModel { info, text, grammars } = shared.locked(|state| state.ready(id))?;
         check_lengths(&options)?;
         let sampler = SamplerOptions::resolve(&options, &info.generation, fresh_seed())?;
-        let tokens = match &prompt {
-            Prompt::Chat(messages) => text.encode_chat(messages, &options.chat)?,
-            Prompt::Text(raw) => text.encode(raw)?,
+        let (tokens, pictures) = match &prompt {
+            Prompt::Chat(messages) => {
+                pictures::place(text.encode_chat(messages, &options.chat)?, messages, &info, &*text)?
+            }
+            Prompt::Text(raw) => (text.encode(raw)?, Pictures::default()),
         };
         let prompt_len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         if prompt_len == 0 {
@@ -191,6 +195,7 @@ impl Scheduler {
         let request = Request {
             session: id,
             tokens,
+            pictures,
             tokens_max: options.max_tokens.unwrap_or(room).min(room),
             sampler,
             stops: options.stop,

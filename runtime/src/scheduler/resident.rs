@@ -9,11 +9,13 @@ use muse_kernels::Span;
 use super::answer::{Answer, End, Seat};
 use super::costs::Costs;
 use super::lookup::Lookup;
+use super::pictures::agreed;
 use super::share::share;
 use super::slots::{Slots, Taken};
 use super::speculate::{Gains, lengths};
 use super::state::Shared;
-use crate::{Engine, FinishReason, Priority};
+use crate::engine::Placed;
+use crate::{Engine, FinishReason, Image, Priority};
 
 /// Why an engine is of no more use.
 pub(super) enum Broken {
@@ -36,6 +38,8 @@ pub(super) struct Resident {
     /// One a slot, of the answer that runs in it.
     lookups: Vec<Lookup>,
     costs: Costs,
+    /// [`Image::hash`] of what the engine looked at last.
+    looked: Option<[u8; 32]>,
     shared: Arc<Shared>,
 }
 
@@ -45,7 +49,19 @@ impl Resident {
         let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
         let lookups = (0..info.slots).map(|_| Lookup::new(info.context)).collect();
         let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
-        Self { key, name, engine, slots, answers: Vec::new(), steps: 0, logits, lookups, costs, shared }
+        Self {
+            key,
+            name,
+            engine,
+            slots,
+            answers: Vec::new(),
+            steps: 0,
+            logits,
+            lookups,
+            costs,
+            looked: None,
+            shared,
+        }
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
@@ -95,11 +111,12 @@ impl Resident {
                 self.unseat_below(priority);
                 self.slots.take(session)
             });
-            let Some(Taken { slot, tokens: held, most }) = taken else { break };
+            let Some(Taken { slot, tokens: held, images, most }) = taken else { break };
             let answer = &mut self.answers[at];
             // The last token is computed in any case: its logits are wanted.
             let known = &answer.tokens()[..answer.tokens().len() - 1];
             let common = held.iter().zip(known).take_while(|(held, known)| held == known).count() as u32;
+            let common = agreed(common, &images, &answer.pictures().keys(common));
             let written = self.engine.keep(slot, common, most);
             assert!(written <= common, "an engine keeps no more than it was asked");
             self.lookups[slot as usize].restart(answer.tokens());
@@ -130,11 +147,17 @@ impl Resident {
         if batch.entries.is_empty() {
             return Ok(());
         }
+        if !self.look(&batch)? {
+            return Ok(());
+        }
         self.steps += 1;
         let vocab = self.engine.info().vocab as usize;
         let logits = &mut self.logits[..batch.wanted.len() * vocab];
         let began = Instant::now();
-        let failure = self.engine.step(&batch.spans, &batch.tokens, &batch.wanted, logits).err();
+        let failure = self
+            .engine
+            .step_with_image(&batch.spans, &batch.tokens, &batch.placed, &batch.wanted, logits)
+            .err();
         if batch.wanted.len() == batch.tokens.len() {
             self.costs.note(batch.wanted.len() as u32, began.elapsed());
         }
@@ -170,6 +193,47 @@ impl Resident {
         }
     }
 
+    /// Has the engine look at the image of a batch. Where it cannot, the answers that need the image end, and false is
+    /// returned: the batch is not to be run.
+    fn look(&mut self, batch: &Batch) -> Result<bool, Broken> {
+        let Some(image) = batch.image.as_ref().filter(|image| self.looked != Some(*image.hash())) else {
+            return Ok(true);
+        };
+        self.looked = None;
+        let Err(error) = self.engine.look(image) else {
+            self.looked = Some(*image.hash());
+            return Ok(true);
+        };
+        tracing::error!(model = self.name, %error, "an image could not be looked at");
+        let needs = |answer: &Answer| {
+            let next = answer.seat.map(|seat| answer.pictures().part(seat.written, answer.rows_wanted()));
+            next.and_then(|(_, part)| part).is_some_and(|(other, _)| other.hash() == image.hash())
+        };
+        while let Some(at) = self.answers.iter().position(needs) {
+            self.end(at, End::Failed(format!("the model failed to look at an image: {error}")));
+        }
+        if error.is_final() { Err(Broken::Failed(error.to_string())) } else { Ok(false) }
+    }
+
+    /// The image of the next step, the last one where somebody still needs it, and how many rows each of `seated` may
+    /// take: up to the first image that is another.
+    fn images(&self, seated: &[(usize, &Answer, Seat)]) -> (Option<Arc<Image>>, Vec<u32>) {
+        let part = |(_, answer, seat): &(usize, &Answer, Seat)| {
+            let (len, part) = answer.pictures().part(seat.written, answer.rows_wanted());
+            (len, part.map(|(image, placed)| (Arc::clone(image), placed.row)))
+        };
+        let parts: Vec<_> = seated.iter().map(part).collect();
+        let needed = || parts.iter().filter_map(|(_, part)| Some(&part.as_ref()?.0));
+        let last = needed().find(|image| self.looked == Some(*image.hash()));
+        let image = last.or_else(|| needed().next()).cloned();
+        let rows = parts.iter().map(|(len, part)| match (part, &image) {
+            (Some((other, before)), Some(image)) if other.hash() != image.hash() => *before,
+            _ => *len,
+        });
+        let rows = rows.collect();
+        (image, rows)
+    }
+
     /// The next batch: every seated answer of at least `urgent` gets its share, those served longest ago first.
     fn plan(&self, urgent: Priority) -> Batch {
         let seated = self.answers.iter().enumerate();
@@ -178,8 +242,13 @@ impl Resident {
             .filter_map(|(at, answer)| Some((at, answer, answer.seat?)))
             .collect();
         seated.sort_by_key(|(_, answer, _)| answer.served);
+        let (image, mut rows) = self.images(&seated);
+        // Who waits for an image takes no part.
+        let mut takes = rows.iter().map(|rows| *rows > 0);
+        seated.retain(|_| takes.next().unwrap_or(false));
+        rows.retain(|rows| *rows > 0);
         let wants: Vec<u32> = seated.iter().map(|(_, answer, _)| answer.rows_wanted()).collect();
-        let shares = share(self.engine.info().batch_tokens, &wants);
+        let shares = share(self.engine.info().batch_tokens, &rows);
         let proposals = self.proposals(&seated, &wants);
         let mut batch = Batch::default();
         for ((((at, answer, seat), want), len), proposed) in
@@ -187,6 +256,11 @@ impl Resident {
         {
             if len == 0 {
                 continue;
+            }
+            if let (_, Some((_, placed))) = answer.pictures().part(seat.written, len) {
+                let row = placed.row + batch.tokens.len() as u32;
+                batch.placed.push(Placed { row, ..placed });
+                batch.image.clone_from(&image);
             }
             batch.tokens.extend_from_slice(&answer.tokens()[seat.written as usize..][..len as usize]);
             if proposed > 0 {
@@ -226,7 +300,8 @@ impl Resident {
             if answer.orphaned || matches!(end, End::Failed(_)) {
                 self.slots.free(seat.slot);
             } else {
-                self.slots.put_back(seat.slot, answer.tokens()[..seat.written as usize].to_vec(), seat.most);
+                let tokens = answer.tokens()[..seat.written as usize].to_vec();
+                self.slots.put_back(seat.slot, tokens, answer.pictures().keys(seat.written), seat.most);
             }
         }
         let (session, seated, usage) = (answer.session(), answer.seat.is_some(), answer.usage());
@@ -243,6 +318,9 @@ struct Batch {
     spans: Vec<Span>,
     tokens: Vec<u32>,
     wanted: Vec<u32>,
+    /// Rows that are vectors of `image`.
+    placed: Vec<Placed>,
+    image: Option<Arc<Image>>,
     /// One for each span.
     entries: Vec<Entry>,
 }

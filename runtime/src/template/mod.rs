@@ -37,7 +37,7 @@ const STACK_BYTES: usize = 256 << 20;
 #[cfg_attr(test, derive(serde::Deserialize), serde(default))]
 pub(crate) struct Turn {
     pub(crate) role: String,
-    pub(crate) content: String,
+    pub(crate) content: Content,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +46,29 @@ pub(crate) struct Turn {
     pub(crate) tool_call_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+}
+
+/// A text, or images and a text, as templates of models that take images want it.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(untagged)]
+pub(crate) enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Part {
+    Image,
+    Text { text: String },
 }
 
 /// A call that an assistant made.

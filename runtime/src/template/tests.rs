@@ -3,7 +3,11 @@ use super::*;
 fn turns(messages: &[(&str, &str)]) -> Vec<Turn> {
     messages
         .iter()
-        .map(|(role, content)| Turn { role: (*role).into(), content: (*content).into(), ..Turn::default() })
+        .map(|(role, content)| Turn {
+            role: (*role).into(),
+            content: Content::Text((*content).into()),
+            ..Turn::default()
+        })
         .collect()
 }
 

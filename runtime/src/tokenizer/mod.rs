@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use muse_format::ImageText;
 use serde_json::Value;
 use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
@@ -21,7 +22,7 @@ use self::disguise::Disguise;
 use self::pieces::{PieceDecoder, Pieces};
 pub use self::whole::WholeText;
 use crate::protocol::{AddedToken, Call, Protocol};
-use crate::template::{Function, Template, ToolCall, Turn};
+use crate::template::{Content, Function, Part, Template, ToolCall, Turn};
 use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
 
 /// Bytes of a `tokenizer.json`; the largest in use are about 35 MiB.
@@ -34,6 +35,7 @@ pub struct HfText {
     tokenizer: Tokenizer,
     /// Put in front of raw text.
     bos: Option<u32>,
+    image: Option<ImageText>,
     chat: Option<(Template, Disguise)>,
     pieces: Arc<Pieces>,
     protocol: Protocol,
@@ -69,7 +71,8 @@ impl HfText {
         };
         let protocol = Protocol::declared(chat_template, token);
         let bos = text.bos_id.filter(|_| text.add_bos);
-        Ok(Self { tokenizer, bos, chat, pieces: Arc::new(pieces), protocol })
+        let image = text.image;
+        Ok(Self { tokenizer, bos, image, chat, pieces: Arc::new(pieces), protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
@@ -118,11 +121,18 @@ impl Text for HfText {
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
         check_len(messages.iter().map(|message| message.role.len() + message.text_bytes()).sum())?;
+        if self.image.is_none() && messages.iter().any(|message| !message.images.is_empty()) {
+            return Err(TextError::NoImages);
+        }
         let mark = disguise.mark(messages, options.tools.as_ref())?;
         let turns = messages.iter().map(|message| turn(message, disguise, mark)).collect();
         let tools = options.tools.as_ref().map(|tools| disguise.hide_json(tools, mark));
         let rendered = template.render(turns, tools, options.mode)?;
         self.ids(&rendered, Some(mark))
+    }
+
+    fn image(&self) -> Option<ImageText> {
+        self.image
     }
 
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder> {
@@ -151,9 +161,15 @@ fn turn(message: &Message, disguise: &Disguise, mark: char) -> Turn {
         },
     };
     let calls = message.tool_calls.iter().map(call).collect::<Vec<_>>();
+    let content = hide(&message.content, &message.role);
+    let images = message.images.iter().map(|_| Part::Image);
+    let content = match message.images.is_empty() {
+        true => Content::Text(content),
+        false => Content::Parts(images.chain([Part::Text { text: content }]).collect()),
+    };
     Turn {
         role: hide(&message.role, ""),
-        content: hide(&message.content, &message.role),
+        content,
         reasoning_content: message.reasoning.as_deref().map(|text| hide(text, &message.role)),
         tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
         tool_call_id: hide_field(&message.tool_call_id),

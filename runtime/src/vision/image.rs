@@ -2,7 +2,9 @@
 
 use muse_format::{Pixels, Vision};
 
+use super::decode::{self, Picture};
 use super::grid::Grid;
+use super::{fit, resize};
 
 /// An image whose patches can be computed. Cloning is not cheap; it is shared by reference.
 #[derive(Clone, PartialEq)]
@@ -32,6 +34,14 @@ pub enum ImageError {
     Values { rows: u64, cols: u64, width: u32, actual: u64, expected: u64 },
     #[error("a number of an image's patches is not finite")]
     NotFinite,
+    #[error("the image is neither PNG nor JPEG nor WebP")]
+    Format,
+    #[error("the image is {bytes} bytes; at most {limit} are taken")]
+    Bytes { bytes: u64, limit: u64 },
+    #[error("the image is {width} x {height} pixels; at most {side} a side and {pixels} in all are taken")]
+    Sides { width: u32, height: u32, side: u32, pixels: u64 },
+    #[error("the image cannot be decoded: {0}")]
+    Broken(String),
 }
 
 impl std::fmt::Debug for Image {
@@ -41,6 +51,23 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
+    /// A PNG, JPEG or WebP, resized to as many tokens as its size makes, `limit` at most.
+    ///
+    /// # Errors
+    /// [`ImageError`] where it is none, is damaged, or is too large.
+    pub fn decode(bytes: &[u8], vision: &Vision, limit: u32) -> Result<Self, ImageError> {
+        let Picture { width, height, rgb } = decode::decode(bytes)?;
+        let patch = vision.pixels.patch;
+        let (rows, cols) =
+            fit::tokens(height, width, patch * vision.merge, limit.min(vision.pixels.tokens_max));
+        let [rows, cols] = [rows, cols].map(|tokens| tokens * vision.merge);
+        // Before it is made that large: a long one may have more than it should.
+        checked(rows.into(), cols.into(), vision, limit)?;
+        let size = [height, width].map(|side| side as usize);
+        let rgb = resize::resize(rgb, size, [rows, cols].map(|patches| (patches * patch) as usize));
+        Self::from_rgb(rows.into(), cols.into(), rgb, vision, limit)
+    }
+
     /// An image of which `values`, `(rows * cols, values)`, were computed elsewhere; `limit` is the most tokens it may
     /// take.
     ///

@@ -1,9 +1,12 @@
 //! Images in place of tokens: a tower over patches, driven chunk by chunk so that memory does not grow with the hidden
 //! width of its blocks. It reads a [`Vision`] as the graph of the language model reads a spec.
 
+mod decode;
+mod fit;
 mod grid;
 mod image;
 mod places;
+mod resize;
 mod sizes;
 mod weights;
 

@@ -1,0 +1,212 @@
+//! Pictures in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
+//! is answered meanwhile, and no picture's keys and values are another's.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+
+use muse_runtime::{
+    BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Message,
+    Prompt, Refusal, Scheduler, SchedulerOptions, TextError, Usage, eval, load,
+};
+
+/// `<|image_start|>`, `<|patch|>` and `<|image_end|>` of the fixture.
+const BEFORE: u32 = 307;
+const TOKEN: u32 = 308;
+const AFTER: u32 = 309;
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The fixture in a file, made once.
+fn file(name: &'static str) -> std::path::PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DIR.get_or_init(|| tempfile::tempdir().unwrap());
+    let path = dir.path().join(format!("{name}-{:?}.muse", std::thread::current().id()));
+    let source = folder().join("tests/fixtures").join(name).join("checkpoint");
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_muse-quantize"));
+    let made = convert.arg("convert").arg(source).arg("-o").arg(&path).args(["--bits", "32", "--force"]);
+    assert!(made.output().unwrap().status.success());
+    path
+}
+
+fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> {
+    let options = LoadOptions {
+        slots,
+        batch_tokens,
+        cache: Some(CacheDtype::F32),
+        backend: BackendChoice::Cpu,
+        threads: Some(1),
+        ..LoadOptions::default()
+    };
+    load(&file(name), &options).unwrap()
+}
+
+fn picture(name: &str) -> Arc<[u8]> {
+    std::fs::read(folder().join("../runtime/tests/pictures").join(name)).unwrap().into()
+}
+
+fn asked(pictures: &[&str], text: &str) -> Vec<Message> {
+    let images = pictures.iter().map(|name| picture(name)).collect();
+    vec![Message { images, ..Message::new("user", text) }]
+}
+
+fn options() -> GenerateOptions {
+    GenerateOptions {
+        temperature: Some(0.0),
+        repetition_penalty: Some(1.0),
+        max_tokens: Some(10),
+        ..GenerateOptions::default()
+    }
+}
+
+/// An answer under way.
+struct Answer(mpsc::Receiver<Event>);
+
+impl Answer {
+    fn begin(scheduler: &Scheduler, session: u64, messages: Vec<Message>) -> Result<Self, Refusal> {
+        let (sender, events) = mpsc::channel();
+        let sink = Box::new(move |event| {
+            let _ = sender.send(event);
+            Ok(())
+        });
+        scheduler.respond(session, Prompt::Chat(messages), options(), sink)?;
+        Ok(Self(events))
+    }
+
+    fn end(self) -> (String, Usage) {
+        let mut said = String::new();
+        for event in self.0 {
+            match event {
+                Event::Delta { text } => said += &text,
+                Event::Done { usage, .. } => return (said, usage),
+                Event::Start { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("the answer has no end")
+    }
+}
+
+/// What the model says when nobody else is there, by `eval`.
+fn alone(messages: &[Message]) -> (String, u32) {
+    let mut engine = engine("muse-glimmer", 1, 64);
+    let text = engine.text();
+    let vision = engine.info().vision.clone().unwrap();
+    let files = messages.iter().flat_map(|message| &message.images);
+    let images: Vec<_> =
+        files.map(|file| Image::decode(file, &vision.spec, vision.image_tokens).unwrap()).collect();
+    let mut rest = images.iter();
+    let mut tokens = Vec::new();
+    for id in text.encode_chat(messages, &Default::default()).unwrap() {
+        match id {
+            TOKEN => {
+                let count = rest.next().unwrap().tokens(&vision.spec) as usize;
+                tokens.push(BEFORE);
+                tokens.extend(std::iter::repeat_n(TOKEN, count));
+                tokens.push(AFTER);
+            }
+            id => tokens.push(id),
+        }
+    }
+    let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, images: &images }, 10).unwrap();
+    let stops = &engine.info().generation.stop_ids;
+    let mut decoder = text.decoder(false);
+    let shown: String =
+        said.iter().take_while(|id| !stops.contains(id)).map(|id| decoder.push(*id)).collect();
+    (shown + &decoder.finish(), tokens.len() as u32)
+}
+
+fn serve(slots: u32, batch_tokens: u32) -> Scheduler {
+    let scheduler = Scheduler::start(SchedulerOptions::default());
+    scheduler.add_model("seeing", engine("muse-glimmer", slots, batch_tokens)).unwrap();
+    scheduler
+}
+
+#[test]
+fn an_answer_to_a_picture_is_the_models_own() {
+    let (scheduler, mut answers) = (serve(1, 7), Vec::new());
+    for pictures in [&["first.png"][..], &["second.png"], &["first.png", "tiny.png"], &[]] {
+        let session = scheduler.open_session("seeing").unwrap();
+        let messages = asked(pictures, "What is it?");
+        let (expected, tokens) = alone(&messages);
+        let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
+        assert_eq!((said.as_str(), usage.prompt_tokens), (expected.as_str(), tokens), "{pictures:?}");
+        answers.push(said);
+        scheduler.close_session(session);
+    }
+    answers.sort();
+    answers.dedup();
+    assert_eq!(answers.len(), 4, "each picture has its own answer: {answers:?}");
+}
+
+#[test]
+fn what_was_computed_is_kept_for_the_same_picture_alone() {
+    let scheduler = serve(1, 64);
+    let session = scheduler.open_session("seeing").unwrap();
+    let ask = |pictures: &[&str]| {
+        let messages = asked(pictures, "Hm?");
+        let (expected, _) = alone(&messages);
+        let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
+        assert_eq!(said, expected, "{pictures:?}");
+        usage
+    };
+    let first = ask(&["first.png"]);
+    assert_eq!(first.cached_tokens, 0);
+    // A ring may have lost what a second answer would need; the tokens in front of the picture are no more than 15.
+    let again = ask(&["first.png"]);
+    assert!(again.cached_tokens == 0 || again.cached_tokens == again.prompt_tokens - 1, "{again:?}");
+    let other = ask(&["second.png"]);
+    assert_eq!(other.prompt_tokens, first.prompt_tokens);
+    assert!(other.cached_tokens <= 15, "{other:?}");
+    assert!(ask(&[]).cached_tokens <= 15);
+}
+
+#[test]
+fn pictures_of_several_sessions_are_told_apart() {
+    let scheduler = serve(3, 5);
+    let prompts = [
+        asked(&["first.png"], "One?"),
+        asked(&["second.png", "tiny.png"], "Two?"),
+        asked(&[], "A text meanwhile."),
+    ];
+    for _ in 0..3 {
+        let begin = |messages: &Vec<Message>| {
+            let session = scheduler.open_session("seeing").unwrap();
+            (session, Answer::begin(&scheduler, session, messages.clone()).unwrap())
+        };
+        let answers: Vec<_> = prompts.iter().map(begin).collect();
+        for ((session, answer), messages) in answers.into_iter().zip(&prompts) {
+            assert_eq!(answer.end().0, alone(messages).0);
+            scheduler.close_session(session);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused() {
+    let scheduler = serve(1, 16);
+    scheduler.add_model("blind", engine("llama", 1, 16)).unwrap();
+    let refused = |model: &str, messages: Vec<Message>| {
+        let session = scheduler.open_session(model).unwrap();
+        Answer::begin(&scheduler, session, messages).err().unwrap()
+    };
+    assert_eq!(refused("blind", asked(&["tiny.png"], "?")), Refusal::Text(TextError::NoImages));
+    let broken = Message {
+        images: vec![picture("tiny.png"), b"no picture".as_slice().into()],
+        ..Message::new("user", "?")
+    };
+    assert_eq!(refused("seeing", vec![broken]), Refusal::Image { image: 1, problem: ImageError::Format });
+    // 6 x 7 tokens each, where 127 are.
+    let many = refused("seeing", asked(&["first.png"; 9], "?"));
+    assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=200, limit: 127 }), "{many:?}");
+    // A message cannot write an image's token itself.
+    let session = scheduler.open_session("seeing").unwrap();
+    let mention = vec![Message::new("user", "<|patch|>")];
+    let (_, usage) = Answer::begin(&scheduler, session, mention.clone()).unwrap().end();
+    let text = engine("muse-glimmer", 1, 16).text();
+    assert!(!text.encode_chat(&mention, &Default::default()).unwrap().contains(&TOKEN));
+    assert!(usage.prompt_tokens > 10);
+}

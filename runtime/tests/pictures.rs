@@ -1,0 +1,161 @@
+//! Files to pixels: what a processor elsewhere makes of the same files (`scripts/golden/pictures.py`), and what becomes of
+//! damaged ones.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use muse_format::{Pixels, Vision};
+use muse_runtime::{Image, ImageError};
+use support::seeing;
+
+/// Pixels on a side of a patch.
+const PATCH: usize = 4;
+const TOKENS_MAX: u32 = 30;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures")
+}
+
+fn read(name: &str) -> Vec<u8> {
+    fs::read(folder().join(name)).unwrap()
+}
+
+/// One frame of values that are the pixels themselves.
+fn vision() -> Vision {
+    let pixels = Pixels {
+        patch: PATCH as u32,
+        frames: 1,
+        tokens_max: TOKENS_MAX,
+        mean: [0.0; 3],
+        deviation: [1.0 / 255.0; 3],
+    };
+    Vision { pixels, ..seeing().vision.unwrap() }
+}
+
+fn decode(bytes: &[u8]) -> Result<Image, ImageError> {
+    Image::decode(bytes, &vision(), TOKENS_MAX)
+}
+
+/// Largest and mean difference to the pixels of `NAME.rgb`.
+fn difference(name: &str) -> (f32, f32) {
+    let image = decode(&read(name)).unwrap();
+    let expected = read(&format!("{name}.rgb"));
+    let (grid, expected) = expected.split_at(2);
+    let [rows, cols] = [grid[0], grid[1]].map(usize::from);
+    assert_eq!(image.tokens(&vision()) as usize, rows * cols / 4, "{name}");
+    let line = cols * PATCH;
+    let mut differences = Vec::new();
+    for patch in 0..rows * cols {
+        let mut values = Vec::new();
+        image.patch(patch as u32, &vision().pixels, &mut values);
+        for (i, value) in values.iter().enumerate() {
+            let (channel, y, x) = (i / (PATCH * PATCH), i / PATCH % PATCH, i % PATCH);
+            let at = (patch / cols * PATCH + y) * line + patch % cols * PATCH + x;
+            differences.push((value - f32::from(expected[at * 3 + channel])).abs());
+        }
+    }
+    assert_eq!(differences.len(), expected.len());
+    let mean = differences.iter().sum::<f32>() / differences.len() as f32;
+    (differences.into_iter().fold(0.0, f32::max), mean)
+}
+
+#[test]
+fn pixels_are_those_of_the_reference_implementation() {
+    // Half a unit of rounding where a value is divided and multiplied again.
+    for name in [
+        "first.png",
+        "second.png",
+        "wide.png",
+        "square.png",
+        "tiny.png",
+        "alpha.png",
+        "gray.png",
+        "palette.png",
+        "lossless.webp",
+    ] {
+        let (largest, _) = difference(name);
+        assert!(largest < 0.01, "{name}: {largest}");
+    }
+    // Decoders of lossy files round their transforms, and smooth colors, each in its own way.
+    for name in ["lossy.webp", "plain.jpg", "turned.jpg"] {
+        let (largest, mean) = difference(name);
+        println!("{name}: {largest} at most, {mean} in the mean");
+        assert!(largest <= 12.0 && mean <= 1.5, "{name}: {largest} at most, {mean} in the mean");
+    }
+}
+
+/// Bytes 16 to 24 of a PNG are its sides, behind them a checksum.
+fn png_of(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = read("tiny.png");
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let checksum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[test]
+fn what_is_no_picture_is_an_error() {
+    type Is = fn(&ImageError) -> bool;
+    let broken: Is = |e| matches!(e, ImageError::Broken(_));
+    let format: Is = |e| matches!(e, ImageError::Format);
+    let sides: Is = |e| matches!(e, ImageError::Sides { .. } | ImageError::Broken(_));
+    let cut = |name: &str, len: usize| read(name)[..len].to_vec();
+    let mut flipped = read("wide.png");
+    flipped[60] ^= 0x55;
+    let cases: Vec<(&str, Vec<u8>, Is)> = vec![
+        ("nothing", Vec::new(), format),
+        ("text", b"no picture".to_vec(), format),
+        ("another format", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;".to_vec(), format),
+        ("a signature", cut("wide.png", 8), broken),
+        ("a header", cut("wide.png", 33), broken),
+        ("half a PNG", cut("wide.png", read("wide.png").len() / 2), broken),
+        ("half a WebP", cut("lossless.webp", read("lossless.webp").len() / 2), broken),
+        ("the head of a JPEG", cut("plain.jpg", 100), broken),
+        ("a changed byte", flipped, broken),
+        ("a wide one", png_of(1 << 20, 1), sides),
+        ("a huge one", png_of(16_000, 16_000), sides),
+        ("the largest", png_of(u32::MAX, u32::MAX), sides),
+        ("no width", png_of(0, 5), sides),
+        ("more rows than there are", png_of(5, 4), broken),
+        ("too many bytes", vec![0; (32 << 20) + 1], |e| matches!(e, ImageError::Bytes { .. })),
+        // 200 x 1 tokens.
+        ("a thread", png_of(1, 1600), |e| matches!(e, ImageError::TooLarge { .. } | ImageError::Broken(_))),
+    ];
+    let mut wrong = Vec::new();
+    for (name, bytes, is) in cases {
+        match decode(&bytes) {
+            Err(error) if is(&error) => {}
+            other => wrong.push(format!("{name}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Whatever is cut off or changed: a picture or an error.
+#[test]
+fn damage_never_panics() {
+    for entry in fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rgb") {
+            continue;
+        }
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(whole.len() / 60 + 1) {
+            let _ = decode(&whole[..at]);
+            let mut changed = whole.clone();
+            changed[at] ^= 0xA5;
+            if let Ok(image) = decode(&changed) {
+                assert!((1..=TOKENS_MAX).contains(&image.tokens(&vision())), "{} at {at}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+"""Makes runtime/tests/pictures: small pictures of every kind that is decoded, and `NAME.rgb`, the pixels that the image
+processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patches and at most 30 tokens.
+
+    golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
+
+Lanczos with 8 bits a channel depends on the CPU: run it on x86-64 with AVX2.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import MuseGlimmerImageProcessor
+
+ROOT = Path(__file__).resolve().parents[2] / "runtime" / "tests" / "pictures"
+PATCH = 4
+
+
+def scene(height: int, width: int) -> Image.Image:
+    """Bows of color with edges in them."""
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    red = 127 + 120 * np.sin(x / 9 + y / 23)
+    green = 255 * ((x // 11 + y // 7) % 2)
+    blue = 255 * y / height
+    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
+
+
+def fading(picture: Image.Image) -> Image.Image:
+    ramp = np.linspace(0, 255, picture.width).astype(np.uint8)
+    picture.putalpha(Image.fromarray(np.tile(ramp, (picture.height, 1))))
+    return picture
+
+
+def turned() -> dict:
+    """Metadata that says: on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {"exif": exif}
+
+
+PICTURES = {
+    "wide.png": (scene(61, 97), {}),
+    "square.png": (scene(60, 60), {}),
+    "tiny.png": (scene(3, 5), {}),
+    "alpha.png": (fading(scene(40, 50)), {}),
+    "gray.png": (scene(50, 33).convert("L"), {}),
+    "palette.png": (scene(44, 44).quantize(24), {"transparency": 3}),
+    "lossless.webp": (scene(35, 80), {"lossless": True}),
+    "lossy.webp": (scene(48, 64), {"quality": 90}),
+    "first.png": (scene(22, 26), {}),
+    "second.png": (ImageOps.mirror(scene(22, 26)), {}),
+    "plain.jpg": (scene(48, 64), {"quality": 92}),
+    "turned.jpg": (scene(30, 70), {"quality": 92} | turned()),
+}
+
+
+def main() -> None:
+    ROOT.mkdir(exist_ok=True)
+    processor = MuseGlimmerImageProcessor(patch_size=PATCH, max_image_tokens=30)
+    for name, (picture, options) in PICTURES.items():
+        picture.save(ROOT / name, **options)
+        # As transformers loads pictures.
+        loaded = ImageOps.exif_transpose(Image.open(ROOT / name))
+        made = processor(loaded, return_tensors="np")
+        _, rows, cols = made["image_grid_thw"][0].tolist()
+        values = made["pixel_values"].reshape(rows, cols, 2, 3, PATCH, PATCH)
+        assert (values[:, :, 0] == values[:, :, 1]).all()
+        pixels = np.rint(values[:, :, 0] * 127.5 + 127.5).astype(np.uint8)
+        # Rows of pixels: (rows, y, cols, x, channel).
+        pixels = pixels.transpose(0, 3, 1, 4, 2)
+        (ROOT / f"{name}.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
+        print(name, picture.size, rows, cols)
+
+
+if __name__ == "__main__":
+    main()
