@@ -122,15 +122,16 @@ fn logits_of_tokens_and_images() {
         1,
     );
     assert!(few.contains("image 0 is 12 tokens; 1 of id 308 are left for it"), "{few}");
-    // A picture of 5 x 3 pixels is one token.
+    // A picture of 5 x 3 pixels is two tokens.
     let picture = format!("{}/../runtime/tests/pictures/tiny.png", env!("CARGO_MANIFEST_DIR"));
     let of = |args: &[&str]| {
-        json_of(&[&["eval", "logits", &path, "--tokens", "1 308 2", "--json"], args].concat())
+        json_of(&[&["eval", "logits", &path, "--tokens", "1 308 308 2", "--json"], args].concat())
     };
     assert_ne!(of(&["--image", &picture]), of(&[]));
-    let twice = ["eval", "logits", &path, "--tokens", "1 308 2", "--image", &picture, "--image", &picture];
-    assert!(fail(&twice, 1).contains("image 1 is 1 tokens; 0 of id 308 are left for it"));
-    let no_picture = ["eval", "logits", &path, "--tokens", "1 308 2", "--image", &inputs];
+    let twice =
+        ["eval", "logits", &path, "--tokens", "1 308 308 2", "--image", &picture, "--image", &picture];
+    assert!(fail(&twice, 1).contains("image 1 is 2 tokens; 0 of id 308 are left for it"));
+    let no_picture = ["eval", "logits", &path, "--tokens", "1 308 308 2", "--image", &inputs];
     assert!(fail(&no_picture, 1).contains("neither PNG nor JPEG nor WebP"));
     succeed(&["convert", &fixture("llama"), "-o", &path, "--force"]);
     let blind = fail(&["eval", "logits", &path, "--tokens", "1 2", "--inputs", &inputs], 1);
