@@ -31,6 +31,7 @@ impl Case {
         layers: usize,
     ) -> Self {
         let mut backend = CpuBackend::new(threads);
+        backend.reserve(BATCH as usize, (heads * head_dim) as usize).expect("it fits in memory");
         let scale = 1.0 / (head_dim as f32).sqrt();
         let shape = AttentionShape {
             heads,
@@ -95,7 +96,7 @@ fn prompt() {
         for dtype in CacheDtype::ALL {
             let seconds = Case::new(1, heads, kv_heads, head_dim, dtype, 1).seconds(BATCH);
             let rate = 4.0 * f64::from(head_dim * heads) * pairs / seconds;
-            println!("  {heads:>2}/{kv_heads} x {head_dim:<4}{dtype:<5}{:8.1}", rate / 1e9);
+            println!("  {heads:>2}/{kv_heads} x {head_dim:<4}{dtype:<10}{:8.1}", rate / 1e9);
         }
     }
 }
@@ -112,7 +113,9 @@ fn decode() {
                 let bytes: u64 = case.caches.iter().map(|cache| cache.shape().byte_len()).sum();
                 let seconds = case.seconds(1);
                 let (rate, each) = (bytes as f64 / seconds / 1e9, seconds / case.caches.len() as f64 * 1e6);
-                println!("  {heads:>2}/{kv_heads} x {head_dim:<4}{dtype:<5}{rate:8.1}{each:10.1} us a layer");
+                println!(
+                    "  {heads:>2}/{kv_heads} x {head_dim:<4}{dtype:<10}{rate:8.1}{each:10.1} us a layer"
+                );
             }
         }
     }

@@ -83,7 +83,8 @@ struct Arguments {
     /// Most prompt tokens of one step
     #[arg(short, long, default_value_t = 128, value_name = "TOKENS")]
     batch: u32,
-    /// How keys and values are kept: f32, f16 or int8 [default: f16, or f32 where the weights are f32]
+    /// How keys and values are kept: f32, f16, int8, int8-int4 (values in 4 bits) or int4 [default: f16, or f32 where
+    /// the weights are f32]
     #[arg(long)]
     cache: Option<CacheDtype>,
     /// Counted rounds, after one that is not

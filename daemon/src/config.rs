@@ -72,7 +72,7 @@ pub struct Engine {
     pub image_tokens: Option<u64>,
     /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
     pub speculation: bool,
-    /// How keys and values are kept: `f32`, `f16` or `int8`; where absent, f16, or f32 for a file of f32.
+    /// How keys and values are kept: `f32`, `f16`, `int8`, `int8-int4` (values in 4 bits) or `int4`; where absent, f16, or f32 for a file of f32.
     #[serde(deserialize_with = "some_cache")]
     pub cache: Option<CacheDtype>,
 }
@@ -283,7 +283,7 @@ mod tests {
             (
                 "no such cache",
                 "[engine]\ncache = \"q4\"",
-                &["line 2", "a cache is f32, f16 or int8, not 'q4'"],
+                &["line 2", "a cache is f32, f16, int8, int8-int4 or int4, not 'q4'"],
             ),
             ("not toml", "[engine\n", &["line 1"]),
             ("alias of an alias", "[aliases]\na = \"b\"\nb = \"c\"", &["\"a\"", "alias too"]),

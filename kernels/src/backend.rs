@@ -48,19 +48,40 @@ pub enum CacheDtype {
     /// 8 bits a number and one f32 scale for each position's key or value of a head: `scale = max|x| / 127`,
     /// `q = round_ties_even(x * (127 / max|x|))`.
     Int8,
+    /// Keys as in [`Int8`](Self::Int8) and values as in [`Int4`](Self::Int4), which lose less by it.
+    Int8Int4,
+    /// 4 bits a number and one f32 scale for each position's key or value of a head. `y`, the head's numbers, every `n`
+    /// of them multiplied by the Walsh-Hadamard matrix over `sqrt(n)`, `n` the largest power of two up to 256 that
+    /// divides `head_dim`; `scale = max(max|y|, 2.7326 * rms(y)) / 127`; `q` the index of the nearest of 16 levels
+    /// (6, 18, 31, 44, 58, 75, 96, 127 and their negatives, of two the lower) to `round_ties_even(y / scale)`.
+    Int4,
 }
 
 impl CacheDtype {
     /// Every one, the most exact first.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Int8, Self::Int8Int4, Self::Int4];
 
-    /// Bytes of the key, or the value, of one position and head.
+    /// Bytes of the key and the value of one position and head. Halves of bytes are rounded up to tiles of keys and to 32
+    /// numbers of a value.
     fn bytes(self, head_dim: u64) -> u64 {
+        let half = |numbers: u64| 16 * numbers.div_ceil(32);
         match self {
-            Self::F32 => 4 * head_dim,
-            Self::F16 => 2 * head_dim,
-            Self::Int8 => head_dim + 4,
+            Self::F32 => 2 * 4 * head_dim,
+            Self::F16 => 2 * 2 * head_dim,
+            Self::Int8 => 2 * (head_dim + 4),
+            Self::Int8Int4 => head_dim + 4 + half(head_dim) + 4,
+            Self::Int4 => head_dim.div_ceil(2) + 4 + half(head_dim) + 4,
         }
+    }
+
+    /// Whether keys are kept rotated.
+    pub(crate) fn rotates_keys(self) -> bool {
+        self == Self::Int4
+    }
+
+    /// Whether values are kept rotated.
+    pub(crate) fn rotates_values(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int8Int4)
     }
 }
 
@@ -70,13 +91,15 @@ impl fmt::Display for CacheDtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int8Int4 => "int8-int4",
+            Self::Int4 => "int4",
         })
     }
 }
 
 /// A name that is none of [`CacheDtype::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a cache is f32, f16 or int8, not '{0}'")]
+#[error("a cache is f32, f16, int8, int8-int4 or int4, not '{0}'")]
 pub struct UnknownCacheDtype(String);
 
 impl FromStr for CacheDtype {
@@ -110,7 +133,7 @@ impl CacheShape {
 
     /// Bytes of the keys and values of one position of one slot.
     pub fn position_bytes(&self) -> u64 {
-        2 * u64::from(self.kv_heads) * self.dtype.bytes(u64::from(self.head_dim))
+        u64::from(self.kv_heads) * self.dtype.bytes(u64::from(self.head_dim))
     }
 }
 

@@ -221,12 +221,19 @@ impl AttentionCase {
 /// 36 and 1 in the mean, times two scales, so it errs by less than `(head_dim + 4) * eps * head_dim * scale`; with a soft
 /// cap by `4 * eps * cap` more. The weights then err by twice that, relatively, and by the `positions + 9` roundings of
 /// their sum and of the values' sum, and by 3 where parts are put together; the values are within 6.
-fn attention_bound(case: &AttentionCase) -> f64 {
+///
+/// Rotating `n` numbers rounds each `log2(n) + 1` times, and leaves errors that are each for itself as large as they were:
+/// once for a query, once for an output.
+fn attention_bound(case: &AttentionCase, dtype: CacheDtype) -> f64 {
     let head_dim = f64::from(case.head_dim);
     let positions = f64::from(case.start + case.len + 1);
-    let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt()
+    let rotation = match dtype {
+        CacheDtype::Int4 | CacheDtype::Int8Int4 => f64::from(case.head_dim.trailing_zeros() + 1),
+        _ => 0.0,
+    };
+    let score = (head_dim + 4.0 + rotation) * EPSILON * head_dim.sqrt()
         + case.softcap.map_or(0.0, |cap| 4.0 * EPSILON * f64::from(cap));
-    (2.0 * score + 2.0 * (positions + 12.0) * EPSILON) * 6.0
+    (2.0 * score + 2.0 * (positions + 12.0 + rotation) * EPSILON) * 6.0
 }
 
 /// What rounding to 8 bits may do to a prompt, in the mean of squares: an error of `2^-8 / sqrt(3)` at most in each factor,
@@ -284,7 +291,7 @@ fn attention_agrees() {
                 }
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
-                    let bound = attention_bound(case);
+                    let bound = attention_bound(case, dtype);
                     assert!(error <= bound, "case {i} {dtype:?} {name}: {n} is {actual}, not {expected}");
                 }
             });

@@ -224,8 +224,8 @@ pub struct EvalCommon {
     /// Threads [default: one a core]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// How keys and values are kept: f32, f16 or int8 [default: f16, or f32 where the weights are f32].
-    /// Not for the reference of kl
+    /// How keys and values are kept: f32, f16, int8, int8-int4 (values in 4 bits) or int4 [default: f16, or f32 where
+    /// the weights are f32]. Not for the reference of kl
     #[arg(long)]
     pub cache: Option<CacheDtype>,
     /// Print JSON

@@ -77,14 +77,19 @@ fn a_window_keeps_a_ring_and_the_cache_is_exact_for_exact_files() {
 }
 
 #[test]
-fn eight_bits_take_a_byte_a_number_and_a_scale_a_row() {
-    let cache = |dtype| {
+fn fewer_bits_take_their_bytes_and_a_scale_a_row() {
+    let bytes = |dtype, what| {
         let plan = planned(&plain(), &LoadOptions { cache: Some(dtype), ..options(2, 8) }).unwrap();
-        plan.items.iter().filter(|item| item.what == "cache").map(|item| item.bytes).sum::<u64>()
+        plan.items.iter().filter(|item| item.what == what).map(|item| item.bytes).sum::<u64>()
     };
-    // Two layers, 2 slots of 96 positions, keys and values of 2 heads of 10.
-    let heads = 2 * 2 * 96 * 2 * 2;
-    assert_eq!(CacheDtype::ALL.map(cache), [heads * 40, heads * 20, heads * 14]);
+    // Two layers, 2 slots of 96 positions, 2 heads of 10 numbers; 4-bit values of a head take 16 bytes a 32 of them.
+    let heads = 2 * 2 * 96 * 2;
+    let sizes = [80, 40, 14 + 14, 14 + 20, 9 + 20].map(|bytes| heads * bytes);
+    assert_eq!(CacheDtype::ALL.map(|dtype| bytes(dtype, "cache")), sizes);
+    // Room for 8 rows of rotated queries of the widest input, where keys are rotated.
+    let scratch = CacheDtype::ALL.map(|dtype| bytes(dtype, "scratch"));
+    assert_eq!(scratch[..4], [scratch[0]; 4]);
+    assert!(scratch[4] > scratch[0] && (scratch[4] - scratch[0]).is_multiple_of(8 * 4), "{scratch:?}");
 }
 
 #[test]

@@ -5,8 +5,11 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-/// An element type that a vector of f32 can be loaded from.
-pub(super) trait Element: Copy + Into<f32> {
+use crate::cache::{LEVELS, Nibbles, Number};
+
+/// An element type that a vector of f32 can be loaded from. Number `at` of a run is element `at`, but of
+/// [`Nibbles`], where it is half of one.
+pub(super) trait Element: Copy {
     const KIND: Kind;
 }
 
@@ -16,7 +19,13 @@ pub(super) enum Kind {
     F16,
     Bf16,
     Int8,
+    Nibbles,
 }
+
+/// A form of numbers whose runs vectors of f32 can be loaded from.
+pub(super) trait Run: Number + Element {}
+
+impl<E: Number + Element> Run for E {}
 
 impl Element for f32 {
     const KIND: Kind = Kind::F32;
@@ -34,65 +43,121 @@ impl Element for i8 {
     const KIND: Kind = Kind::Int8;
 }
 
-/// 16 elements.
+impl Element for Nibbles {
+    const KIND: Kind = Kind::Nibbles;
+}
+
+/// [`LEVELS`] as f32.
+const LEVELS_F32: [f32; 16] = {
+    let mut levels = [0.0; 16];
+    let mut i = 0;
+    while i < 16 {
+        levels[i] = LEVELS[i] as f32;
+        i += 1;
+    }
+    levels
+};
+
+/// 16 numbers from number `at` of the run.
 ///
 /// # Safety
-/// `from` points to 16 readable elements.
+/// The run holds 16 numbers from `at`; of [`Nibbles`], whole elements, and `at` is a multiple of 16.
 #[inline]
-#[target_feature(enable = "avx512f,avx2,f16c")]
-pub(super) unsafe fn load_16<E: Element>(from: *const E) -> __m512 {
-    // SAFETY: 16 elements are 64 bytes of f32, 32 of a half type or 16 of i8, by the caller's promise; unaligned loads.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
+pub(super) unsafe fn load_16<E: Element>(run: *const E, at: usize) -> __m512 {
+    // SAFETY: 16 numbers are 64 bytes of f32, 32 of a half type, 16 of i8 or one half of 16 bytes, by the caller's
+    // promise; unaligned loads.
     unsafe {
         match E::KIND {
-            Kind::F32 => _mm512_loadu_ps(from.cast()),
-            Kind::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())),
+            Kind::F32 => _mm512_loadu_ps(run.add(at).cast()),
+            Kind::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(run.add(at).cast())),
             Kind::Bf16 => {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(run.add(at).cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
             }
-            Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))),
+            Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(run.add(at).cast()))),
+            Kind::Nibbles => load_half(run, at / 32, at / 16 % 2, u16::MAX),
         }
     }
 }
 
-/// The elements of the set bits of `mask`, and zeros.
+/// As [`load_16`], the numbers of the set bits of `mask`, and zeros.
 ///
 /// # Safety
-/// `from` points to readable elements wherever `mask` is set.
+/// The run holds number `at + i` wherever bit `i` of `mask` is set; of [`Nibbles`], as for `load_16`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
-pub(super) unsafe fn load_some<E: Element>(from: *const E, mask: __mmask16) -> __m512 {
+pub(super) unsafe fn load_some<E: Element>(run: *const E, at: usize, mask: __mmask16) -> __m512 {
     // SAFETY: a masked load touches only elements whose bit is set, which the caller promised.
     unsafe {
         match E::KIND {
-            Kind::F32 => _mm512_maskz_loadu_ps(mask, from.cast()),
-            Kind::F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from.cast())),
+            Kind::F32 => _mm512_maskz_loadu_ps(mask, run.add(at).cast()),
+            Kind::F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, run.add(at).cast())),
             Kind::Bf16 => {
-                let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
+                let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, run.add(at).cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
             }
-            Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from.cast()))),
+            Kind::Int8 => {
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, run.add(at).cast())))
+            }
+            Kind::Nibbles => load_half(run, at / 32, at / 16 % 2, mask),
         }
     }
 }
 
-/// 8 elements.
+/// The numbers of the set bits of `mask`, and zeros, of 16 from number `32 * pair + 16 * half` of the run. Where `half`
+/// is known when this is compiled, both halves of a pair of [`Nibbles`] come of one load.
 ///
 /// # Safety
-/// `from` points to 8 readable elements.
+/// As for [`load_some`].
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn load_8<E: Element>(from: *const E) -> __m256 {
-    // SAFETY: 8 elements are 32 bytes of f32, 16 of a half type or 8 of i8, by the caller's promise; unaligned loads.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
+pub(super) unsafe fn load_half<E: Element>(
+    run: *const E,
+    pair: usize,
+    half: usize,
+    mask: __mmask16,
+) -> __m512 {
+    // SAFETY: the caller's promise; a pair of `Nibbles` is 16 bytes.
     unsafe {
         match E::KIND {
-            Kind::F32 => _mm256_loadu_ps(from.cast()),
-            Kind::F16 => _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+            Kind::Nibbles => {
+                let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(run.add(16 * pair).cast()));
+                let indices = if half == 0 { both } else { _mm512_srli_epi32::<4>(both) };
+                // It takes the low 4 bits of each index.
+                _mm512_maskz_permutexvar_ps(mask, indices, _mm512_loadu_ps(LEVELS_F32.as_ptr()))
+            }
+            _ => load_some(run, 32 * pair + 16 * half, mask),
+        }
+    }
+}
+
+/// 8 numbers from number `at` of the run.
+///
+/// # Safety
+/// The run holds 8 numbers from `at`; of [`Nibbles`], whole elements, and `at` is a multiple of 8.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn load_8<E: Element>(run: *const E, at: usize) -> __m256 {
+    // SAFETY: 8 numbers are 32 bytes of f32, 16 of a half type, 8 of i8 or one half of 8 bytes, by the caller's promise;
+    // unaligned loads.
+    unsafe {
+        match E::KIND {
+            Kind::F32 => _mm256_loadu_ps(run.add(at).cast()),
+            Kind::F16 => _mm256_cvtph_ps(_mm_loadu_si128(run.add(at).cast())),
             Kind::Bf16 => {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(run.add(at).cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
             }
-            Kind::Int8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
+            Kind::Int8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(run.add(at).cast()))),
+            Kind::Nibbles => {
+                let (element, bit) = Nibbles::place(at);
+                let both = _mm_loadl_epi64(run.add(element).cast());
+                let shifted = _mm_srl_epi16(both, _mm_cvtsi32_si128(bit.cast_signed()));
+                let indices = _mm_and_si128(shifted, _mm_set1_epi8(15));
+                let levels = _mm_shuffle_epi8(_mm_loadu_si128(LEVELS.as_ptr().cast()), indices);
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(levels))
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ mod variant;
 
 use muse_format::Activation;
 
-use self::attention::{Attend, Work};
+use self::attention::{Attend, Rotated, Work};
 use self::delta::Delta;
 use self::elementwise::Elementwise;
 pub use self::features::Features;
@@ -55,11 +55,11 @@ use self::output::Output;
 pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
-use crate::cache::{HostCache, row_count, zeroed};
+use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
 use crate::reference::{dequantize_row, mean};
 use crate::{
-    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, ExpertsShape, HostDeltaState, Linear,
-    Mixture, Span, Tensor,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HostDeltaState,
+    Linear, Mixture, Span, Tensor,
 };
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
@@ -73,6 +73,7 @@ pub struct CpuBackend {
     attend: Attend,
     /// Sums of attention over parts of the positions.
     partial: Vec<f32>,
+    rotated: Rotated,
     elementwise: Elementwise,
     delta: Delta,
     rotations: Rotations,
@@ -96,6 +97,7 @@ impl CpuBackend {
             multiply: Multiply::best(features),
             attend: Attend::best(features),
             partial: Vec::new(),
+            rotated: Rotated::default(),
             elementwise: Elementwise::best(features),
             delta: Delta::best(features),
             rotations: Rotations::default(),
@@ -108,9 +110,9 @@ impl CpuBackend {
         quantize::scratch_bytes(tokens, cols)
     }
 
-    /// Bytes that [`Backend::reserve`] takes for attention.
-    pub fn attention_bytes(cols: u64) -> u64 {
-        attention::partial_bytes(cols)
+    /// Bytes that [`Backend::reserve`] and [`Backend::cache`] take for attention.
+    pub fn attention_bytes(tokens: u64, cols: u64, dtype: CacheDtype) -> u64 {
+        attention::partial_bytes(cols) + Rotated::bytes(tokens, cols, dtype)
     }
 
     /// Bytes that [`Backend::reserve_experts`] takes.
@@ -163,7 +165,7 @@ impl Backend for CpuBackend {
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         self.multiply.reserve(tokens, cols);
         self.partial = zeroed(attention::partial_len(cols).max(self.partial.len()))?;
-        Ok(())
+        self.rotated.reserve(tokens, cols)
     }
 
     fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
@@ -172,6 +174,7 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
+        self.rotated.allow(shape.dtype)?;
         HostCache::new(shape)
     }
 
@@ -303,8 +306,21 @@ impl Backend for CpuBackend {
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        let work = Work::new(&q[..len], cache, spans, shape);
+        let (dtype, head_dim) = (cache.shape().dtype, shape.head_dim as usize);
+        let mut rotated = std::mem::take(&mut self.rotated);
+        let q = if dtype.rotates_keys() {
+            let room = rotated.room(&q[..len]);
+            self.split(room, len, head_dim, |_, q| rotate(q, rotated_len(head_dim)));
+            room
+        } else {
+            &q[..len]
+        };
+        let work = Work::new(q, cache, spans, shape);
         self.attend.run(&mut self.pool, &mut out[..len], &mut self.partial, &work);
+        self.rotated = rotated;
+        if dtype.rotates_values() {
+            self.split(out, len, head_dim, |_, out| rotate(out, rotated_len(head_dim)));
+        }
         Ok(())
     }
 

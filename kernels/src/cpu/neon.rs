@@ -1,17 +1,50 @@
 //! What the NEON kernels share: the instructions that stable Rust has no intrinsic for, and loads of any float type.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, uint16x8_t, vcvtq_f32_s32, vdupq_n_u16, vget_high_s16, vget_low_s16,
-    vld1_s8, vld1q_f32, vld1q_u16, vmovl_s8, vmovl_s16, vreinterpretq_f32_u16, vzip1q_u16, vzip2q_u16,
+    float32x4_t, int8x8_t, int8x16_t, int32x4_t, uint16x8_t, vand_u8, vcvtq_f32_s32, vdup_n_s8, vdup_n_u8,
+    vdupq_n_u16, vget_high_s16, vget_low_s16, vld1_s8, vld1_u8, vld1q_f32, vld1q_s8, vld1q_u16, vmovl_s8,
+    vmovl_s16, vqtbl1_s8, vreinterpretq_f32_u16, vshl_u8, vzip1q_u16, vzip2q_u16,
 };
 use std::arch::asm;
 
 use half::{bf16, f16};
 
+use crate::cache::{LEVELS, Nibbles, Number};
+
 /// An element type that vectors of f32 can be loaded from.
 pub(super) trait Element: Copy + Into<f32> {
     /// Eight elements, exactly.
     fn load(from: &[Self; 8]) -> [float32x4_t; 2];
+}
+
+/// A form of numbers whose runs vectors of f32 can be loaded from.
+pub(super) trait Run: Number {
+    /// Numbers `at` to `at + 7`, exactly; `at` is a multiple of 8.
+    ///
+    /// # Panics
+    /// If the run does not hold them.
+    fn load_at(run: &[Self], at: usize) -> [float32x4_t; 2];
+}
+
+impl<E: Element + Number> Run for E {
+    #[inline(always)]
+    fn load_at(run: &[Self], at: usize) -> [float32x4_t; 2] {
+        E::load(run[at..].first_chunk().expect("a run holds 8 numbers"))
+    }
+}
+
+impl Run for Nibbles {
+    #[inline(always)]
+    fn load_at(run: &[Self], at: usize) -> [float32x4_t; 2] {
+        let (element, bit) = Self::place(at);
+        let from: &[Self; 8] = run[element..].first_chunk().expect("a run holds 8 numbers");
+        // SAFETY: 8 bytes are read from an array of 8, and 16 from the levels.
+        unsafe {
+            let both = vld1_u8(from.as_ptr().cast());
+            let indices = vand_u8(vshl_u8(both, vdup_n_s8(-(bit as i8))), vdup_n_u8(15));
+            eight_bits(vqtbl1_s8(vld1q_s8(LEVELS.as_ptr()), indices))
+        }
+    }
 }
 
 impl Element for f32 {
@@ -45,12 +78,17 @@ impl Element for i8 {
     #[inline(always)]
     fn load(from: &[Self; 8]) -> [float32x4_t; 2] {
         // SAFETY: as for f32.
-        unsafe {
-            let wide = vmovl_s8(vld1_s8(from.as_ptr()));
-            let (low, high) = (vmovl_s16(vget_low_s16(wide)), vmovl_s16(vget_high_s16(wide)));
-            [vcvtq_f32_s32(low), vcvtq_f32_s32(high)]
-        }
+        unsafe { eight_bits(vld1_s8(from.as_ptr())) }
     }
+}
+
+/// Eight integers as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn eight_bits(integers: int8x8_t) -> [float32x4_t; 2] {
+    let wide = vmovl_s8(integers);
+    let (low, high) = (vmovl_s16(vget_low_s16(wide)), vmovl_s16(vget_high_s16(wide)));
+    [vcvtq_f32_s32(low), vcvtq_f32_s32(high)]
 }
 
 /// Eight f16 as f32, exactly.

@@ -142,6 +142,7 @@ pub(super) fn store_name(dtype: CacheDtype) -> &'static str {
         CacheDtype::F32 => "store_f32",
         CacheDtype::F16 => "store_f16",
         CacheDtype::Int8 => "store_int8",
+        CacheDtype::Int8Int4 | CacheDtype::Int4 => unreachable!("there is no cache in {dtype}"),
     }
 }
 
@@ -150,6 +151,7 @@ pub(super) fn attention_name(dtype: CacheDtype) -> &'static str {
         CacheDtype::F32 => "attention_f32",
         CacheDtype::F16 => "attention_f16",
         CacheDtype::Int8 => "attention_int8",
+        CacheDtype::Int8Int4 | CacheDtype::Int4 => unreachable!("there is no cache in {dtype}"),
     }
 }
 

@@ -55,6 +55,9 @@ impl Backend for CudaBackend {
             CacheDtype::F32 => 4,
             CacheDtype::F16 => 2,
             CacheDtype::Int8 => 1,
+            CacheDtype::Int8Int4 | CacheDtype::Int4 => {
+                return Err(BackendError::Unsupported(format!("a cache in {}", shape.dtype)));
+            }
         };
         let mut numbers = [shape.slots, shape.capacity, shape.kv_heads].into_iter();
         let positions = numbers

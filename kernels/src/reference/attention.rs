@@ -1,7 +1,7 @@
 use std::ops::RangeInclusive;
 
 use super::rowwise::soft_cap;
-use crate::cache::{Head, HeadCache, HostCache};
+use crate::cache::{Head, HeadCache, HostCache, Number, rotated_len};
 use crate::{AttentionShape, Span};
 
 /// `q` and `out` are `(tokens, heads * head_dim)`.
@@ -14,39 +14,56 @@ pub(super) fn run(out: &mut [f32], q: &[f32], cache: &HostCache, spans: &[Span],
         for head in 0..shape.heads {
             let at = head as usize * head_dim;
             let (out, q) = (&mut out[at..at + head_dim], &q[at..at + head_dim]);
+            let sees = shape.sees(span, position);
             match cache.head(span.slot, head / group) {
-                HeadCache::F16(cache) => one_head(out, q, cache, shape.sees(span, position), shape),
-                HeadCache::F32(cache) => one_head(out, q, cache, shape.sees(span, position), shape),
-                HeadCache::Int8(cache) => one_head(out, q, cache, shape.sees(span, position), shape),
+                HeadCache::F32(cache) => one_head(out, q, cache, sees, shape),
+                HeadCache::F16(cache) => one_head(out, q, cache, sees, shape),
+                HeadCache::Int8(cache) => one_head(out, q, cache, sees, shape),
+                HeadCache::Int8Int4(cache) => one_head(out, q, cache, sees, shape),
+                HeadCache::Int4(cache) => one_head(out, q, cache, sees, shape),
             }
         }
     }
 }
 
 /// `softmax(scale * q . k) . v` over the positions that a query `sees`.
-fn one_head<E: Copy + Into<f64>>(
+fn one_head<K: Number, V: Number>(
     out: &mut [f32],
     q: &[f32],
-    cache: Head<'_, E>,
+    cache: Head<'_, K, V>,
     sees: RangeInclusive<u32>,
     shape: &AttentionShape,
 ) {
-    let capacity = cache.values.len() / q.len();
+    let capacity = cache.capacity;
     assert!(sees.clone().count() <= capacity, "a query sees {sees:?} of a cache of {capacity}");
+    let q: Vec<f64> = q.iter().map(|x| f64::from(*x)).collect();
+    let q = if K::ROTATED { rotated(&q) } else { q };
     let mut weights: Vec<f64> = sees
         .clone()
         .map(|p| {
-            let terms = q.iter().enumerate().map(|(i, x)| f64::from(*x) * cache.key(p, i, q.len()));
-            let dot: f64 = terms.sum();
+            let dot: f64 = q.iter().enumerate().map(|(i, x)| x * cache.key(p, i)).sum();
             soft_cap(dot * f64::from(shape.scale), shape.softcap)
         })
         .collect();
     let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     weights.iter_mut().for_each(|w| *w = (*w - max).exp());
     let total: f64 = weights.iter().sum();
-    for (i, out) in out.iter_mut().enumerate() {
-        let terms = sees.clone().zip(&weights).map(|(p, w)| w * cache.value(p, i, q.len()));
-        let sum: f64 = terms.sum();
-        *out = (sum / total) as f32;
-    }
+    let element = |i| {
+        let terms = sees.clone().zip(&weights).map(|(p, w)| w * cache.value(p, i));
+        terms.sum::<f64>() / total
+    };
+    let sums: Vec<f64> = (0..out.len()).map(element).collect();
+    let sums = if V::ROTATED { rotated(&sums) } else { sums };
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+}
+
+/// A head's numbers by the Walsh-Hadamard matrix, as [`CacheDtype::Int4`](crate::CacheDtype::Int4) says.
+fn rotated(x: &[f64]) -> Vec<f64> {
+    let n = rotated_len(x.len());
+    let element = |i: usize| {
+        let block = &x[i / n * n..][..n];
+        let sign = |j: usize| if ((i % n) & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+        block.iter().enumerate().map(|(j, x)| sign(j) * x).sum::<f64>() / (n as f64).sqrt()
+    };
+    (0..x.len()).map(element).collect()
 }

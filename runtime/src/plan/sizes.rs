@@ -239,7 +239,11 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
     match d.backend {
         BackendChoice::Cpu => {
             let experts = experts(CpuBackend::experts_bytes);
-            [CpuBackend::reserved_bytes(rows, width), CpuBackend::attention_bytes(width), experts]
+            [
+                CpuBackend::reserved_bytes(rows, width),
+                CpuBackend::attention_bytes(rows, width, d.dtype),
+                experts,
+            ]
         }
         BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes)],
         BackendChoice::Reference => [0; 3],

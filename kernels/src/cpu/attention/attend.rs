@@ -139,30 +139,38 @@ impl Attend {
     /// Takes one part of the positions that `queries` see into their sums.
     fn attend(self, queries: &mut Queries<'_>, source: HeadCache<'_>, part: Part, work: &Work<'_>) {
         match source {
-            HeadCache::F16(head) => self.elements(queries, head, part, work),
             HeadCache::F32(head) => self.elements(queries, head, part, work),
+            HeadCache::F16(head) => self.elements(queries, head, part, work),
             HeadCache::Int8(head) => self.elements(queries, head, part, work),
+            HeadCache::Int8Int4(head) => self.elements(queries, head, part, work),
+            HeadCache::Int4(head) => self.elements(queries, head, part, work),
         }
     }
 
     /// With no more memory for scores than the queries need: clearing it takes time.
-    fn elements<E: Element>(self, queries: &mut Queries<'_>, head: Head<'_, E>, part: Part, work: &Work<'_>) {
-        match queries.count {
-            ..9 => self.blocks::<E, 8>(queries, head, part, work),
-            9..=FEW_QUERIES => self.blocks::<E, FEW_QUERIES>(queries, head, part, work),
-            _ => self.blocks::<E, QUERIES>(queries, head, part, work),
-        }
-    }
-
-    fn blocks<E: Element, const Q: usize>(
+    fn elements<K: Element, V: Element>(
         self,
         queries: &mut Queries<'_>,
-        head: Head<'_, E>,
+        head: Head<'_, K, V>,
         part: Part,
         work: &Work<'_>,
     ) {
-        let head_dim = work.head_dim();
-        let capacity = head.values.len() / head_dim;
+        match queries.count {
+            ..9 => self.blocks::<K, V, 8>(queries, head, part, work),
+            9..=FEW_QUERIES => self.blocks::<K, V, FEW_QUERIES>(queries, head, part, work),
+            _ => self.blocks::<K, V, QUERIES>(queries, head, part, work),
+        }
+    }
+
+    fn blocks<K: Element, V: Element, const Q: usize>(
+        self,
+        queries: &mut Queries<'_>,
+        head: Head<'_, K, V>,
+        part: Part,
+        work: &Work<'_>,
+    ) {
+        let (tile, row) = (K::elements(head.head_dim * TILE_POSITIONS), V::elements(head.head_dim));
+        let capacity = head.capacity;
         let (first, last) = (queries.seen[0].0, queries.seen[queries.count - 1].1);
         assert!(last - first < capacity, "positions {first} to {last} of a cache of {capacity}");
         let mut scores = [[0.0; BLOCK]; Q];
@@ -175,8 +183,8 @@ impl Attend {
             let value = place + used.start - begin;
             let block = Block {
                 begin,
-                keys: &head.keys[place * head_dim..][..(end - begin) * head_dim],
-                values: &head.values[value * head_dim..][..used.len() * head_dim],
+                keys: &head.keys[place / TILE_POSITIONS * tile..][..(end - begin) / TILE_POSITIONS * tile],
+                values: &head.values[value * row..][..used.len() * row],
                 scales: head.scales.map(|scales| Scales {
                     keys: &scales.keys[place..][..end - begin],
                     values: &scales.values[value..][..used.len()],
@@ -189,18 +197,18 @@ impl Attend {
     }
 
     /// Takes one block of positions into the sums.
-    fn block<E: Element>(
+    fn block<K: Element, V: Element>(
         self,
         queries: &mut Queries<'_>,
         scores: &mut [Scores],
-        block: &Block<'_, E>,
+        block: &Block<'_, K, V>,
         shape: &AttentionShape,
     ) {
         let (count, used, begin) = (queries.count, &block.used, block.begin);
         let mut decay = [1.0; QUERIES];
         let kernel = self.prompt.filter(|_| queries.prompt).unwrap_or(self.kernel).get();
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
-        unsafe { E::scores(kernel)(&mut scores[..count], &queries.q[..count], block.keys) };
+        unsafe { K::scores(kernel)(&mut scores[..count], &queries.q[..count], block.keys) };
         for (n, scores) in scores.iter_mut().enumerate().take(count) {
             let (first, last) = queries.seen[n];
             let seen = first.max(used.start)..(last + 1).min(used.end);
@@ -237,20 +245,20 @@ impl Attend {
         }
         let (out, scores) = (&mut queries.out[..count], &scores[..count]);
         // SAFETY: as above.
-        unsafe { E::mix(kernel)(out, scores, &decay[..count], block.values) };
+        unsafe { V::mix(kernel)(out, scores, &decay[..count], block.values) };
     }
 }
 
 /// Up to [`BLOCK`] positions in a row.
-struct Block<'a, E> {
+struct Block<'a, K, V> {
     /// The position of the first key.
     begin: usize,
     /// Positions that some query may see: those of `values`.
     used: Range<usize>,
     /// `(tiles, head_dim, 16)`
-    keys: &'a [E],
+    keys: &'a [K],
     /// `(used, head_dim)`
-    values: &'a [E],
+    values: &'a [V],
     /// Of the keys from `begin` and of the values of `used`.
     scales: Option<Scales<'a>>,
 }

@@ -6,17 +6,17 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, QUERIES, Scores};
 use crate::cache::TILE_POSITIONS;
-use crate::cpu::load_x86::{Element, load_8};
+use crate::cpu::load_x86::{Run, load_8};
 
 /// Bytes of values that stay in the first cache while all strips of them are taken: half of 32 KiB.
 const CACHED: usize = 16 * 1024;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+pub(super) fn scores<E: Run>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
-    let tile = head_dim * TILE_POSITIONS;
+    let tile = E::elements(head_dim * TILE_POSITIONS);
     assert!(scores.len() == q.len() && q.iter().all(|q| q.len() == head_dim));
-    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / head_dim <= BLOCK);
+    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / tile * TILE_POSITIONS <= BLOCK);
     let count = keys.len() / tile;
     let mut at = 0;
     while at < count {
@@ -50,14 +50,10 @@ pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]
 /// The first `T` tiles of `keys`, which become the scores from tile `at` on, for `N` queries.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tiles<E: Element, const N: usize, const T: usize>(
-    scores: &mut [Scores],
-    q: &[&[f32]],
-    keys: &[E],
-    at: usize,
-) {
+fn tiles<E: Run, const N: usize, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E], at: usize) {
     let head_dim = q[0].len();
-    assert!(q.len() == N && scores.len() == N && keys.len() >= T * TILE_POSITIONS * head_dim);
+    let tile = E::elements(head_dim * TILE_POSITIONS);
+    assert!(q.len() == N && scores.len() == N && keys.len() >= T * tile);
     assert!((at + T) * TILE_POSITIONS <= BLOCK && q.iter().all(|q| q.len() == head_dim));
     let q: [*const f32; N] = std::array::from_fn(|n| q[n].as_ptr());
     let mut sums = [[[_mm256_setzero_ps(); 2]; T]; N];
@@ -66,8 +62,8 @@ fn tiles<E: Element, const N: usize, const T: usize>(
         for (t, key) in key.iter_mut().enumerate() {
             // SAFETY: row `i` of tile `t` is inside `keys` by the first assertion.
             unsafe {
-                let row = keys.as_ptr().add((t * head_dim + i) * TILE_POSITIONS);
-                *key = [load_8(row), load_8(row.add(8))];
+                let (from, at) = (keys.as_ptr().add(t * tile), i * TILE_POSITIONS);
+                *key = [load_8(from, at), load_8(from, at + 8)];
             }
         }
         for (sums, q) in sums.iter_mut().zip(q) {
@@ -91,23 +87,23 @@ fn tiles<E: Element, const N: usize, const T: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
+pub(super) fn mix<E: Run>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
     let head_dim = out[0].len();
-    assert!(head_dim > 0 && values.len() / head_dim <= BLOCK && values.len().is_multiple_of(head_dim));
+    let row = E::elements(head_dim);
+    assert!(head_dim > 0 && values.len() / row <= BLOCK && values.len().is_multiple_of(row));
     assert!(weights.len() == out.len() && decay.len() == out.len());
     assert!(out.iter().all(|out| out.len() == head_dim));
     // A strip's rows lie far apart, so that few of them share the sets of the first cache.
-    let step = (CACHED / (head_dim * size_of::<E>())).clamp(16, BLOCK);
+    let step = (CACHED / (row * size_of::<E>())).clamp(16, BLOCK);
     let once = [1.0; QUERIES];
     let whole = head_dim / 8 * 8;
-    for (at, values) in (0..).step_by(step).zip(values.chunks(step * head_dim)) {
+    for (at, values) in (0..).step_by(step).zip(values.chunks(step * row)) {
         let decay = if at == 0 { decay } else { &once[..out.len()] };
         strips(out, weights, decay, values, at);
     }
     for ((out, weights), decay) in out.iter_mut().zip(weights).zip(decay) {
         for (i, out) in out.iter_mut().enumerate().skip(whole) {
-            let values = values.iter().skip(i).step_by(head_dim);
-            let terms = weights.iter().zip(values).map(|(w, v)| w * (*v).into());
+            let terms = weights.iter().zip(values.chunks_exact(row)).map(|(w, v)| w * E::get(v, i));
             *out = *out * decay + terms.sum::<f32>();
         }
     }
@@ -116,7 +112,7 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
 /// All whole vectors of elements, with the weights from position `at` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn strips<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E], at: usize) {
+fn strips<E: Run>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E], at: usize) {
     let head_dim = out[0].len();
     // Vectors a strip: as many as leave 8 to 12 sums.
     let wide = match out.len() {
@@ -154,7 +150,7 @@ fn strips<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32],
 /// `V` vectors of elements from `first` of `N` queries, with the weights from position `at` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn strip<E: Element, const N: usize, const V: usize>(
+fn strip<E: Run, const N: usize, const V: usize>(
     out: &mut [&mut [f32]],
     weights: &[Scores],
     decay: &[f32],
@@ -163,7 +159,8 @@ fn strip<E: Element, const N: usize, const V: usize>(
     first: usize,
 ) {
     let head_dim = out[0].len();
-    let positions = values.len() / head_dim;
+    let row = E::elements(head_dim);
+    let positions = values.len() / row;
     assert!(out.len() == N && weights.len() == N && decay.len() == N && at + positions <= BLOCK);
     assert!(first + 8 * V <= head_dim && out.iter().all(|out| out.len() == head_dim));
     let rows: [*const f32; N] = std::array::from_fn(|n| weights[n].as_ptr());
@@ -171,15 +168,15 @@ fn strip<E: Element, const N: usize, const V: usize>(
     for ((sums, out), decay) in sums.iter_mut().zip(out.iter()).zip(decay) {
         for (c, sum) in sums.iter_mut().enumerate() {
             // SAFETY: the strip is inside `out` by the second assertion.
-            let before = unsafe { load_8(out.as_ptr().add(first + 8 * c)) };
+            let before = unsafe { load_8(out.as_ptr(), first + 8 * c) };
             *sum = _mm256_mul_ps(before, _mm256_set1_ps(*decay));
         }
     }
     for p in 0..positions {
         let mut value = [_mm256_setzero_ps(); V];
         for (c, value) in value.iter_mut().enumerate() {
-            // SAFETY: `p < positions`, and the strip is inside a row by the second assertion.
-            *value = unsafe { load_8(values.as_ptr().add(p * head_dim + first + 8 * c)) };
+            // SAFETY: `p < positions`, and the strip is inside a row by the second assertion; `first` is a multiple of 8.
+            *value = unsafe { load_8(values.as_ptr().add(p * row), first + 8 * c) };
         }
         for (sums, weights) in sums.iter_mut().zip(rows) {
             // SAFETY: `at + p < at + positions <= BLOCK` by the first assertion.

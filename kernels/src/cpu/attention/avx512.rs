@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, Scores};
 use crate::cache::TILE_POSITIONS;
-use crate::cpu::load_x86::{Element, load_16, load_some};
+use crate::cpu::load_x86::{Run, load_half, load_some};
 
 /// Queries that share a load.
 const SHARED: usize = 6;
@@ -17,11 +17,11 @@ const WIDE: usize = 4;
 const AHEAD: usize = 32;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+pub(super) fn scores<E: Run>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
-    let tile = head_dim * TILE_POSITIONS;
+    let tile = E::elements(head_dim * TILE_POSITIONS);
     assert!(scores.len() == q.len() && q.iter().all(|q| q.len() == head_dim));
-    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / head_dim <= BLOCK);
+    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / tile * TILE_POSITIONS <= BLOCK);
     let wide = keys.chunks_exact(WIDE * tile);
     let rest = wide.remainder();
     let mut at = 0;
@@ -38,7 +38,7 @@ pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]
 /// The `T` tiles of `keys`, which become the scores from tile `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-fn queries<E: Element, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E], at: usize) {
+fn queries<E: Run, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E], at: usize) {
     for (scores, q) in scores.chunks_mut(SHARED).zip(q.chunks(SHARED)) {
         match q.len() {
             SHARED => tiles::<E, SHARED, T>(scores, q, keys, at),
@@ -54,32 +54,35 @@ fn queries<E: Element, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys
 /// [`queries`] for `N` of them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-fn tiles<E: Element, const N: usize, const T: usize>(
-    scores: &mut [Scores],
-    q: &[&[f32]],
-    keys: &[E],
-    at: usize,
-) {
+fn tiles<E: Run, const N: usize, const T: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E], at: usize) {
     let head_dim = q[0].len();
-    assert!(q.len() == N && scores.len() == N && keys.len() >= T * TILE_POSITIONS * head_dim);
+    let tile = E::elements(head_dim * TILE_POSITIONS);
+    assert!(q.len() == N && scores.len() == N && keys.len() >= T * tile);
     assert!((at + T) * TILE_POSITIONS <= BLOCK && q.iter().all(|q| q.len() == head_dim));
     let mut sums = [[_mm512_setzero_ps(); T]; N];
-    for i in 0..head_dim {
-        let mut key = [_mm512_setzero_ps(); T];
-        for (t, key) in key.iter_mut().enumerate() {
-            // SAFETY: row `i` of tile `t` is inside `keys` by the first assertion.
-            unsafe {
-                let from = keys.as_ptr().add((t * head_dim + i) * TILE_POSITIONS);
-                *key = load_16(from);
-                // The next tiles of as many; any address may be asked for.
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(T * head_dim * TILE_POSITIONS).cast());
+    for pair in 0..head_dim.div_ceil(2) {
+        for half in 0..2 {
+            let i = 2 * pair + half;
+            if i == head_dim {
+                break;
             }
-        }
-        for (sums, q) in sums.iter_mut().zip(q) {
-            // SAFETY: every query has `head_dim` elements by the second assertion.
-            let q = _mm512_set1_ps(unsafe { *q.get_unchecked(i) });
-            for (sum, key) in sums.iter_mut().zip(key) {
-                *sum = _mm512_fmadd_ps(q, key, *sum);
+            let mut key = [_mm512_setzero_ps(); T];
+            for (t, key) in key.iter_mut().enumerate() {
+                let from = keys.as_ptr().wrapping_add(t * tile);
+                // SAFETY: row `i` of tile `t` is inside `keys` by the first assertion.
+                *key = unsafe { load_half(from, pair, half, u16::MAX) };
+                if half == 0 || E::elements(32) == 32 {
+                    // The next tiles of as many, once where two rows share elements; any address may be asked for.
+                    let next = from.wrapping_add(T * tile + E::elements(i * TILE_POSITIONS));
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                }
+            }
+            for (sums, q) in sums.iter_mut().zip(q) {
+                // SAFETY: every query has `head_dim` elements by the second assertion.
+                let q = _mm512_set1_ps(unsafe { *q.get_unchecked(i) });
+                for (sum, key) in sums.iter_mut().zip(key) {
+                    *sum = _mm512_fmadd_ps(q, key, *sum);
+                }
             }
         }
     }
@@ -92,9 +95,10 @@ fn tiles<E: Element, const N: usize, const T: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
+pub(super) fn mix<E: Run>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
     let head_dim = out[0].len();
-    assert!(head_dim > 0 && values.len() / head_dim <= BLOCK && values.len().is_multiple_of(head_dim));
+    let row = E::elements(head_dim);
+    assert!(head_dim > 0 && values.len() / row <= BLOCK && values.len().is_multiple_of(row));
     assert!(weights.len() == out.len() && decay.len() == out.len());
     assert!(out.iter().all(|out| out.len() == head_dim));
     let mut first = 0;
@@ -113,7 +117,7 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
 /// `C` vectors of elements from `first`, the last limited to `mask`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-fn columns<E: Element, const C: usize>(
+fn columns<E: Run, const C: usize>(
     out: &mut [&mut [f32]],
     weights: &[Scores],
     decay: &[f32],
@@ -137,7 +141,7 @@ fn columns<E: Element, const C: usize>(
 /// [`columns`] for `N` queries.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-fn strip<E: Element, const N: usize, const C: usize>(
+fn strip<E: Run, const N: usize, const C: usize>(
     out: &mut [&mut [f32]],
     weights: &[Scores],
     decay: &[f32],
@@ -146,28 +150,36 @@ fn strip<E: Element, const N: usize, const C: usize>(
     mask: __mmask16,
 ) {
     let head_dim = out[0].len();
-    let positions = values.len() / head_dim;
+    let row = E::elements(head_dim);
+    let positions = values.len() / row;
     let elements = (C - 1) * 16 + mask.count_ones() as usize;
     assert!(out.len() == N && weights.len() == N && decay.len() == N && positions <= BLOCK);
-    assert!(first + elements <= head_dim && out.iter().all(|out| out.len() == head_dim));
+    assert!(
+        first.is_multiple_of(16 * C)
+            && first + elements <= head_dim
+            && out.iter().all(|out| out.len() == head_dim)
+    );
     let mut sums = [[_mm512_setzero_ps(); C]; N];
     for ((sums, out), decay) in sums.iter_mut().zip(out.iter()).zip(decay) {
         for (c, sum) in sums.iter_mut().enumerate() {
             // SAFETY: the elements of the mask are inside `out` by the second assertion.
-            let before = unsafe { load_some(out.as_ptr().add(first + 16 * c), mask) };
+            let before = unsafe { load_some(out.as_ptr(), first + 16 * c, mask) };
             *sum = _mm512_mul_ps(before, _mm512_set1_ps(*decay));
         }
     }
     for p in 0..positions {
         let mut value = [_mm512_setzero_ps(); C];
         for (c, value) in value.iter_mut().enumerate() {
-            let at = p * head_dim + first + 16 * c;
+            // Known when this is compiled where vectors are more than one: they begin at a multiple of 64.
+            let (pair, half) =
+                if C == WIDE { (first / 32 + c / 2, c % 2) } else { (first / 32, first / 16 % 2) };
             // SAFETY: `p < positions`, and the elements of the mask are inside a row by the second assertion.
             unsafe {
-                let from = values.as_ptr().add(at);
-                *value = load_some(from, mask);
+                let from = values.as_ptr().add(p * row);
+                *value = load_half(from, pair, half, mask);
                 // Any address may be asked for.
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * head_dim).cast());
+                let next = from.wrapping_add(AHEAD * row + E::elements(first + 16 * c));
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
             }
         }
         for (sums, weights) in sums.iter_mut().zip(weights) {

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, Scores, avx512};
 use crate::cache::TILE_POSITIONS;
-use crate::cpu::load_x86::{Element, load_16, load_some};
+use crate::cpu::load_x86::{Run, load_16, load_some};
 
 /// Queries that share a load.
 const SHARED: usize = 6;
@@ -17,11 +17,11 @@ const WIDE: usize = 4;
 type Panel<const PAIRS: usize> = [[__m512i; WIDE]; PAIRS];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+pub(super) fn scores<E: Run>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
-    let tile = head_dim * TILE_POSITIONS;
+    let tile = E::elements(head_dim * TILE_POSITIONS);
     assert!(scores.len() == q.len() && q.iter().all(|q| q.len() == head_dim));
-    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / head_dim <= BLOCK);
+    assert!(tile > 0 && keys.len().is_multiple_of(tile) && keys.len() / tile * TILE_POSITIONS <= BLOCK);
     // No more memory than the heads need: clearing it takes time.
     match head_dim.div_ceil(2) {
         ..33 => blocks::<E, 32>(scores, q, keys),
@@ -34,9 +34,9 @@ pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]
 /// Heads of up to `PAIRS` pairs of elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-fn blocks<E: Element, const PAIRS: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+fn blocks<E: Run, const PAIRS: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
-    let tile = head_dim * TILE_POSITIONS;
+    let tile = E::elements(head_dim * TILE_POSITIONS);
     let mut panel = [[_mm512_setzero_si512(); WIDE]; PAIRS];
     let wide = keys.chunks_exact(WIDE * tile);
     let rest = wide.remainder();
@@ -61,7 +61,7 @@ fn round<const PAIRS: usize>(pairs: &mut [u32; PAIRS], x: &[f32]) {
     for (pairs, x) in pairs.chunks_mut(8).zip(x.chunks(16)) {
         let mask = u16::MAX >> (16 - x.len());
         // SAFETY: the mask has as many bits as `x` has elements.
-        let rounded = _mm512_cvtneps_pbh(unsafe { load_some(x.as_ptr(), mask) });
+        let rounded = _mm512_cvtneps_pbh(unsafe { load_some(x.as_ptr(), 0, mask) });
         // SAFETY: both are 32 bytes of plain numbers.
         let rounded: [u32; 8] = unsafe { std::mem::transmute(rounded) };
         pairs.copy_from_slice(&rounded[..pairs.len()]);
@@ -84,17 +84,17 @@ fn pair(first: __m512, second: __m512) -> __m512i {
 /// The pairs of elements of `T` tiles of keys.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-fn key_panel<E: Element, const T: usize, const P: usize>(panel: &mut Panel<P>, keys: &[E], head_dim: usize) {
-    assert!(keys.len() == T * head_dim * TILE_POSITIONS && head_dim <= 2 * P);
-    for (t, tile) in keys.chunks_exact(head_dim * TILE_POSITIONS).enumerate() {
-        let rows = tile.chunks(2 * TILE_POSITIONS);
-        for (panel, rows) in panel.iter_mut().zip(rows) {
-            // SAFETY: a row is 16 elements, and `rows` is one or two of them.
+fn key_panel<E: Run, const T: usize, const P: usize>(panel: &mut Panel<P>, keys: &[E], head_dim: usize) {
+    let tile = E::elements(head_dim * TILE_POSITIONS);
+    assert!(keys.len() == T * tile && head_dim <= 2 * P);
+    for (t, tile) in keys.chunks_exact(tile).enumerate() {
+        for (i, panel) in (0..head_dim).step_by(2).zip(panel.iter_mut()) {
+            // SAFETY: a tile has `head_dim` rows of 16 numbers.
             panel[t] = unsafe {
-                let first = load_16(rows.as_ptr());
-                let second = match rows.len() {
-                    TILE_POSITIONS => _mm512_setzero_ps(),
-                    _ => load_16(rows.as_ptr().add(TILE_POSITIONS)),
+                let first = load_16(tile.as_ptr(), i * TILE_POSITIONS);
+                let second = match i + 1 == head_dim {
+                    true => _mm512_setzero_ps(),
+                    false => load_16(tile.as_ptr(), (i + 1) * TILE_POSITIONS),
                 };
                 pair(first, second)
             };
@@ -165,10 +165,11 @@ fn sums<const N: usize, const T: usize, const P: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
+pub(super) fn mix<E: Run>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
     let head_dim = out[0].len();
-    let positions = values.len() / head_dim;
-    assert!(head_dim > 0 && positions <= BLOCK && values.len().is_multiple_of(head_dim));
+    let row = E::elements(head_dim);
+    let positions = values.len() / row;
+    assert!(head_dim > 0 && positions <= BLOCK && values.len().is_multiple_of(row));
     assert!(weights.len() == out.len() && decay.len() == out.len());
     assert!(out.iter().all(|out| out.len() == head_dim));
     let mut panel = [[_mm512_setzero_si512(); WIDE]; BLOCK / 2];
@@ -191,24 +192,25 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
 /// The pairs of positions of `C` vectors of elements from `first`, the last limited to `mask`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,f16c")]
-fn value_panel<E: Element, const C: usize>(
+fn value_panel<E: Run, const C: usize>(
     panel: &mut Panel<{ BLOCK / 2 }>,
     values: &[E],
     head_dim: usize,
     first: usize,
     mask: __mmask16,
 ) {
-    assert!(first + (C - 1) * 16 + mask.count_ones() as usize <= head_dim);
-    for (panel, rows) in panel.iter_mut().zip(values.chunks(2 * head_dim)) {
+    assert!(first + (C - 1) * 16 + mask.count_ones() as usize <= head_dim && first.is_multiple_of(16));
+    let row = E::elements(head_dim);
+    for (panel, rows) in panel.iter_mut().zip(values.chunks(2 * row)) {
         for (c, pairs) in panel.iter_mut().enumerate().take(C) {
             let at = first + 16 * c;
             // SAFETY: `rows` is one or two rows, in which the elements of the mask are by the assertion.
             *pairs = unsafe {
-                let second = match rows.len() == head_dim {
+                let second = match rows.len() == row {
                     true => _mm512_setzero_ps(),
-                    false => load_some(rows.as_ptr().add(head_dim + at), mask),
+                    false => load_some(rows.as_ptr().add(row), at, mask),
                 };
-                pair(load_some(rows.as_ptr().add(at), mask), second)
+                pair(load_some(rows.as_ptr(), at, mask), second)
             };
         }
     }
@@ -247,10 +249,10 @@ fn strip<const C: usize>(
             for (c, sum) in sums.iter().enumerate() {
                 // SAFETY: the elements of the mask are inside `out` by the assertion.
                 unsafe {
-                    let at = out.as_mut_ptr().add(first + 16 * c);
-                    let before = load_some(at, mask);
+                    let at = first + 16 * c;
+                    let before = load_some(out.as_ptr(), at, mask);
                     let after = _mm512_fmadd_ps(before, _mm512_set1_ps(*decay), *sum);
-                    _mm512_mask_storeu_ps(at, mask, after);
+                    _mm512_mask_storeu_ps(out.as_mut_ptr().add(at), mask, after);
                 }
             }
         }

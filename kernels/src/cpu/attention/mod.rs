@@ -1,11 +1,11 @@
 //! Grouped-query attention over tiles of the cache, with an online softmax (Milakov and Gimelshein 2018,
 //! <https://arxiv.org/abs/1805.02867>): each block of positions is read once for up to 96 queries that share a head of
-//! keys, and memory does not grow with the context. Kernels multiply the numbers of an 8-bit cache as they are; their
-//! scales go onto the scores, and onto the weights of the values.
+//! keys, and memory does not grow with the context. Kernels multiply the numbers of an 8-bit cache, and the
+//! levels of a 4-bit one, as they are; their scales go onto the scores, and onto the weights of the values.
 //!
 //! | variant | needs | method |
 //! |---------|-------|--------|
-//! | `avx512-bf16` | avx512-bf16 | prompts over an f16 or 8-bit cache: pairs of bf16, 6 queries share 4 loads |
+//! | `avx512-bf16` | avx512-bf16 | prompts over a cache of 16 bits or fewer: pairs of bf16, 6 queries share 4 loads |
 //! | `avx512` | avx512-vnni | vectors of 16, 6 queries share 4 loads |
 //! | `avx2` | avx2 | vectors of 8, up to 6 queries share a load |
 //! | `neon` | neon | 16 positions of 4 queries, or 32 elements of 2 queries, in 16 vectors |
@@ -17,10 +17,12 @@
 use half::f16;
 
 pub(super) use self::attend::Attend;
+pub(super) use self::rotated::Rotated;
 pub(super) use self::work::{Work, partial_bytes, partial_len};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::features::Level;
 use super::variant::Variant;
+use crate::cache::{Nibbles, Number};
 
 mod attend;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +34,7 @@ mod avx512_bf16;
 mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod rotated;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -52,15 +55,15 @@ const PROMPT_ROWS: u32 = 32;
 /// The scores of one query over a block.
 type Scores = [f32; BLOCK];
 
-/// `scores[n][p] = q[n] . k[p]` for the positions of `keys`, `(tiles, head_dim, 16)` with 1 to 8 tiles. There are 1 to
-/// [`QUERIES`] queries, each of `head_dim`.
+/// `scores[n][p] = q[n] . k[p]` for the positions of `keys`, `(tiles, head_dim, 16)` with 1 to 8 tiles, each a run of
+/// [`Number`]s. There are 1 to [`QUERIES`] queries, each of `head_dim`.
 ///
 /// # Safety
 /// The variant's `supported` returned true for the features of this CPU.
 type ScoresOf<E> = unsafe fn(scores: &mut [Scores], q: &[&[f32]], keys: &[E]);
 
 /// `out[n] = decay[n] * out[n] + sum over p of weights[n][p] * values[p]`; `values` is `(positions, head_dim)` with 1 to
-/// [`BLOCK`] positions, and `out`, `weights` and `decay` have 1 to [`QUERIES`] elements.
+/// [`BLOCK`] positions, each a run, and `out`, `weights` and `decay` have 1 to [`QUERIES`] elements.
 ///
 /// # Safety
 /// The variant's `supported` returned true for the features of this CPU.
@@ -71,9 +74,11 @@ struct Kernel {
     scores_f32: ScoresOf<f32>,
     scores_f16: ScoresOf<f16>,
     scores_i8: ScoresOf<i8>,
+    scores_i4: ScoresOf<Nibbles>,
     mix_f32: Mix<f32>,
     mix_f16: Mix<f16>,
     mix_i8: Mix<i8>,
+    mix_i4: Mix<Nibbles>,
 }
 
 /// Fastest first; `generic` is last and runs everywhere.
@@ -86,9 +91,11 @@ const VARIANTS: &[Variant<Kernel>] = &[
             scores_f32: avx512::scores::<f32>,
             scores_f16: avx512::scores::<f16>,
             scores_i8: avx512::scores::<i8>,
+            scores_i4: avx512::scores::<Nibbles>,
             mix_f32: avx512::mix::<f32>,
             mix_f16: avx512::mix::<f16>,
             mix_i8: avx512::mix::<i8>,
+            mix_i4: avx512::mix::<Nibbles>,
         },
     },
     #[cfg(target_arch = "x86_64")]
@@ -99,9 +106,11 @@ const VARIANTS: &[Variant<Kernel>] = &[
             scores_f32: avx2::scores::<f32>,
             scores_f16: avx2::scores::<f16>,
             scores_i8: avx2::scores::<i8>,
+            scores_i4: avx2::scores::<Nibbles>,
             mix_f32: avx2::mix::<f32>,
             mix_f16: avx2::mix::<f16>,
             mix_i8: avx2::mix::<i8>,
+            mix_i4: avx2::mix::<Nibbles>,
         },
     },
     #[cfg(target_arch = "aarch64")]
@@ -112,9 +121,11 @@ const VARIANTS: &[Variant<Kernel>] = &[
             scores_f32: neon::scores::<f32>,
             scores_f16: neon::scores::<f16>,
             scores_i8: neon::scores::<i8>,
+            scores_i4: neon::scores::<Nibbles>,
             mix_f32: neon::mix::<f32>,
             mix_f16: neon::mix::<f16>,
             mix_i8: neon::mix::<i8>,
+            mix_i4: neon::mix::<Nibbles>,
         },
     },
     Variant {
@@ -124,9 +135,11 @@ const VARIANTS: &[Variant<Kernel>] = &[
             scores_f32: generic::scores::<f32>,
             scores_f16: generic::scores::<f16>,
             scores_i8: generic::scores::<i8>,
+            scores_i4: generic::scores::<Nibbles>,
             mix_f32: generic::mix::<f32>,
             mix_f16: generic::mix::<f16>,
             mix_i8: generic::mix::<i8>,
+            mix_i4: generic::mix::<Nibbles>,
         },
     },
 ];
@@ -141,15 +154,17 @@ const PROMPT_VARIANTS: &[Variant<Kernel>] = &[
             scores_f32: avx512::scores::<f32>,
             scores_f16: avx512_bf16::scores::<f16>,
             scores_i8: avx512_bf16::scores::<i8>,
+            scores_i4: avx512_bf16::scores::<Nibbles>,
             mix_f32: avx512::mix::<f32>,
             mix_f16: avx512_bf16::mix::<f16>,
             mix_i8: avx512_bf16::mix::<i8>,
+            mix_i4: avx512_bf16::mix::<Nibbles>,
         },
     },
 ];
 
-/// An element type that a cache may have.
-trait Element: Copy + Into<f32> + Sync {
+/// A form of numbers that a cache may have.
+trait Element: Number {
     fn scores(kernel: &Kernel) -> ScoresOf<Self>;
     fn mix(kernel: &Kernel) -> Mix<Self>;
 }
@@ -169,6 +184,15 @@ impl Element for i8 {
     }
     fn mix(kernel: &Kernel) -> Mix<Self> {
         kernel.mix_i8
+    }
+}
+
+impl Element for Nibbles {
+    fn scores(kernel: &Kernel) -> ScoresOf<Self> {
+        kernel.scores_i4
+    }
+    fn mix(kernel: &Kernel) -> Mix<Self> {
+        kernel.mix_i4
     }
 }
 

@@ -2,10 +2,10 @@ use std::arch::aarch64::{float32x4_t, vdupq_n_f32, vfmaq_n_f32, vmulq_n_f32, vst
 
 use super::{BLOCK, Scores};
 use crate::cache::TILE_POSITIONS;
-use crate::cpu::neon::Element;
+use crate::cpu::neon::Run;
 
 #[target_feature(enable = "neon")]
-pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+pub(super) fn scores<E: Run>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     for (scores, q) in scores.chunks_mut(4).zip(q.chunks(4)) {
         match q.len() {
             4 => tiles::<E, 4>(scores, q, keys),
@@ -19,13 +19,13 @@ pub(super) fn scores<E: Element>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]
 /// All tiles for `N` queries.
 #[inline]
 #[target_feature(enable = "neon")]
-fn tiles<E: Element, const N: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
+fn tiles<E: Run, const N: usize>(scores: &mut [Scores], q: &[&[f32]], keys: &[E]) {
     let head_dim = q[0].len();
     let q: [&[f32]; N] = std::array::from_fn(|n| &q[n][..head_dim]);
-    for (t, tile) in keys.chunks_exact(head_dim * TILE_POSITIONS).enumerate() {
+    for (t, tile) in keys.chunks_exact(E::elements(head_dim * TILE_POSITIONS)).enumerate() {
         let mut sums = [[vdupq_n_f32(0.0); 4]; N];
-        for (i, key) in tile.as_chunks::<TILE_POSITIONS>().0[..head_dim].iter().enumerate() {
-            let key = load_16(key);
+        for i in 0..head_dim {
+            let key: [_; 4] = load(tile, i * TILE_POSITIONS);
             for (sums, q) in sums.iter_mut().zip(&q) {
                 add_scaled(sums, &key, q[i]);
             }
@@ -37,7 +37,7 @@ fn tiles<E: Element, const N: usize>(scores: &mut [Scores], q: &[&[f32]], keys: 
 }
 
 #[target_feature(enable = "neon")]
-pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
+pub(super) fn mix<E: Run>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
     let outs = out.chunks_mut(2).zip(weights.chunks(2)).zip(decay.chunks(2));
     for ((out, weights), decay) in outs {
         match decay.len() {
@@ -50,12 +50,7 @@ pub(super) fn mix<E: Element>(out: &mut [&mut [f32]], weights: &[Scores], decay:
 /// All elements of `N` queries.
 #[inline]
 #[target_feature(enable = "neon")]
-fn elements<E: Element, const N: usize>(
-    out: &mut [&mut [f32]],
-    weights: &[Scores],
-    decay: &[f32],
-    values: &[E],
-) {
+fn elements<E: Run, const N: usize>(out: &mut [&mut [f32]], weights: &[Scores], decay: &[f32], values: &[E]) {
     let head_dim = out[0].len();
     let mut first = 0;
     while first + 32 <= head_dim {
@@ -68,8 +63,8 @@ fn elements<E: Element, const N: usize>(
     }
     for ((out, weights), decay) in out.iter_mut().zip(weights).zip(decay) {
         for (i, out) in out.iter_mut().enumerate().skip(first) {
-            let values = values.iter().skip(i).step_by(head_dim);
-            let terms = weights.iter().zip(values).map(|(w, v)| w * (*v).into());
+            let rows = values.chunks_exact(E::elements(head_dim));
+            let terms = weights.iter().zip(rows).map(|(w, v)| w * E::get(v, i));
             *out = *out * decay + terms.sum::<f32>();
         }
     }
@@ -78,7 +73,7 @@ fn elements<E: Element, const N: usize>(
 /// `V` vectors of elements from `first` of `N` queries.
 #[inline]
 #[target_feature(enable = "neon")]
-fn strip<E: Element, const N: usize, const V: usize>(
+fn strip<E: Run, const N: usize, const V: usize>(
     out: &mut [&mut [f32]],
     weights: &[Scores],
     decay: &[f32],
@@ -89,14 +84,13 @@ fn strip<E: Element, const N: usize, const V: usize>(
     let weights: [&Scores; N] = std::array::from_fn(|n| &weights[n]);
     let mut sums = [[vdupq_n_f32(0.0); V]; N];
     for ((sums, out), decay) in sums.iter_mut().zip(out.iter()).zip(decay) {
-        load(sums, &out[first..][..4 * V]);
+        *sums = load(out, first);
         for sum in sums {
             *sum = vmulq_n_f32(*sum, *decay);
         }
     }
-    for (p, values) in values.chunks_exact(head_dim).enumerate().take(BLOCK) {
-        let mut columns = [vdupq_n_f32(0.0); V];
-        load(&mut columns, &values[first..][..4 * V]);
+    for (p, values) in values.chunks_exact(E::elements(head_dim)).enumerate().take(BLOCK) {
+        let columns: [_; V] = load(values, first);
         for (sums, weights) in sums.iter_mut().zip(&weights) {
             add_scaled(sums, &columns, weights[p]);
         }
@@ -106,21 +100,15 @@ fn strip<E: Element, const N: usize, const V: usize>(
     }
 }
 
+/// `V` vectors, an even number, from number `at` of a run.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load_16<E: Element>(from: &[E; 16]) -> [float32x4_t; 4] {
-    let mut vectors = [vdupq_n_f32(0.0); 4];
-    load(&mut vectors, from);
-    vectors
-}
-
-/// Fills pairs of vectors from as many elements.
-#[inline]
-#[target_feature(enable = "neon")]
-fn load<E: Element>(vectors: &mut [float32x4_t], from: &[E]) {
-    for (vectors, from) in vectors.as_chunks_mut::<2>().0.iter_mut().zip(from.as_chunks::<8>().0) {
-        *vectors = E::load(from);
+fn load<E: Run, const V: usize>(run: &[E], at: usize) -> [float32x4_t; V] {
+    let mut vectors = [vdupq_n_f32(0.0); V];
+    for (n, vectors) in vectors.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *vectors = E::load_at(run, at + 8 * n);
     }
+    vectors
 }
 
 #[inline]

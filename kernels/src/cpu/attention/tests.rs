@@ -7,7 +7,7 @@ use crate::cpu::features::Features;
 use crate::test_data::Random;
 use crate::{AttentionShape, CacheDtype, CacheShape, Span};
 
-const DIMS: [usize; 7] = [1, 4, 15, 16, 64, 80, 128];
+const DIMS: [usize; 8] = [1, 4, 15, 16, 49, 64, 80, 128];
 
 /// What a variant may err by for a product of 1, beside the roundings of f32: two factors rounded to 8 bits.
 fn coarseness<E: Element + 'static>(attend: Attend) -> f64 {
@@ -15,13 +15,23 @@ fn coarseness<E: Element + 'static>(attend: Attend) -> f64 {
     if attend.name() == "avx512-bf16" && !exact { 2.0 / 256.0 + 1.0 / 65536.0 } else { 0.0 }
 }
 
+/// A run of the numbers that `narrow` makes of normal ones.
+fn run_of<E: Element>(random: &mut Random, len: usize, narrow: fn(f32) -> E) -> Vec<E> {
+    let mut run = vec![E::default(); E::elements(len)];
+    for (i, x) in random.normal(len).into_iter().enumerate() {
+        E::set(&mut run, i, narrow(x));
+    }
+    run
+}
+
 /// A score is a sum of `head_dim` products.
 fn assert_scores<E: Element + 'static>(attend: Attend, narrow: fn(f32) -> E) {
     let mut random = Random::new(5);
     for head_dim in DIMS {
         for (count, tiles) in [(1, 1), (1, 7), (2, 8), (3, 3), (4, 2), (5, 3), (7, 1), (8, 8), (24, 5)] {
-            let keys: Vec<E> =
-                random.normal(tiles * head_dim * TILE_POSITIONS).into_iter().map(narrow).collect();
+            let mut tile = || run_of(&mut random, head_dim * TILE_POSITIONS, narrow);
+            let stored: Vec<Vec<E>> = (0..tiles).map(|_| tile()).collect();
+            let keys = stored.concat();
             let q: Vec<Vec<f32>> = (0..count).map(|_| random.normal(head_dim)).collect();
             let q: Vec<&[f32]> = q.iter().map(Vec::as_slice).collect();
             let mut scores = vec![[f32::NAN; BLOCK]; count];
@@ -29,10 +39,9 @@ fn assert_scores<E: Element + 'static>(attend: Attend, narrow: fn(f32) -> E) {
             unsafe { E::scores(attend.kernel.get())(&mut scores, &q, &keys) };
             for (n, q) in q.iter().enumerate() {
                 for p in 0..tiles * TILE_POSITIONS {
-                    let key =
-                        |i| keys[(p / TILE_POSITIONS * head_dim + i) * TILE_POSITIONS + p % TILE_POSITIONS];
-                    let terms =
-                        || q.iter().enumerate().map(|(i, q)| f64::from(*q) * f64::from(key(i).into()));
+                    let (tile, place) = (&stored[p / TILE_POSITIONS], p % TILE_POSITIONS);
+                    let key = |i| f64::from(E::get(tile, i * TILE_POSITIONS + place));
+                    let terms = || q.iter().enumerate().map(|(i, q)| f64::from(*q) * key(i));
                     let each = (head_dim + 1) as f64 * f64::from(f32::EPSILON) + coarseness::<E>(attend);
                     let bound = each * terms().map(f64::abs).sum::<f64>();
                     let error = (f64::from(scores[n][p]) - terms().sum::<f64>()).abs();
@@ -48,7 +57,8 @@ fn assert_mix<E: Element + 'static>(attend: Attend, narrow: fn(f32) -> E) {
     let mut random = Random::new(6);
     for head_dim in DIMS {
         for (count, positions) in [(1, 1), (2, 128), (3, 17), (4, 16), (5, 31), (7, 2), (8, 100), (24, 64)] {
-            let values: Vec<E> = random.normal(positions * head_dim).into_iter().map(narrow).collect();
+            let stored: Vec<Vec<E>> = (0..positions).map(|_| run_of(&mut random, head_dim, narrow)).collect();
+            let values = stored.concat();
             let weights: Vec<Scores> = (0..count).map(|_| random.normal(BLOCK).try_into().unwrap()).collect();
             let decay = random.normal(count);
             let before: Vec<Vec<f32>> = (0..count).map(|_| random.normal(head_dim)).collect();
@@ -59,10 +69,7 @@ fn assert_mix<E: Element + 'static>(attend: Attend, narrow: fn(f32) -> E) {
             for n in 0..count {
                 for i in 0..head_dim {
                     let decayed = f64::from(decay[n]) * f64::from(before[n][i]);
-                    let product = |p: usize| {
-                        let value: f32 = values[p * head_dim + i].into();
-                        f64::from(weights[n][p]) * f64::from(value)
-                    };
+                    let product = |p: usize| f64::from(weights[n][p]) * f64::from(E::get(&stored[p], i));
                     let terms = || (0..positions).map(product).chain([decayed]);
                     let each = (positions + 2) as f64 * f64::from(f32::EPSILON) + coarseness::<E>(attend);
                     let bound = each * terms().map(f64::abs).sum::<f64>();
@@ -80,9 +87,11 @@ fn every_variant_agrees() {
         assert_scores::<f32>(attend, |x| x);
         assert_scores::<f16>(attend, f16::from_f32);
         assert_scores::<i8>(attend, |x| (x * 20.0) as i8);
+        assert_scores::<Nibbles>(attend, |x| Nibbles((x * 2.0 + 8.0) as u8 & 15));
         assert_mix::<f32>(attend, |x| x);
         assert_mix::<f16>(attend, f16::from_f32);
         assert_mix::<i8>(attend, |x| (x * 20.0) as i8);
+        assert_mix::<Nibbles>(attend, |x| Nibbles((x * 2.0 + 8.0) as u8 & 15));
     }
 }
 

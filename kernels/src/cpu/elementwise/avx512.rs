@@ -26,7 +26,7 @@ fn exp_and_sum(x: &mut [f32], scale: f32, max: f32) -> f32 {
         let mask = u16::MAX >> (16 - x.len());
         // SAFETY: the mask has as many bits as `x` has elements.
         unsafe {
-            let power = exp(_mm512_fmsub_ps(load_some(x.as_ptr(), mask), scale, max));
+            let power = exp(_mm512_fmsub_ps(load_some(x.as_ptr(), 0, mask), scale, max));
             _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, power);
             sums = _mm512_mask_add_ps(sums, mask, sums, power);
         }

@@ -11,7 +11,12 @@ use crate::cpu::load_x86::{Element, load_8};
 const LANES: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn run<E: Element>(out: &mut [[f32; TILE_ROWS]], weights: &[E], cols: usize, x: &[f32]) {
+pub(super) fn run<E: Element + Into<f32>>(
+    out: &mut [[f32; TILE_ROWS]],
+    weights: &[E],
+    cols: usize,
+    x: &[f32],
+) {
     for (row, weights) in weights.chunks_exact(cols).enumerate() {
         for (out, x) in out.chunks_mut(4).zip(x.chunks(4 * cols)) {
             match out.len() {
@@ -27,7 +32,7 @@ pub(super) fn run<E: Element>(out: &mut [[f32; TILE_ROWS]], weights: &[E], cols:
 /// One row of weights by `N` of activations, each in `U` sums that do not wait for one another.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tokens<E: Element, const N: usize, const U: usize>(
+fn tokens<E: Element + Into<f32>, const N: usize, const U: usize>(
     out: &mut [[f32; TILE_ROWS]],
     row: usize,
     weights: &[E],
@@ -41,10 +46,10 @@ fn tokens<E: Element, const N: usize, const U: usize>(
         for u in 0..U {
             let at = at + u * LANES;
             // SAFETY: `at + 8 <= whole <= cols`.
-            let weight = unsafe { load_8(weights.as_ptr().add(at)) };
+            let weight = unsafe { load_8(weights.as_ptr(), at) };
             for (n, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: as above, in row `n < N`, whose length is asserted.
-                let input = unsafe { load_8(x.as_ptr().add(n * cols + at)) };
+                let input = unsafe { load_8(x.as_ptr(), n * cols + at) };
                 sums[u] = _mm256_fmadd_ps(weight, input, sums[u]);
             }
         }

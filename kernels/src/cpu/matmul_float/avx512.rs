@@ -50,7 +50,7 @@ fn row<E: Element>(weights: &[E], x: &[f32]) -> f32 {
         for (j, sum) in sums.iter_mut().enumerate() {
             let at = (4 * i + j) * LANES;
             // SAFETY: `at + 16 <= whole * 64 <= len` of both, whose equality is asserted.
-            let (w, x) = unsafe { (load_16(weights.as_ptr().add(at)), load_16(x.as_ptr().add(at))) };
+            let (w, x) = unsafe { (load_16(weights.as_ptr(), at), load_16(x.as_ptr(), at)) };
             *sum = _mm512_fmadd_ps(w, x, *sum);
         }
     }
@@ -58,8 +58,7 @@ fn row<E: Element>(weights: &[E], x: &[f32]) -> f32 {
     while at < x.len() {
         let mask = u16::MAX >> (LANES - (x.len() - at).min(LANES));
         // SAFETY: the mask covers elements below the length of both.
-        let (w, x) =
-            unsafe { (load_some(weights.as_ptr().add(at), mask), load_some(x.as_ptr().add(at), mask)) };
+        let (w, x) = unsafe { (load_some(weights.as_ptr(), at, mask), load_some(x.as_ptr(), at, mask)) };
         sums[0] = _mm512_fmadd_ps(w, x, sums[0]);
         at += LANES;
     }
@@ -85,11 +84,11 @@ fn block<E: Element, const R: usize, const N: usize>(
         let mut inputs = [_mm512_setzero_ps(); N];
         for (n, input) in inputs.iter_mut().enumerate() {
             // SAFETY: the mask covers columns below `cols` of row `n < N`, whose length is asserted.
-            *input = unsafe { load_some(x.as_ptr().add(n * cols + at), mask) };
+            *input = unsafe { load_some(x.as_ptr(), n * cols + at, mask) };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above, for row `r < R`.
-            let weight = unsafe { load_some(weights.as_ptr().add(r * cols + at), mask) };
+            let weight = unsafe { load_some(weights.as_ptr(), r * cols + at, mask) };
             for (sum, input) in sums.iter_mut().zip(inputs) {
                 *sum = _mm512_fmadd_ps(weight, input, *sum);
             }
