@@ -472,6 +472,18 @@ pub trait Backend {
         Err(BackendError::Unsupported("delta_rule".into()))
     }
 
+    /// Keeps what `slot` of a state holds, in the place of what was remembered of it before.
+    fn remember(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result<(), BackendError> {
+        let _ = (state, slot);
+        Err(BackendError::Unsupported("remember".into()))
+    }
+
+    /// Makes `slot` of a state hold what was last remembered of it.
+    fn recall(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result<(), BackendError> {
+        let _ = (state, slot);
+        Err(BackendError::Unsupported("recall".into()))
+    }
+
     /// `x[r] = sigmoid(gate[r]) * x[r]` for `rows` rows of `width`: one number a row.
     fn gate_rows(
         &mut self,

@@ -33,7 +33,8 @@ impl DeltaShape {
         2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
     }
 
-    /// Bytes of states, of what takes rows back and of the convolution's inputs.
+    /// Bytes of states, of what takes rows back and of the convolution's inputs, all of it twice: as it is and as it is
+    /// remembered.
     pub fn byte_len(&self) -> u64 {
         4 * self.lens().into_iter().sum::<u64>()
     }
@@ -44,20 +45,22 @@ impl DeltaShape {
     }
 
     /// Elements of [`HostDeltaState`]'s buffers, in their order.
-    fn lens(&self) -> [u64; 7] {
+    fn lens(&self) -> [u64; 8] {
         let [slots, key_heads, value_heads, key_dim, taps, undo] =
             [self.slots, self.key_heads, self.value_heads, self.key_dim, self.taps, self.undo].map(u64::from);
         let columns = self.columns() as u64;
         let channels = u64::from(self.channels());
-        [
-            slots * value_heads * key_dim * columns + LINE as u64,
+        let of_slots = [
+            slots * value_heads * key_dim * columns,
             slots * undo * key_heads * key_dim,
             slots * undo * value_heads * columns,
             slots * undo * value_heads,
             slots * (taps - 1 + undo) * channels,
-            (taps - 1) * channels,
-            2 * key_dim,
-        ]
+        ];
+        let [states, keys, deltas, decays, inputs] = of_slots;
+        let remembered = of_slots.iter().sum();
+        let before = (taps - 1) * channels;
+        [states + LINE as u64, keys, deltas, decays, inputs, remembered, before, 2 * key_dim]
     }
 
     /// [`value_dim`](Self::value_dim), rounded up to whole tiles.
@@ -87,6 +90,17 @@ pub struct Held {
 }
 
 impl Held {
+    /// Positions held at most.
+    pub fn end(self) -> u32 {
+        self.end
+    }
+
+    /// What is still held where the positions from `end` on are another sequence's.
+    #[must_use]
+    pub fn up_to(self, end: u32) -> Self {
+        if end < self.settled { Self::default() } else { Self { end: self.end.min(end), ..self } }
+    }
+
     /// Whether a span may begin at `position`: at the end, at an open row, or at 0, where a sequence begins anew.
     pub fn reaches(self, position: u32) -> bool {
         position == 0 || (self.settled..=self.end).contains(&position)
@@ -118,6 +132,10 @@ pub struct HostDeltaState {
     pub(crate) decays: Vec<f32>,
     /// Inputs of the convolution, at their position modulo the ring: `(slots, taps - 1 + undo, channels)`
     pub(crate) inputs: Vec<f32>,
+    /// All of it for each slot as it was remembered: `(slots, the above of one slot)`
+    remembered: Vec<f32>,
+    /// Of each slot, what was held then.
+    remembered_held: Vec<Held>,
     /// Weights of norms that divide by a head's length, of queries and of keys: `(key_dim)` each
     pub(crate) norms: [Vec<f32>; 2],
     /// Working memory: the inputs before a span, `(taps - 1, channels)`
@@ -154,7 +172,7 @@ impl HostDeltaState {
             let wanted = len.saturating_mul(4);
             zeroed(usize::try_from(len).map_err(|_| BackendError::OutOfMemory { wanted })?)
         };
-        let [states, keys, deltas, decays, inputs, before, _] = shape.lens().map(buffer);
+        let [states, keys, deltas, decays, inputs, remembered, before, _] = shape.lens().map(buffer);
         let states: Vec<f32> = states?;
         let root = (shape.key_dim as f32).sqrt();
         Ok(Self {
@@ -166,6 +184,8 @@ impl HostDeltaState {
             deltas: deltas?,
             decays: decays?,
             inputs: inputs?,
+            remembered: remembered?,
+            remembered_held: vec![Held::default(); shape.slots as usize],
             before: before?,
             norms: [root.powi(-2), root.powi(-1)].map(|weight| vec![weight; shape.key_dim as usize]),
         })
@@ -173,6 +193,34 @@ impl HostDeltaState {
 
     pub fn shape(&self) -> DeltaShape {
         self.shape
+    }
+
+    /// Keeps what `slot` holds for [`recall`](Self::recall), in the place of what was remembered before.
+    pub(crate) fn remember(&mut self, slot: u32) {
+        self.remembered_held[slot as usize] = self.held[slot as usize];
+        self.each_of(slot as usize, |now, then| then.copy_from_slice(now));
+    }
+
+    /// Makes `slot` hold what was last remembered of it.
+    pub(crate) fn recall(&mut self, slot: u32) {
+        self.held[slot as usize] = self.remembered_held[slot as usize];
+        self.each_of(slot as usize, |now, then| now.copy_from_slice(then));
+    }
+
+    /// Shows `visit` each buffer's part of a slot as it is and as it is remembered.
+    fn each_of(&mut self, slot: usize, visit: impl Fn(&mut [f32], &mut [f32])) {
+        let slots = self.shape.slots as usize;
+        let states = self.first..self.first + (self.states.len() - LINE);
+        let len = self.remembered.len() / slots;
+        let mut then = &mut self.remembered[slot * len..][..len];
+        let buffers =
+            [&mut self.states[states], &mut self.keys, &mut self.deltas, &mut self.decays, &mut self.inputs];
+        for buffer in buffers {
+            let len = buffer.len() / slots;
+            let (own, rest) = std::mem::take(&mut then).split_at_mut(len);
+            visit(&mut buffer[slot * len..][..len], own);
+            then = rest;
+        }
     }
 
     /// What each span of a batch does. [`settle`](Self::settle) is to follow.
@@ -228,5 +276,8 @@ mod tests {
         let held = Held::after(Span { slot: 0, start: 7, len: 1 }, 3);
         assert!(held.reaches(8) && !held.reaches(7) && !held.reaches(9));
         assert!(Held::default().reaches(0) && !Held::default().reaches(1));
+        let held = Held::after(Span { slot: 0, start: 0, len: 100 }, 3);
+        assert!(held.up_to(98).reaches(98) && !held.up_to(98).reaches(99) && held.up_to(98).end() == 98);
+        assert_eq!((held.up_to(96), held.up_to(200), held.up_to(200).end()), (Held::default(), held, 100));
     }
 }

@@ -250,6 +250,30 @@ fn proposals_are_rejected_at_any_place() {
 }
 
 #[test]
+fn what_is_remembered_comes_back_whole() {
+    for shape in shapes() {
+        let layer = Layer::new(shape);
+        let width = (shape.value_heads * shape.value_dim) as usize;
+        each_backend(|name, backend| {
+            let mut state = backend.delta_state(shape).unwrap();
+            let other = layer.step(backend, &mut state, &[span(1, 0, 9)]);
+            let expected = layer.step(backend, &mut state, &[span(2, 0, 40)]);
+            layer.step(backend, &mut state, &[span(2, 0, 20)]);
+            backend.remember(&mut state, 2).unwrap();
+            layer.step(backend, &mut state, &[span(2, 20, 9), span(1, 9, 4)]);
+            for at in 20 - shape.undo..=20 {
+                backend.recall(&mut state, 2).unwrap();
+                let out = layer.step(backend, &mut state, &[span(2, at, 40 - at)]);
+                assert_eq!(out, expected[at as usize * width..], "{name} {shape:?} from {at}");
+            }
+            // The other slot has gone on meanwhile.
+            layer.step(backend, &mut state, &[span(1, 13, 1)]);
+            assert_eq!(layer.step(backend, &mut state, &[span(1, 0, 9)]), other, "{name} {shape:?}");
+        });
+    }
+}
+
+#[test]
 fn slots_do_not_meet_and_a_gate_is_a_rows_own() {
     let layer = Layer::new(SHAPE);
     each_backend(|name, backend| {
@@ -290,7 +314,7 @@ fn bytes_are_those_of_the_buffers() {
         let channels = 2 * keys + heads * u64::from(shape.value_dim);
         let history = u64::from(shape.taps) - 1;
         let open = undo * (keys + heads * columns + heads);
-        let expected = slots * (heads * key_dim * columns + open + (history + undo) * channels)
+        let expected = 2 * slots * (heads * key_dim * columns + open + (history + undo) * channels)
             + history * channels
             + 2 * key_dim
             + 16;

@@ -109,8 +109,8 @@ pub trait Engine: Send {
     /// `span.start..` replaced, and writes the logits of the rows in `wanted`, ascending, to `logits`,
     /// `(wanted.len(), vocab)`. At most `logit_rows` rows may be wanted.
     ///
-    /// A span starts where its slot's last one ended, or further back: at 0 always, anywhere where
-    /// [`keep`](Self::keep) says so, and behind the first row of the last span, as far back as rows are proposed in one step.
+    /// A span starts where its slot's last one ended, or further back: at 0 always, where [`keep`](Self::keep) says so, and
+    /// behind the first row of the last span, as far back as rows are proposed in one step.
     fn step(
         &mut self,
         spans: &[Span],
@@ -148,8 +148,9 @@ pub trait Engine: Send {
     }
 
     /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they
-    /// would need, or a recurrent state has taken in more. `written` is the most positions the slot has held since it was last
-    /// filled from position 0: cutting a sequence back does not bring overwritten positions back.
+    /// would need. Where a recurrent state has taken in more, it goes on from before the last answer, and what was kept
+    /// then is the answer. `written` is the most positions the slot has held since it was last filled from position 0:
+    /// cutting a sequence back does not bring overwritten positions back.
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32;
 }
 

@@ -139,17 +139,17 @@ fn states_are_planned() {
     let options = options(BackendChoice::Cpu, 16);
     let plan = Plan::new(&spec, 1000, [Layout::F32], &options).unwrap();
     let items: Vec<_> = plan.items.iter().filter(|item| item.what == "state").collect();
-    // For each of three slots: a state of columns in 32s; of 12 open rows keys, what they add and how much they keep; and
+    // For each of three slots, as it is and as it is remembered: a state of columns in 32s; of 12 open rows keys, what they add and how much they keep; and
     // the convolution's last rows. Then the rows before a span, two norms' weights and a cache line, for all slots.
     let layer = |key_heads: u64, heads: u64, key_dim: u64, columns: u64, channels: u64, taps: u64| {
         let open = 12 * (key_heads * key_dim + heads * columns + heads);
         let slot = heads * key_dim * columns + open + (taps - 1 + 12) * channels;
-        4 * (3 * slot + (taps - 1) * channels + 2 * key_dim + 16)
+        4 * (2 * 3 * slot + (taps - 1) * channels + 2 * key_dim + 16)
     };
     let expected = [layer(2, 6, 9, 32, 78, 4), layer(1, 1, 33, 64, 106, 1), layer(2, 6, 9, 32, 78, 2)];
     assert_eq!(items.iter().map(|item| item.bytes).collect::<Vec<_>>(), expected);
     assert!(
-        items[0].shape.starts_with("1 recurrent layers: 3 slots x 6 heads x 9 x 7 f32"),
+        items[0].shape.starts_with("1 recurrent layers: 2 x 3 slots x 6 heads x 9 x 7 f32"),
         "{}",
         items[0].shape
     );
@@ -169,8 +169,8 @@ fn the_largest_states_that_a_spec_may_ask_for_are_refused_without_overflow() {
     spec.validate().expect("these are the format's own bounds");
     let options = LoadOptions { slots: 1024, batch_tokens: 1 << 16, ..options(BackendChoice::Cpu, 1 << 16) };
     let error = Plan::new(&spec, 1, [], &options).unwrap_err().to_string();
-    // The states alone are 2^54 bytes, 2^34 MiB; open rows and the convolutions' inputs are a sixth of that.
-    assert!(error.contains("cache 20075241474 for") && error.contains("no context fits"), "{error}");
+    // The states alone are twice 2^54 bytes, 2^35 MiB; open rows and the convolutions' inputs are a sixth of that.
+    assert!(error.contains("cache 40149377026 for") && error.contains("no context fits"), "{error}");
 }
 
 /// A prompt of the alphabet that [`ByteText`] has for 70 ids.
@@ -280,6 +280,18 @@ fn a_conversation_goes_on_from_its_state_and_a_change_begins_anew() {
         // All but the answer's last token, which was never computed, or what was proposed behind it.
         let known = PROMPT.len() + said.len();
         assert_eq!(usage.cached_tokens as usize, known - 1, "{speculation:?}");
+        // Another text in the place of that answer: on from the prompt before it.
+        let instead = format!("{on} or not");
+        let (text, usage) = service.ask(session, &instead, &more);
+        assert_eq!(
+            (text, usage.cached_tokens as usize),
+            (fresh(&instead, &more), on.len()),
+            "{speculation:?}"
+        );
+        // And of some of the prompt's last rows as well.
+        let shorter = format!("{}, or", &on[..on.len() - 5]);
+        let (text, _) = service.ask(session, &shorter, &more);
+        assert_eq!(text, fresh(&shorter, &more), "{speculation:?}");
         // A prompt that leaves the old one in its middle: the state cannot go back there.
         let other = format!("{}?{}", &PROMPT[..20], &PROMPT[20..]);
         let (text, usage) = service.ask(session, &other, &more);

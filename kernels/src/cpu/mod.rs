@@ -417,6 +417,16 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn remember(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+        state.remember(slot);
+        Ok(())
+    }
+
+    fn recall(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+        state.recall(slot);
+        Ok(())
+    }
+
     fn gate_rows(
         &mut self,
         x: &mut Vec<f32>,

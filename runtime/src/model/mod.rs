@@ -3,17 +3,19 @@
 mod embedding;
 mod encoder;
 mod loader;
+mod recurrent;
 mod state;
 mod weights;
 
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Held, Span};
+use muse_kernels::{Backend, BackendError, Span};
 
 pub use self::embedding::EmbeddingModel;
 pub use self::encoder::{EncoderLayerWeights, EncoderWeights, Norm};
 pub(crate) use self::loader::Loader;
+use self::recurrent::{Move, Recurrent};
 pub use self::state::State;
 pub use self::weights::{
     Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
@@ -38,9 +40,7 @@ pub struct Model<B: Backend> {
     /// Of the layers that forget: window and ring length.
     rings: Vec<(u32, u32)>,
     /// Where each slot's recurrent states go on; none where no layer has one.
-    held: Option<Vec<Held>>,
-    /// Rows that they may take back.
-    undo: u32,
+    recurrent: Option<Recurrent>,
     info: ModelInfo,
     text: Arc<dyn Text>,
 }
@@ -73,16 +73,22 @@ impl<B: Backend> Model<B> {
         rings.sort_unstable();
         rings.dedup();
         let shape = plan.delta_states.iter().flatten().next();
-        let held = shape.map(|shape| vec![Held::default(); shape.slots as usize]);
-        let undo = shape.map_or(0, |shape| shape.undo);
-        Ok(Self { backend, spec, weights, state, tower, blanked, rings, held, undo, info, text })
+        let recurrent = shape.map(|shape| Recurrent::new(shape.slots, shape.undo));
+        Ok(Self { backend, spec, weights, state, tower, blanked, rings, recurrent, info, text })
     }
 
-    /// What the slots of `spans` hold now.
-    fn note(&mut self, spans: &[Span], held: impl Fn(Span) -> Held) {
-        if let Some(slots) = &mut self.held {
-            spans.iter().for_each(|span| slots[span.slot as usize] = held(*span));
+    /// Brings recurrent states to where `spans` start, and remembers those that an answer goes on from.
+    fn bring(&mut self, spans: &[Span], wanted: &[u32]) -> Result<(), BackendError> {
+        let Some(recurrent) = &mut self.recurrent else { return Ok(()) };
+        for each in recurrent.before(spans, wanted) {
+            for state in self.state.delta_states.iter_mut().flatten() {
+                match each {
+                    Move::Remember(slot) => self.backend.remember(state, slot)?,
+                    Move::Recall(slot) => self.backend.recall(state, slot)?,
+                }
+            }
         }
+        Ok(())
     }
 
     /// Panics where a caller broke the contract of [`Engine::step`].
@@ -93,8 +99,8 @@ impl<B: Backend> Model<B> {
         for span in spans {
             let end = u64::from(span.start) + u64::from(span.len);
             assert!(span.len > 0 && span.slot < info.slots && end <= u64::from(info.context), "{span:?}");
-            let held = self.held.as_ref().map(|held| held[span.slot as usize]);
-            assert!(held.is_none_or(|held| held.reaches(span.start)), "{span:?} after {held:?}");
+            let reached = self.recurrent.as_ref().is_none_or(|states| states.reaches(span.slot, span.start));
+            assert!(reached, "no state goes on from {span:?}");
         }
         assert!(wanted.len() <= info.logit_rows as usize && wanted.iter().all(|w| u64::from(*w) < rows));
         assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
@@ -150,16 +156,16 @@ where
             let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
             return Err(BackendError::Tensor { problem });
         }
-        // A step that fails half way leaves nothing to go on from.
-        self.note(spans, |_| Held::default());
+        self.bring(spans, wanted)?;
         let Self { backend, spec, weights, state, tower, blanked, .. } = self;
         let blanks = spec.vision.as_ref().map_or(&[][..], |vision| &vision.blank_tokens);
         blanked.clear();
         blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { 0 } else { *token }));
         let vectors = tower.as_ref().filter(|_| !placed.is_empty()).map(|tower| &tower.vectors);
         graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
-        let undo = self.undo;
-        self.note(spans, |span| Held::after(span, undo));
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.after(spans);
+        }
         self.backend.read(&self.state.logits, logits)
     }
 
@@ -173,9 +179,13 @@ where
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {
         // The next query, at `len`, sees back to `len + 1 - window`; a ring has lost what lies more than its
         // length behind the furthest position ever written.
-        let whole =
-            |(window, ring): &(u32, u32)| (len + 1).saturating_sub(*window) >= written.saturating_sub(*ring);
-        let reached = self.held.as_ref().is_none_or(|held| held[slot as usize].reaches(len));
-        if len <= written && reached && self.rings.iter().all(whole) { len } else { 0 }
+        let whole = |(window, ring): &(u32, u32), len: u32| {
+            (len + 1).saturating_sub(*window) >= written.saturating_sub(*ring)
+        };
+        if len > written {
+            return 0;
+        }
+        let len = self.recurrent.as_ref().map_or(len, |states| states.longest(slot, len));
+        if self.rings.iter().all(|ring| whole(ring, len)) { len } else { 0 }
     }
 }

@@ -259,7 +259,7 @@ fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
 fn delta_items(states: &[Option<DeltaShape>]) -> Vec<Item> {
     let item = |(s, layers): &(DeltaShape, u64)| {
         let shape = format!(
-            "{layers} recurrent layers: {} slots x {} heads x {} x {} f32, and {} rows to take back",
+            "{layers} recurrent layers: 2 x {} slots x {} heads x {} x {} f32, and {} rows to take back",
             s.slots, s.value_heads, s.key_dim, s.value_dim, s.undo
         );
         Item { what: "state", shape, bytes: layers * s.byte_len() }
