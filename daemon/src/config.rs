@@ -89,10 +89,10 @@ pub struct Limits {
     /// Requests that may wait for the engine.
     #[serde(deserialize_with = "bounded::<1, 4096, _>")]
     pub queue: u64,
-    /// Messages of one call.
+    /// Messages of one call, or texts to embed.
     #[serde(deserialize_with = "bounded::<1, 65_536, _>")]
     pub messages: u64,
-    /// KiB of text of one call: messages, tools and stop texts together.
+    /// KiB of text of one call: messages, tools and stop texts together, or texts to embed.
     #[serde(deserialize_with = "bounded::<1, 65_536, _>")]
     pub text_kib: u64,
     /// MiB of the images' files of one call.

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muse_runtime::{GenerateOptions, Prompt, Refusal, Scheduler};
+use muse_runtime::{EmbedEnd, EmbedOptions, GenerateOptions, Prompt, Refusal, Scheduler};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -77,6 +78,13 @@ pub struct Answer {
     pub events: Events,
     pub session: Arc<Session>,
     number: u64,
+    /// Keeps the model loaded.
+    _lease: Lease,
+}
+
+/// Texts on their way to vectors.
+pub struct Embedding {
+    pub end: oneshot::Receiver<EmbedEnd>,
     /// Keeps the model loaded.
     _lease: Lease,
 }
@@ -170,14 +178,7 @@ impl Service {
         if turn.closed {
             return Err(Error::Closed);
         }
-        let engine = match turn.engine {
-            Some((generation, id)) if generation == lease.generation => id,
-            _ => {
-                let id = self.scheduler.open_session(&session.model)?;
-                turn.engine = Some((lease.generation, id));
-                id
-            }
-        };
+        let engine = self.engine_of(session, &mut turn, &lease)?;
         // Rendering and counting a long prompt takes a while.
         let scheduler = self.scheduler.clone();
         let taken = tokio::task::spawn_blocking(move || scheduler.respond(engine, prompt, options, sink));
@@ -187,6 +188,47 @@ impl Service {
         }
         turn.answer += 1;
         Ok(Answer { events, session: session.clone(), number: turn.answer, _lease: lease })
+    }
+
+    /// Starts to embed texts. The receiver gets their end, and an error where the model crashed.
+    ///
+    /// # Errors
+    /// The scheduler's refusals, and those of loading the model.
+    pub async fn embed(
+        &self,
+        session: &Arc<Session>,
+        texts: Vec<String>,
+        options: EmbedOptions,
+    ) -> Result<Embedding, Error> {
+        self.refuse_when_stopping()?;
+        let lease = self.models.lease(&session.model).await?;
+        let (sender, end) = oneshot::channel();
+        let mut turn = session.turn.lock().await;
+        if turn.closed {
+            return Err(Error::Closed);
+        }
+        let engine = self.engine_of(session, &mut turn, &lease)?;
+        // Nobody may be waiting any more.
+        let sink = Box::new(move |end| drop(sender.send(end)));
+        let scheduler = self.scheduler.clone();
+        let taken = tokio::task::spawn_blocking(move || scheduler.embed(engine, &texts, &options, sink));
+        match taken.await {
+            Ok(taken) => taken?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+        Ok(Embedding { end, _lease: lease })
+    }
+
+    /// The scheduler's session of a session; a new one where the model was loaded again.
+    fn engine_of(&self, session: &Session, turn: &mut Turn, lease: &Lease) -> Result<u64, Error> {
+        match turn.engine {
+            Some((generation, id)) if generation == lease.generation => Ok(id),
+            _ => {
+                let id = self.scheduler.open_session(&session.model)?;
+                turn.engine = Some((lease.generation, id));
+                Ok(id)
+            }
+        }
     }
 
     /// Ends the answer under way, if any, with `finish_reason` cancelled.

@@ -42,7 +42,7 @@ impl EncodedTexts {
 ///
 /// # Errors
 /// [`Refusal::WritesText`] of a model without vectors, [`Refusal::UnknownPrompt`], [`Refusal::TextTooLong`] with the
-/// text's place and its length, [`Refusal::EmptyText`], and what the tokenizer refuses.
+/// text's place and its length, [`Refusal::NoTexts`], [`Refusal::EmptyText`], and what the tokenizer refuses.
 pub fn encode_texts(
     info: &ModelInfo,
     coder: &dyn Text,
@@ -50,6 +50,9 @@ pub fn encode_texts(
     options: &EmbedOptions,
 ) -> Result<EncodedTexts, Refusal> {
     let embedding = info.embedding.as_ref().ok_or(Refusal::WritesText)?;
+    if texts.is_empty() {
+        return Err(Refusal::NoTexts);
+    }
     let prompt = match options.prompt.as_ref().or(embedding.default_prompt.as_ref()) {
         None => "",
         Some(name) => embedding.prompts.get(name).ok_or_else(|| Refusal::UnknownPrompt {

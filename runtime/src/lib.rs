@@ -45,7 +45,7 @@ pub use request::{
     SinkClosed, Speculation, Timing, Usage,
 };
 pub use sampler::{SampleError, Sampler, SamplerOptions};
-pub use scheduler::{ModelStatus, Scheduler, SchedulerOptions, Status};
+pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
 pub use vision::{Image, ImageError, PlaceError};

@@ -192,6 +192,8 @@ pub enum Refusal {
         "text {index} is {tokens} tokens; this model reads {limit}: split it, or cut it with the option truncate"
     )]
     TextTooLong { index: usize, tokens: usize, limit: u32 },
+    #[error("there are no texts")]
+    NoTexts,
     #[error("text {index} is empty, and so are its tokens")]
     EmptyText { index: usize },
     #[error("there is no prompt {name:?}; this model has: {known}")]

@@ -11,9 +11,13 @@ use muse_format::Generation;
 use muse_kernels::{BackendError, CudaError, Span};
 
 use crate::decoder::Utf8Stream;
+use crate::engine::check_texts;
 use crate::protocol::{AddedToken, Protocol};
-use crate::{ChatOptions, Engine, Message, ModelInfo, Text, TextDecoder, TextError};
+use crate::{ChatOptions, EmbeddingInfo, Engine, Message, ModelInfo, Text, TextDecoder, TextError};
 
+/// Numbers of a vector of a text: its tokens, their sum, the first and the last. [`FAIL`] and [`PANIC`] are texts that do
+/// as they say.
+pub const SIM_WIDTH: usize = 4;
 /// As the last message: the echo repeats without end.
 pub const FOREVER: &str = "sim:forever";
 /// As the last message: the step that would answer it fails.
@@ -44,6 +48,8 @@ pub struct SimOptions {
     pub step_delay: Duration,
     /// Whether answers may hold reasoning and tool calls; see [`SAY`].
     pub markers: bool,
+    /// Whether it makes vectors of texts in place of answers, see [`SIM_WIDTH`].
+    pub embeds: bool,
     /// What [`ModelInfo::weight_bytes`] says.
     pub weight_bytes: u64,
     /// What [`ModelInfo::short_of_memory`] says.
@@ -59,6 +65,7 @@ impl Default for SimOptions {
             logit_rows: None,
             step_delay: Duration::ZERO,
             markers: false,
+            embeds: false,
             weight_bytes: 0,
             short_of_memory: false,
         }
@@ -90,7 +97,11 @@ impl SimEngine {
             backend: "sim".into(),
             generation: Generation { stop_ids: vec![END], ..Generation::default() },
             vision: None,
-            embedding: None,
+            embedding: options.embeds.then(|| EmbeddingInfo {
+                width: SIM_WIDTH as u32,
+                prompts: [("query".to_owned(), "q: ".to_owned())].into(),
+                default_prompt: None,
+            }),
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
         Self { info, step_delay: options.step_delay, text: SimText { markers: options.markers }, slots }
@@ -137,6 +148,21 @@ impl Engine for SimEngine {
             assert!(slot.len() <= self.info.context as usize, "past the context");
         }
         assert!(row as usize == tokens.len() && wanted.peek().is_none(), "spans cover the rows");
+        Ok(())
+    }
+
+    fn embed(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<(), BackendError> {
+        check_texts(&self.info, texts, out);
+        std::thread::sleep(self.step_delay);
+        for (text, out) in texts.iter().zip(out.as_chunks_mut::<SIM_WIDTH>().0) {
+            match to_bytes(text) {
+                said if said == PANIC.as_bytes() => panic!("asked to panic by {PANIC}"),
+                said if said == FAIL.as_bytes() => return Err(BackendError::Unsupported(FAIL.into())),
+                _ => {}
+            }
+            let sum: u32 = text.iter().sum();
+            *out = [text.len() as u32, sum, text[0], text[text.len() - 1]].map(|number| number as f32);
+        }
         Ok(())
     }
 

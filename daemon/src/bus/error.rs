@@ -30,7 +30,7 @@ pub enum Error {
     InvalidOption(String),
     /// A message's keys, types or role.
     InvalidMessage(String),
-    /// What this model or this version cannot do: images.
+    /// What this model or this version cannot do: images, answers of a model that embeds, vectors of one that answers.
     Unsupported(String),
     /// A count or size of the request, or the number of open sessions.
     LimitExceeded(String),
@@ -79,9 +79,12 @@ fn refused(refusal: &Refusal, text: String) -> Error {
         Refusal::Busy => Error::Busy(text),
         Refusal::QueueFull { .. } => Error::QueueFull(text),
         Refusal::TooManySessions { .. } => Error::LimitExceeded(text),
-        Refusal::PromptTooLong { .. } => Error::PromptTooLong(text),
-        Refusal::EmptyPrompt => Error::EmptyPrompt(text),
-        Refusal::Option { .. } | Refusal::Text(TextError::Schema(_)) => Error::InvalidOption(text),
+        Refusal::PromptTooLong { .. } | Refusal::TextTooLong { .. } => Error::PromptTooLong(text),
+        Refusal::EmptyPrompt | Refusal::NoTexts | Refusal::EmptyText { .. } => Error::EmptyPrompt(text),
+        Refusal::MakesVectors | Refusal::WritesText => Error::Unsupported(text),
+        Refusal::Option { .. } | Refusal::UnknownPrompt { .. } | Refusal::Text(TextError::Schema(_)) => {
+            Error::InvalidOption(text)
+        }
         Refusal::Text(TextError::NoImages) => Error::Unsupported(text),
         Refusal::Image { .. } => Error::InvalidMessage(text),
         Refusal::Text(_) => Error::PromptFailed(text),

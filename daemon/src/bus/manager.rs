@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use muse_runtime::{Event, FinishReason, Message, Prompt};
+use muse_runtime::{EmbedEnd, Embedded, Event, FinishReason, Message, Prompt};
 use serde_json::json;
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
@@ -11,7 +12,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 use super::error::Error;
 use super::options::{Keys, Wire, bounded};
 use super::{client_of, session};
-use crate::service::{self, Answer, Service};
+use crate::service::{self, Answer, Embedding, Service};
 use crate::stream::{finish_reason, milliseconds};
 
 pub struct Manager {
@@ -86,6 +87,56 @@ impl Manager {
         answer
     }
 
+    /// Makes a vector of each text, by which texts are compared, and returns when all are made. The model must be one that
+    /// embeds: others fail with Unsupported, and so do Respond and Generate on one that does.
+    ///
+    /// model: a model's name, an alias, or "" for the default. texts: as many as a conversation may have messages.
+    /// options: prompt s (the name of a text that the model knows and that goes in front of each, as "query"; the model's
+    /// default where absent), truncate b (cut what is too long, which fails with PromptTooLong otherwise), priority s
+    /// ("interactive", or "background", which yields to it).
+    /// embeddings: a vector a text, in their order and all of one length.
+    /// info: model s, tokens t (of all texts, what the tokenizer puts around each included), truncated u (texts that were
+    /// cut), total_ms d.
+    #[zbus(out_args("embeddings", "info"))]
+    async fn embed(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        model: &str,
+        texts: Vec<String>,
+        options: Wire,
+    ) -> Result<(Vec<Vec<f64>>, HashMap<String, OwnedVariant>), Error> {
+        let began = Instant::now();
+        let limits = &self.service.config.limits;
+        let mut keys = Keys::new(options);
+        let options = keys.embed()?;
+        keys.finish()?;
+        bounded("the call has", texts.len(), limits.messages as usize, "texts")?;
+        let bytes = texts.iter().map(String::len).sum();
+        bounded("the texts have", bytes, limits.text_bytes(), "bytes")?;
+
+        let client = client_of(&header);
+        let session = self.service.open(client.clone(), model).await?;
+        let embedding = match crate::clients::is_present(connection, &client).await {
+            true => self.service.embed(&session, texts, options).await,
+            false => Err(service::Error::Closed),
+        };
+        let made = match embedding {
+            Ok(embedding) => vectors(embedding).await,
+            Err(problem) => Err(problem.into()),
+        };
+        self.service.close(&session).await;
+        let made = made?;
+        let info = dictionary(vec![
+            ("model", Variant::from(session.model.clone())),
+            ("tokens", Variant::from(made.tokens)),
+            ("truncated", Variant::from(made.truncated)),
+            ("total_ms", Variant::from(milliseconds(began.elapsed()))),
+        ]);
+        let wide = |vector: Vec<f32>| vector.into_iter().map(f64::from).collect();
+        Ok((made.vectors.into_iter().map(wide).collect(), info))
+    }
+
     /// Loads a model now rather than at its first use. A loaded model is success.
     ///
     /// model: a model's name, an alias, or "" for the default. options: none yet.
@@ -154,6 +205,16 @@ fn raw_prompt(prompt: String, system: Option<String>) -> Result<Prompt, Error> {
         return Err(Error::InvalidOption(text.into()));
     }
     Ok(Prompt::Text(prompt))
+}
+
+/// Waits for all vectors.
+async fn vectors(embedding: Embedding) -> Result<Embedded, Error> {
+    match embedding.end.await {
+        Ok(EmbedEnd::Done(embedded)) => Ok(embedded),
+        Ok(EmbedEnd::Cancelled) => Err(Error::Cancelled("the texts were not wanted any more".into())),
+        Ok(EmbedEnd::Failed(message)) => Err(Error::Failed(message)),
+        Err(_) => Err(Error::Failed("the model crashed while it embedded; load it again".into())),
+    }
 }
 
 /// Waits for the whole answer.

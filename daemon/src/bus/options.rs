@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use muse_runtime::protocol::Call;
-use muse_runtime::{ChatOptions, GenerateOptions, Message, Mode, Priority, Speculation};
+use muse_runtime::{ChatOptions, EmbedOptions, GenerateOptions, Message, Mode, Priority, Speculation};
 use zbus::{Fd, OwnedVariant};
 
 use super::error::Error;
@@ -104,6 +104,15 @@ impl Keys {
         let stop_bytes: usize = options.stop.iter().map(String::len).sum();
         bounded("the stop texts have", stop_bytes, limits.text_bytes(), "bytes")?;
         Ok(options)
+    }
+
+    /// Takes the options of texts to embed.
+    pub fn embed(&mut self) -> Result<EmbedOptions, Error> {
+        Ok(EmbedOptions {
+            prompt: self.take("prompt")?,
+            truncate: self.flag("truncate")?,
+            priority: self.one_of("priority", &PRIORITIES)?.unwrap_or_default(),
+        })
     }
 
     fn number(&mut self, name: &'static str) -> Result<Option<f32>, Error> {

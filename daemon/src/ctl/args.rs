@@ -47,6 +47,15 @@ pub enum Command {
                             \"tool_calls\" as --json prints them, and a message of role tool, the result of a call, \
                             has its \"tool_call_id\" and \"name\".")]
     Generate(Generate),
+    /// Make vectors of texts, by which texts are compared
+    #[command(
+        after_help = "A line of numbers for each text, in their order; with --json an object for each, with \
+                            \"text\" and \"embedding\". The model must be one that embeds.\n\n\
+                            Examples:\n  musectl embed --model minilm 'a small dog' 'a puppy'\n  \
+                            musectl embed --model minilm --json < lines.txt > vectors.jsonl\n  \
+                            musectl embed --model gemma-embed --prompt query 'who wrote it?'"
+    )]
+    Embed(Embed),
     /// List the models
     Models {
         /// Print JSON
@@ -113,6 +122,28 @@ pub struct Generate {
     pub json: bool,
     /// The prompt; standard input where absent
     pub prompt: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Embed {
+    /// A model's name or an alias; the service's default where absent
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub model: String,
+    /// The name of a text that the model knows and that goes in front of each
+    #[arg(long, value_name = "NAME")]
+    pub prompt: Option<String>,
+    /// Cut what is too long
+    #[arg(long)]
+    pub truncate: bool,
+    /// Yield to requests that people wait for
+    #[arg(long)]
+    pub background: bool,
+    /// Print a JSON object for each text
+    #[arg(long)]
+    pub json: bool,
+    /// The texts; the lines of standard input where absent, empty ones left out
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
 }
 
 /// What every answer takes. A value that is not given is the model's own.

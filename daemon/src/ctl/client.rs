@@ -26,6 +26,12 @@ pub trait Manager {
         prompt: &str,
         options: Options,
     ) -> zbus::Result<(String, HashMap<String, OwnedVariant>)>;
+    fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        options: Options,
+    ) -> zbus::Result<(Vec<Vec<f64>>, HashMap<String, OwnedVariant>)>;
     fn load(&self, model: &str, options: Options) -> zbus::Result<()>;
     fn unload(&self, model: &str, options: Options) -> zbus::Result<()>;
     fn get_status(&self) -> zbus::Result<HashMap<String, OwnedVariant>>;

@@ -4,6 +4,7 @@ mod args;
 mod chat;
 mod client;
 mod doctor;
+mod embed;
 mod frames;
 mod generate;
 mod models;
@@ -47,6 +48,8 @@ pub enum Error {
     Io(#[from] std::io::Error),
     #[error("the prompt is empty; give it as an argument or on standard input")]
     NoPrompt,
+    #[error("there is no text; give it as an argument, or lines on standard input")]
+    NoTexts,
     #[error("{}: {problem}", path.display())]
     File { path: PathBuf, problem: std::io::Error },
     #[error("{} is not JSON: {problem}", path.display())]
@@ -107,6 +110,7 @@ fn run(args: Args) -> Result<(), Error> {
     match args.command {
         Command::Chat(chat) => chat::run(&runtime, session, &chat),
         Command::Generate(generate) => runtime.block_on(generate::run(session, generate)),
+        Command::Embed(embed) => runtime.block_on(embed::run(session, embed)),
         Command::Models { json } => runtime.block_on(models::list(session, json)),
         Command::Load { model } => runtime.block_on(models::load(session, &model)),
         Command::Unload { model, force } => runtime.block_on(models::unload(session, &model, force)),

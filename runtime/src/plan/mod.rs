@@ -111,6 +111,8 @@ impl Plan {
         let whole = spec.embedding.is_some();
         let batch_tokens = |context: u32| batch.max(slots).max(if whole { context } else { 0 });
         let context_max = if whole { spec.context.min(BATCH_TOKENS_MAX) } else { spec.context };
+        // What chats may have bounds texts too, where it is less than a text may be.
+        let context = if whole { context.min(context_max) } else { context };
         let context = checked("context", context, context_max, "the positions this model was trained for")?;
         let rows = options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens(context));
         let exact = layouts.into_iter().all(|layout| layout == Layout::F32);

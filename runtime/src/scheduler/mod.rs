@@ -7,10 +7,12 @@
 //!   computed again. Sessions never share keys and values. Where slots are short, the idle session unused for
 //!   longest loses its slot, then a background answer, which continues later.
 //! * Tokens that repeat the prompt or the answer are verified several in one step where that pays (`speculate.rs`).
+//! * Texts of a model that embeds are a request like an answer, served a batch a turn (`embedding.rs`).
 //! * An answer always ends with [`Event::Done`] or [`Event::Error`], unless its sink is closed.
 
 mod answer;
 mod costs;
+mod embedding;
 mod lookup;
 mod pictures;
 mod resident;
@@ -28,9 +30,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::constraint::Grammars;
+use crate::embed::encode_texts;
 use crate::protocol::Reader;
-use crate::{Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError};
+use crate::{
+    EmbedOptions, Engine, GenerateOptions, ModelInfo, Prompt, Refusal, SamplerOptions, Sink, TextError,
+};
 use answer::{Answer, Request};
+use embedding::Job;
+pub use embedding::{EmbedEnd, EmbedSink};
 use pictures::Pictures;
 use state::{Command, ReadyModel, Shared};
 
@@ -161,6 +168,9 @@ impl Scheduler {
         let submitted = Instant::now();
         let shared = &self.handle.shared;
         let ReadyModel { info, text, grammars } = shared.locked(|state| state.ready(id))?;
+        if info.embedding.is_some() {
+            return Err(Refusal::MakesVectors);
+        }
         check_lengths(&options)?;
         let sampler = SamplerOptions::resolve(&options, &info.generation, fresh_seed())?;
         let (tokens, pictures) = match &prompt {
@@ -207,10 +217,33 @@ impl Scheduler {
             sink,
         };
         let answer = Box::new(Answer::new(request, &info.generation, reader));
-        shared.locked(|state| state.queue(id, answer))
+        let cancelled = answer.cancelled();
+        shared.locked(|state| state.queue(id, cancelled, |key| Command::Answer { key, answer }))
     }
 
-    /// Ends the session's answer at the next token. Without an answer it does nothing.
+    /// Queues texts to be embedded. `sink` is called once, on the loop thread, and may call this handle; it is dropped
+    /// uncalled where the model panics.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the session is unknown or busy, the model makes no vectors, a text cannot be used, or the queue
+    /// is full. The sink is dropped uncalled.
+    pub fn embed(
+        &self,
+        id: u64,
+        texts: &[String],
+        options: &EmbedOptions,
+        sink: EmbedSink,
+    ) -> Result<(), Refusal> {
+        let shared = &self.handle.shared;
+        let ReadyModel { info, text, .. } = shared.locked(|state| state.ready(id))?;
+        let encoded = encode_texts(&info, &*text, texts, options)?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let job =
+            Job { session: id, encoded, priority: options.priority, cancelled: Arc::clone(&cancelled), sink };
+        shared.locked(|state| state.queue(id, cancelled, |key| Command::Embed { key, job: Box::new(job) }))
+    }
+
+    /// Ends the session's answer at the next token, or its texts before the next of them. Without an answer it does nothing.
     pub fn cancel(&self, id: u64) {
         self.handle.shared.locked(|state| {
             let cancelled = state.sessions.get(&id).and_then(|session| session.answering.as_ref());

@@ -8,6 +8,7 @@ use muse_kernels::Span;
 
 use super::answer::{Answer, End, Seat};
 use super::costs::Costs;
+use super::embedding::{Job, Jobs};
 use super::lookup::Lookup;
 use super::pictures::agreed;
 use super::share::share;
@@ -32,6 +33,8 @@ pub(super) struct Resident {
     slots: Slots,
     /// In the order of arrival.
     answers: Vec<Answer>,
+    /// Of a model that embeds, in place of answers.
+    jobs: Jobs,
     steps: u64,
     /// `(logit_rows, vocab)`, allocated once.
     logits: Vec<f32>,
@@ -49,12 +52,14 @@ impl Resident {
         let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
         let lookups = (0..info.slots).map(|_| Lookup::new(info.context)).collect();
         let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
+        let jobs = Jobs::new(key, Arc::clone(&shared));
         Self {
             key,
             name,
             engine,
             slots,
             answers: Vec::new(),
+            jobs,
             steps: 0,
             logits,
             lookups,
@@ -68,6 +73,10 @@ impl Resident {
         self.answers.push(answer);
     }
 
+    pub(super) fn push_texts(&mut self, job: Job) {
+        self.jobs.push(job);
+    }
+
     pub(super) fn close(&mut self, session: u64) {
         self.slots.forget(session);
         if let Some(answer) = self.answers.iter_mut().find(|answer| answer.session() == session) {
@@ -75,9 +84,9 @@ impl Resident {
         }
     }
 
-    /// Of the most urgent answer.
+    /// Of the most urgent request.
     pub(super) fn priority(&self) -> Option<Priority> {
-        self.answers.iter().map(Answer::priority).max()
+        self.answers.iter().map(Answer::priority).max().max(self.jobs.priority())
     }
 
     /// Ends what nobody wants, seats what waits and runs one batch of answers of at least `urgent`.
@@ -85,7 +94,8 @@ impl Resident {
         catch_unwind(AssertUnwindSafe(|| {
             self.end_unwanted();
             self.seat_waiting(urgent);
-            self.step(urgent)
+            self.step(urgent)?;
+            self.jobs.turn(&mut *self.engine, urgent)
         }))
         .unwrap_or(Err(Broken::Panicked))
     }
@@ -100,6 +110,7 @@ impl Resident {
         while !self.answers.is_empty() {
             self.end(0, End::Failed(message.to_owned()));
         }
+        self.jobs.fail_all(message);
     }
 
     /// Gives slots to waiting answers of at least `urgent`, the most urgent and then the oldest first.

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::EmbedEnd;
 use super::answer::{Answer, End};
 use super::resident::{Broken, Resident};
 use super::state::{Command, Shared};
@@ -36,6 +37,7 @@ impl Service {
         for command in left {
             match command {
                 Command::Answer { answer, .. } => fail(*answer, STOPPING),
+                Command::Embed { job, .. } => (job.sink)(EmbedEnd::Failed(STOPPING.to_owned())),
                 other => discard(other),
             }
         }
@@ -51,6 +53,10 @@ impl Service {
             Command::Answer { key, answer } => match self.model(key) {
                 Some(model) => model.push(*answer),
                 None => fail(*answer, "the model was unloaded"),
+            },
+            Command::Embed { key, job } => match self.model(key) {
+                Some(model) => model.push_texts(*job),
+                None => (job.sink)(EmbedEnd::Failed("the model was unloaded".to_owned())),
             },
             Command::Close { key, session } => {
                 if let Some(model) = self.model(key) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::answer::Answer;
+use super::embedding::Job;
 use super::{ModelStatus, SchedulerOptions, Status};
 use crate::constraint::Grammars;
 use crate::{Engine, ModelInfo, Refusal, Text, TextError, Usage};
@@ -15,6 +16,7 @@ pub(super) enum Command {
     Add { key: u64, name: String, engine: Box<dyn Engine> },
     Remove { key: u64 },
     Answer { key: u64, answer: Box<Answer> },
+    Embed { key: u64, job: Box<Job> },
     Close { key: u64, session: u64 },
 }
 
@@ -211,7 +213,13 @@ impl State {
         })
     }
 
-    pub(super) fn queue(&mut self, id: u64, answer: Box<Answer>) -> Result<(), Refusal> {
+    /// Queues what `command` makes of the model's key, as the one request of a session that `cancelled` ends.
+    pub(super) fn queue(
+        &mut self,
+        id: u64,
+        cancelled: Arc<AtomicBool>,
+        command: impl FnOnce(u64) -> Command,
+    ) -> Result<(), Refusal> {
         self.check_open()?;
         self.check_queue()?;
         let session = self.sessions.get_mut(&id).ok_or(Refusal::NoSession(id))?;
@@ -219,9 +227,9 @@ impl State {
             return Err(Refusal::Busy);
         }
         let model = self.models.get_mut(&session.model).expect("a session's model outlives it");
-        session.answering = Some(answer.cancelled());
+        session.answering = Some(cancelled);
         model.waiting += 1;
-        self.commands.push_back(Command::Answer { key: model.key, answer });
+        self.commands.push_back(command(model.key));
         Ok(())
     }
 

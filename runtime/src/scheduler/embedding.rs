@@ -1,0 +1,111 @@
+//! Texts on their way to vectors: a batch of them a turn, so that other requests and other models come between.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::resident::Broken;
+use super::state::Shared;
+use crate::embed::{fitting, vectors};
+use crate::{Embedded, EncodedTexts, Engine, Priority, Usage};
+
+/// How a request to embed ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EmbedEnd {
+    Done(Embedded),
+    Cancelled,
+    /// The model failed or was unloaded.
+    Failed(String),
+}
+
+/// Takes the end of a request to embed. Must not block.
+pub type EmbedSink = Box<dyn FnOnce(EmbedEnd) + Send>;
+
+/// One request.
+pub(super) struct Job {
+    pub(super) session: u64,
+    pub(super) encoded: EncodedTexts,
+    pub(super) priority: Priority,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) sink: EmbedSink,
+}
+
+/// The requests of one model, those served longest ago first.
+pub(super) struct Jobs {
+    key: u64,
+    queue: VecDeque<(Job, Made)>,
+    shared: Arc<Shared>,
+}
+
+/// What is there of a request.
+#[derive(Default)]
+struct Made {
+    vectors: Vec<Vec<f32>>,
+    running: bool,
+}
+
+impl Jobs {
+    /// Of the model that callers know by `key`.
+    pub(super) fn new(key: u64, shared: Arc<Shared>) -> Self {
+        Self { key, queue: VecDeque::new(), shared }
+    }
+
+    pub(super) fn push(&mut self, job: Job) {
+        self.queue.push_back((job, Made::default()));
+    }
+
+    pub(super) fn priority(&self) -> Option<Priority> {
+        self.queue.iter().map(|(job, _)| job.priority).max()
+    }
+
+    /// Ends what nobody wants and embeds one batch of the first request of at least `urgent`.
+    pub(super) fn turn(&mut self, engine: &mut dyn Engine, urgent: Priority) -> Result<(), Broken> {
+        while let Some(at) = self.queue.iter().position(|(job, _)| job.cancelled.load(Ordering::Relaxed)) {
+            self.end(at, EmbedEnd::Cancelled);
+        }
+        let Some(at) = self.queue.iter().position(|(job, _)| job.priority >= urgent) else { return Ok(()) };
+        let (job, made) = &mut self.queue[at];
+        if !made.running {
+            made.running = true;
+            self.shared.locked(|state| state.note_slot(self.key, true));
+        }
+        let left = &job.encoded.texts[made.vectors.len()..];
+        let now = fitting(engine.info(), left);
+        match vectors(engine, &left[..now]) {
+            Err(error) => {
+                tracing::error!(%error, "texts were not embedded");
+                self.end(at, EmbedEnd::Failed(format!("the model failed: {error}")));
+                return if error.is_final() { Err(Broken::Failed(error.to_string())) } else { Ok(()) };
+            }
+            Ok(vectors) => made.vectors.extend(vectors),
+        }
+        if made.vectors.len() == job.encoded.texts.len() {
+            let (tokens, truncated) = (job.encoded.tokens(), job.encoded.truncated);
+            let vectors = std::mem::take(&mut made.vectors);
+            self.end(at, EmbedEnd::Done(Embedded { vectors, tokens, truncated }));
+            return Ok(());
+        }
+        // Others come first now.
+        let served = self.queue.remove(at).expect("it was just served");
+        self.queue.push_back(served);
+        Ok(())
+    }
+
+    pub(super) fn fail_all(&mut self, message: &str) {
+        while !self.queue.is_empty() {
+            self.end(0, EmbedEnd::Failed(message.to_owned()));
+        }
+    }
+
+    fn end(&mut self, at: usize, end: EmbedEnd) {
+        let (job, made) = self.queue.remove(at).expect("the caller found it");
+        let prompt_tokens = match &end {
+            EmbedEnd::Done(embedded) => u32::try_from(embedded.tokens).unwrap_or(u32::MAX),
+            EmbedEnd::Cancelled | EmbedEnd::Failed(_) => 0,
+        };
+        let usage = Usage { prompt_tokens, ..Usage::default() };
+        // Before the end is told, so that whoever hears of it may ask again at once.
+        self.shared.locked(|state| state.note_end(self.key, job.session, made.running, usage));
+        (job.sink)(end);
+    }
+}
