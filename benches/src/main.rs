@@ -99,6 +99,9 @@ struct Arguments {
     /// Read the weights into memory of the process, in huge pages where granted, instead of mapping the file
     #[arg(long)]
     copy: bool,
+    /// As --copy, in huge pages that are set aside (`sysctl vm.nr_hugepages`), or not at all
+    #[arg(long, conflicts_with = "copy")]
+    reserved: bool,
     /// Run the reference backend, which is slow and exact
     #[arg(long)]
     reference: bool,
@@ -137,6 +140,14 @@ impl Arguments {
         }
     }
 
+    fn placement(&self) -> Placement {
+        match (self.copy, self.reserved) {
+            (false, false) => Placement::Mapped,
+            (_, false) => Placement::Copied,
+            (_, true) => Placement::Reserved,
+        }
+    }
+
     fn load_options(&self, threads: Option<usize>) -> LoadOptions {
         LoadOptions {
             context: Some(self.depth.saturating_add(self.prompt.max(self.answer)).max(1)),
@@ -147,7 +158,7 @@ impl Arguments {
             memory_budget: self.memory.map(|mib| mib << 20),
             expert_memory: self.expert_memory.map(|mib| mib << 20),
             backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
-            weights: if self.copy { Placement::Copied } else { Placement::Mapped },
+            weights: self.placement(),
             ..LoadOptions::default()
         }
     }

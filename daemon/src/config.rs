@@ -56,7 +56,7 @@ pub struct Engine {
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]
     pub threads: Option<u64>,
     /// `mapped`, or `copied` into huge pages of the service's own memory, which is faster where the kernel holds files
-    /// in small pages and cannot be reclaimed.
+    /// in small pages and cannot be reclaimed, or `reserved`: copied into huge pages that are set aside, or not loaded.
     pub weights: Placement,
     /// Tokens of context a session may have; where absent, the model's own, at most 8192.
     #[serde(deserialize_with = "some_bounded::<16, 16_777_216, _>")]
@@ -72,7 +72,8 @@ pub struct Engine {
     pub image_tokens: Option<u64>,
     /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
     pub speculation: bool,
-    /// How keys and values are kept: `f32`, `f16`, `int8`, `int8-int4` (values in 4 bits) or `int4`; where absent, f16, or f32 for a file of f32.
+    /// How keys and values are kept: `f32`, `f16`, `int8`, `int8-int4` (values in 4 bits) or `int4`; where absent,
+    /// f16, or f32 for a file of f32.
     #[serde(deserialize_with = "some_cache")]
     pub cache: Option<CacheDtype>,
 }

@@ -16,6 +16,7 @@ mod engine;
 pub mod eval;
 mod flash;
 mod graph;
+mod huge_pages;
 mod load;
 mod model;
 mod plan;

@@ -42,6 +42,8 @@ pub enum Placement {
     Mapped,
     /// In memory of the process, see [`Mapped::into_memory`].
     Copied,
+    /// In memory of the kernel's reserve of huge pages, see [`Mapped::into_reserved`].
+    Reserved,
 }
 
 /// How to load a model. The default is one sequence at a time on all cores.
@@ -115,6 +117,18 @@ pub enum LoadError {
         build: &'static str,
         remedy: &'static str,
     },
+    #[error(
+        "{} takes {wanted} huge pages of 2 MiB, of which {free} are free: `sudo sysctl vm.nr_hugepages={needed}` sets \
+         enough aside, best soon after the system starts; weights = \"copied\" does with what there is",
+        path.display()
+    )]
+    HugePages {
+        path: PathBuf,
+        wanted: u64,
+        free: u64,
+        /// What the reserve must be, all users together.
+        needed: u64,
+    },
     #[error("{name} is {value}; it must be 1 to {max}, {rule}")]
     Option { name: &'static str, value: u64, max: u64, rule: &'static str },
     #[error("the model does not fit: {0}")]
@@ -157,13 +171,18 @@ pub fn read_text(
 /// Puts the weights where `options` wants them; [`load_mapped`] takes them from where they are.
 ///
 /// # Errors
-/// [`LoadError::Open`] where there is no memory for a copy, or as [`plan`]: what does not fit is not copied.
+/// [`LoadError::Open`] or [`LoadError::HugePages`] where there is no memory for a copy, or as [`plan`]: what does not fit
+/// is not copied.
 pub fn place(mapped: Mapped, options: &LoadOptions) -> Result<Mapped, LoadError> {
     match options.weights {
         Placement::Mapped => Ok(mapped),
         Placement::Copied => {
             plan(&mapped, options)?;
             mapped.into_memory()
+        }
+        Placement::Reserved => {
+            plan(&mapped, options)?;
+            mapped.into_reserved()
         }
     }
 }

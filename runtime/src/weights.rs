@@ -20,9 +20,8 @@ use muse_format::{FormatError, Generation, Layout, Provenance, Spec, Text};
 use muse_kernels::{BackendError, Bytes, Tensor};
 
 use crate::LoadError;
+use crate::huge_pages::{HUGE_PAGE, Reserve};
 
-/// Size and alignment of a huge page on the systems that this runs on.
-const HUGE_PAGE: usize = 2 << 20;
 /// Bytes that [`Pages::want`] asks for at once. Of one piece of advice a kernel reads no more than its unit of reading
 /// ahead, whatever the length: 128 KiB where nobody changed it.
 const WANTED: usize = 128 << 10;
@@ -52,19 +51,24 @@ struct Extent {
     range: Range<usize>,
 }
 
-/// The bytes of `from` in memory of their own.
-fn read_into_memory(from: &Owner) -> io::Result<Owner> {
-    let room = from.len.next_multiple_of(HUGE_PAGE);
-    let reserved = MmapOptions::new().len(room).huge(Some(HUGE_PAGE.trailing_zeros() as u8)).map_anon();
-    let mut map = match reserved {
-        Ok(map) => map,
-        Err(_) => {
-            let map = MmapMut::map_anon(room)?;
-            // Small pages do as well, more slowly.
-            let _ = map.advise(Advice::HugePage);
-            map
-        }
-    };
+/// Memory for `len` bytes from the kernel's reserve of huge pages, all of it or none.
+fn reserved_memory(len: usize) -> io::Result<MmapMut> {
+    let room = len.next_multiple_of(HUGE_PAGE);
+    MmapOptions::new().len(room).huge(Some(HUGE_PAGE.trailing_zeros() as u8)).map_anon()
+}
+
+/// As [`reserved_memory`], or of whatever pages there are.
+fn any_memory(len: usize) -> io::Result<MmapMut> {
+    reserved_memory(len).or_else(|_| {
+        let map = MmapMut::map_anon(len.next_multiple_of(HUGE_PAGE))?;
+        // Small pages do as well, more slowly.
+        let _ = map.advise(Advice::HugePage);
+        Ok(map)
+    })
+}
+
+/// The bytes of `from` in `map`.
+fn read_into(mut map: MmapMut, from: &Owner) -> io::Result<Owner> {
     for (i, chunk) in map[..from.len].chunks_mut(CHUNK).enumerate() {
         from.file.read_exact_at(chunk, (i * CHUNK) as u64)?;
     }
@@ -130,8 +134,32 @@ impl Mapped {
     /// [`LoadError::Open`] where there is no such memory or the file became shorter.
     pub fn into_memory(mut self) -> Result<Self, LoadError> {
         let path = self.path.clone();
-        let owner = read_into_memory(&self.owner).map_err(|source| LoadError::Open { path, source })?;
-        self.owner = Arc::new(owner);
+        let owner = any_memory(self.owner.len).and_then(|map| read_into(map, &self.owner));
+        self.owner = Arc::new(owner.map_err(|source| LoadError::Open { path, source })?);
+        Ok(self)
+    }
+
+    /// As [`into_memory`](Self::into_memory), from the kernel's reserve of huge pages alone: whoever sets that aside
+    /// learns that it is too small.
+    ///
+    /// # Errors
+    /// [`LoadError::HugePages`] where it is, [`LoadError::Open`] where the kernel has none or the file became shorter.
+    pub fn into_reserved(mut self) -> Result<Self, LoadError> {
+        let path = self.path.clone();
+        let open = |source| LoadError::Open { path: path.clone(), source };
+        let map = match reserved_memory(self.owner.len) {
+            Ok(map) => map,
+            Err(refused) => {
+                let Reserve { total, free } = Reserve::read().map_err(open)?;
+                let wanted = self.owner.len.div_ceil(HUGE_PAGE) as u64;
+                // Something else than their number: a limit of the process's group, say.
+                if wanted <= free {
+                    return Err(open(refused));
+                }
+                return Err(LoadError::HugePages { path, wanted, free, needed: total + (wanted - free) });
+            }
+        };
+        self.owner = Arc::new(read_into(map, &self.owner).map_err(open)?);
         Ok(self)
     }
 

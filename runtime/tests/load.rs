@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use muse_format::{FormatError, Layout};
-use muse_runtime::{BackendChoice, LoadError, LoadOptions, Mapped, TARGET, load_mapped};
+use muse_runtime::{BackendChoice, LoadError, LoadOptions, Mapped, Placement, TARGET, load_mapped, place};
 use support::{byte_text, plain, write, write_for};
 
 fn open(path: &Path) -> LoadError {
@@ -99,6 +99,51 @@ fn a_model_in_memory_has_the_bytes_of_its_file() {
     fs::File::options().write(true).open(&file.path).unwrap().set_len(5000).unwrap();
     assert!(matches!(mapped.into_memory(), Err(LoadError::Open { .. })));
     assert_eq!(embed.bytes().len(), 5 * 2 * 288);
+}
+
+/// The kernel's reserve of huge pages, put back in the end.
+struct NumberOfHugePages(String);
+
+impl NumberOfHugePages {
+    const FILE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+}
+
+impl Drop for NumberOfHugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::FILE, &self.0);
+    }
+}
+
+#[test]
+fn a_model_in_reserved_pages_is_whole_or_says_how_many_it_takes() {
+    let file = write(&plain(), Layout::Q4 { group: 32 }, 3);
+    let bytes = fs::read(&file.path).unwrap();
+    assert!(bytes.len() < 2 << 20, "one page");
+    let open = || Mapped::open(&file.path).unwrap();
+    let Ok(before) = fs::read_to_string(NumberOfHugePages::FILE) else {
+        return assert!(matches!(open().into_reserved(), Err(LoadError::Open { .. })), "there is no reserve");
+    };
+    let reserve = NumberOfHugePages(before);
+    if reserve.0.trim() == "0" {
+        let error = open().into_reserved().unwrap_err();
+        assert!(matches!(error, LoadError::HugePages { wanted: 1, free: 0, needed: 1, .. }), "{error}");
+        for part in ["1 huge pages", "0 are free", "vm.nr_hugepages=1", "copied"] {
+            assert!(error.to_string().contains(part), "{part} is not in: {error}");
+        }
+    }
+    // 3 more, of which one is taken below.
+    let more = reserve.0.trim().parse::<u64>().unwrap() + 3;
+    let _ = fs::write(NumberOfHugePages::FILE, more.to_string());
+    if fs::read_to_string(NumberOfHugePages::FILE).unwrap().trim() != more.to_string() {
+        eprintln!("not run: this machine does not let the test reserve huge pages");
+        return;
+    }
+    let reserved = open().into_reserved().unwrap();
+    assert!(reserved.bytes() == bytes, "the copy differs");
+    assert_eq!(reserved.huge_bytes(), Some(2 << 20), "what the kernel says it granted");
+    let options = LoadOptions { weights: Placement::Reserved, ..LoadOptions::default() };
+    let placed = place(open(), &options).unwrap();
+    assert_eq!(placed.huge_bytes(), Some(2 << 20));
 }
 
 #[test]
