@@ -90,7 +90,7 @@ impl SimEngine {
             context: options.context,
             slots: options.slots,
             batch_tokens: options.batch_tokens,
-            logit_rows: options.logit_rows.unwrap_or(options.slots),
+            logit_rows: if options.embeds { 0 } else { options.logit_rows.unwrap_or(options.slots) },
             weight_bytes: options.weight_bytes,
             short_of_memory: options.short_of_memory,
             working_bytes: 0,

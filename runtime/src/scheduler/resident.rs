@@ -295,7 +295,7 @@ impl Resident {
     /// and their keys and values are overwritten before a row can see them.
     fn proposals(&self, seated: &[(usize, &Answer, Seat)], wants: &[u32]) -> Vec<u32> {
         let (info, plain) = (self.engine.info(), wants.len() as u32);
-        let room = (info.batch_tokens.saturating_sub(plain)).min(info.logit_rows - info.slots);
+        let room = (info.batch_tokens.saturating_sub(plain)).min(info.logit_rows.saturating_sub(info.slots));
         if room == 0 || wants.iter().any(|want| *want > 1) {
             return vec![0; wants.len()];
         }
