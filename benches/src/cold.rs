@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use muse_kernels::Span;
-use muse_runtime::{LoadOptions, Mapped, load_mapped, place};
+use muse_runtime::{LoadOptions, Mapped, load_mapped, place, random};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 use serde::Serialize;
 
-use crate::measure::{median, no_text};
+use crate::measure::median;
 use crate::report::BenchError;
 
 /// Bytes of one `read`.
@@ -89,7 +89,7 @@ fn in_memory(file: &File, len: u64) -> bool {
 fn first_token_s(path: &Path, options: &LoadOptions) -> Result<f64, BenchError> {
     let began = Instant::now();
     let mapped = place(Mapped::open(path)?, options)?;
-    let mut engine = load_mapped(&mapped, options, no_text())?;
+    let mut engine = load_mapped(&mapped, options, random::no_text())?;
     let mut logits = vec![0.0; engine.info().vocab as usize];
     engine.step(&[Span { slot: 0, start: 0, len: 1 }], &[1], &[0], &mut logits)?;
     let elapsed = began.elapsed();

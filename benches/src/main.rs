@@ -13,7 +13,7 @@ use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
 use muse_format::{Layout, Role, Spec};
 use muse_runtime::{
-    BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, WeightBytes, load_mapped, place,
+    BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, WeightBytes, load_mapped, place, random,
 };
 
 const EXAMPLES: &str = "\
@@ -236,7 +236,7 @@ fn layout(arguments: &Arguments) -> Layout {
 /// Bytes of the tensors that [`synthetic::write`] writes.
 fn weight_bytes(spec: &Spec, layout: Layout) -> WeightBytes {
     let bytes = |tensor: muse_format::Expected| {
-        let layout = synthetic::layout_of(&tensor, layout);
+        let layout = random::layout_of(&tensor, layout);
         let bytes = layout.byte_len(tensor.rows, tensor.cols).unwrap_or(u64::MAX);
         (tensor.name, bytes)
     };
@@ -284,7 +284,7 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
             Some(probe) => Ceiling::Memory(probe),
             None => Ceiling::Disk { path: file, memory: memory[i] },
         };
-        let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), measure::no_text())?;
+        let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), random::no_text())?;
         backend.clone_from(&engine.info().backend);
         measure::fill(&mut *engine, plan.slots, arguments.depth)?;
         for parallel in arguments.parallel.iter().copied() {

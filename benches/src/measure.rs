@@ -1,12 +1,11 @@
 //! Tokens a second of one engine.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use muse_format::{Layer, Spec};
 use muse_kernels::{BackendError, CacheShape, Span};
-use muse_runtime::{ChatOptions, Engine, Mapped, Message, Plan, Text, TextDecoder, TextError};
+use muse_runtime::{Engine, Mapped, Plan};
 
 use crate::disk;
 use crate::probe::Probe;
@@ -210,38 +209,6 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
-}
-
-/// Stands where a model's tokenizer would: a measurement reads and writes no text.
-struct NoText;
-
-/// A [`Text`] that refuses everything.
-pub fn no_text() -> Arc<dyn Text> {
-    Arc::new(NoText)
-}
-
-impl Text for NoText {
-    fn encode(&self, _: &str) -> Result<Vec<u32>, TextError> {
-        Err(TextError::Encode("muse-bench reads no text".into()))
-    }
-
-    fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
-        Err(TextError::NoTemplate)
-    }
-
-    fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
-        Box::new(NoText)
-    }
-}
-
-impl TextDecoder for NoText {
-    fn push(&mut self, _: u32) -> String {
-        String::new()
-    }
-
-    fn finish(&mut self) -> String {
-        String::new()
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use muse_kernels::{BackendError, Span};
 use muse_runtime::{
     Engine, Event, GenerateOptions, LoadOptions, Mapped, Message, PROPOSED_MAX, Prompt, Scheduler,
-    SchedulerOptions, SinkClosed, Speculation, load, load_mapped,
+    SchedulerOptions, SinkClosed, Speculation, load, load_mapped, random,
 };
 use serde::Serialize;
 
-use crate::measure::{go_back, median, no_text, token};
+use crate::measure::{go_back, median, token};
 use crate::report::BenchError;
 
 /// Position of the rows that are timed.
@@ -117,7 +117,7 @@ pub fn measure(
 ) -> Result<Report, BenchError> {
     let options = LoadOptions { context: Some(1024), threads, ..LoadOptions::default() };
     let answers = has_text.then(|| answers(load(file, &options)?, rounds)).transpose()?;
-    let mut engine = load_mapped(&Mapped::open(file)?, &options, no_text())?;
+    let mut engine = load_mapped(&Mapped::open(file)?, &options, random::no_text())?;
     let costs = costs(&mut *engine, rounds)?;
     Ok(Report { backend: engine.info().backend.clone(), costs, answers })
 }

@@ -123,10 +123,12 @@ async fn musectl_does_what_its_help_says() {
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!((&status["models"], &status["models_loaded"]), (&1.into(), &0.into()));
     assert_eq!(status["sessions"], 0, "every command left nothing behind: {status}");
-    let doctor = bus.musectl(&["doctor", "--json"], "").await;
+    let doctor = bus.musectl(&["doctor", "--selftest", "--json"], "").await;
     let checks: Vec<serde_json::Value> = serde_json::from_slice(&doctor.stdout).unwrap();
-    let service = checks.iter().find(|check| check["name"] == "service").unwrap();
-    assert_eq!(service["state"], "ok", "{service}");
+    for name in ["service", "kernels"] {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap();
+        assert_eq!(check["state"], "ok", "{check}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,9 @@ pub enum Command {
         /// Configuration file [default: /etc/muse/mused.toml where it exists]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Compute a small model with the kernels that models run on, and compare it with plain loops: a second
+        #[arg(long)]
+        selftest: bool,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  musectl completions bash > /etc/bash_completion.d/musectl")]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use muse_runtime::BackendChoice;
+use muse_runtime::selftest::Tried;
 use serde::Serialize;
 use zbus::fdo;
 
@@ -43,10 +44,14 @@ impl Check {
     }
 }
 
-pub async fn run(session: bool, json: bool, config: Option<&Path>) -> Result<(), Error> {
+pub async fn run(session: bool, json: bool, config: Option<&Path>, kernels: bool) -> Result<(), Error> {
     let root = Path::new("/");
     let mut checks = vec![board(root), cpu(root), threads(root), memory(root), npu(root)];
-    checks.extend(configuration(root, config, session));
+    let (configuration, backend) = configuration(root, config, session);
+    checks.extend(configuration);
+    if kernels {
+        checks.push(selftest(backend));
+    }
     checks.extend(bus(session).await);
     let mut out = std::io::stdout();
     if json {
@@ -161,23 +166,46 @@ fn npu(root: &Path) -> Check {
     }
 }
 
-fn configuration(root: &Path, path: Option<&Path>, session: bool) -> Vec<Check> {
+/// What is said of the configuration, and the backend that it chooses.
+fn configuration(root: &Path, path: Option<&Path>, session: bool) -> (Vec<Check>, BackendChoice) {
     let default = root.join(crate::args::CONFIG.trim_start_matches('/'));
     let (config, found) = match path.or(default.exists().then_some(&*default)) {
         None => (Config::default(), "none; the defaults are used".to_owned()),
         Some(path) => match Config::read(path) {
             Ok(config) => (config, path.display().to_string()),
             Err(problem) => {
-                return vec![Check::fail(
-                    "config",
-                    problem.to_string(),
-                    "correct the line, then restart mused",
-                )];
+                let remedy = "correct the line, then restart mused";
+                let check = Check::fail("config", problem.to_string(), remedy);
+                return (vec![check], BackendChoice::default());
             }
         },
     };
     let backend = cuda(root, config.engine.backend);
-    vec![Check::ok("config", found), backend, models_folder(&config.models_dir, session)]
+    let checks = vec![Check::ok("config", found), backend, models_folder(&config.models_dir, session)];
+    (checks, config.engine.backend)
+}
+
+/// Whether the kernels that models would run on compute what they should on this machine.
+fn selftest(backend: BackendChoice) -> Check {
+    let name = "kernels";
+    let remedy = "answers would be wrong: take another engine.backend, and report this with the output of \
+                  `musectl doctor --json`";
+    let tried = match muse_runtime::selftest::selftest(backend) {
+        Ok(tried) => tried,
+        Err(problem) => return Check::fail(name, problem.to_string(), "models cannot be loaded either"),
+    };
+    let shown = |tried: &Tried| {
+        format!("{} off by {:.0e}, at worst {:.0e}", tried.layout, tried.closest, tried.worst)
+    };
+    let wrong: Vec<_> = tried.iter().filter(|tried| !tried.passed()).map(shown).collect();
+    match wrong.as_slice() {
+        [] => Check::ok(name, format!("{} layouts agree with the reference", tried.len())),
+        wrong => Check::fail(
+            name,
+            format!("{} of {} layouts: {}", wrong.len(), tried.len(), wrong.join("; ")),
+            remedy,
+        ),
+    }
 }
 
 fn models_folder(folder: &Path, session: bool) -> Check {

@@ -115,7 +115,9 @@ fn run(args: Args) -> Result<(), Error> {
         Command::Load { model } => runtime.block_on(models::load(session, &model)),
         Command::Unload { model, force } => runtime.block_on(models::unload(session, &model, force)),
         Command::Status { json } => runtime.block_on(status::run(session, json)),
-        Command::Doctor { json, config } => runtime.block_on(doctor::run(session, json, config.as_deref())),
+        Command::Doctor { json, config, selftest } => {
+            runtime.block_on(doctor::run(session, json, config.as_deref(), selftest))
+        }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
