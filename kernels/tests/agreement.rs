@@ -166,6 +166,7 @@ fn spans(start: u32, len: u32) -> [Span; 2] {
     [Span { slot: 2, start, len }, Span { slot: 0, start: start + len, len: 1 }]
 }
 
+#[derive(Debug)]
 struct AttentionCase {
     heads: u32,
     kv_heads: u32,
@@ -194,10 +195,14 @@ impl AttentionCase {
     }
 
     /// Fills a cache up to the batch, stores the batch and attends; the same inputs for every backend.
-    fn run<B: Backend<Buffer = Vec<f32>>>(&self, backend: &mut B, dtype: CacheDtype) -> Vec<f32> {
+    fn run<B: Backend<Buffer = Vec<f32>>>(
+        &self,
+        backend: &mut B,
+        dtype: CacheDtype,
+    ) -> Result<Vec<f32>, BackendError> {
         let mut random = Random::new(12);
         let Self { heads, kv_heads, head_dim, capacity, start, len, .. } = *self;
-        let mut cache = backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim }).unwrap();
+        let mut cache = backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim })?;
         backend.reserve(len as usize + 1, (heads * head_dim) as usize).unwrap();
         let width = (kv_heads * head_dim) as usize;
         for p in 0..start + len {
@@ -213,7 +218,24 @@ impl AttentionCase {
         let size = tokens * (heads * head_dim) as usize;
         let (q, mut out) = (random.normal(size), vec![f32::NAN; size]);
         backend.attention(&mut out, &q, &cache, &spans, &self.shape()).unwrap();
-        out
+        Ok(out)
+    }
+
+    /// # Panics
+    /// Where `actual` is not what is `expected`, within what the order of sums and the rounding of prompts may do.
+    fn compare(&self, dtype: CacheDtype, name: &str, actual: &[f32], expected: &[f32]) {
+        let errors = || actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - f64::from(*e)).abs());
+        if self.len >= 32 && dtype != CacheDtype::F32 && name.contains("avx512-bf16") {
+            let mean = (errors().map(|e| e * e).sum::<f64>() / actual.len() as f64).sqrt();
+            assert!(mean <= COARSE, "{self:?} {dtype:?} {name}: {mean} in the mean");
+            assert!(errors().all(|e| e <= 8.0 * COARSE), "{self:?} {dtype:?} {name}");
+            return;
+        }
+        let bound = attention_bound(self, dtype);
+        for (n, error) in errors().enumerate() {
+            let (actual, expected) = (actual[n], expected[n]);
+            assert!(error <= bound, "{self:?} {dtype:?} {name}: {n} is {actual}, not {expected}");
+        }
     }
 }
 
@@ -274,25 +296,17 @@ fn attention_agrees() {
         AttentionCase { heads: 30, kv_heads: 1, head_dim: 6, start: 777, len: 1, capacity: 780, ..base },
         AttentionCase { start: 1999, len: 1, window: Some(800), capacity: 816, softcap: Some(9.0), ..base },
     ];
-    for (i, case) in cases.iter().enumerate() {
+    for case in cases {
         for dtype in CacheDtype::ALL {
-            let expected = case.run(&mut ReferenceBackend::new(), dtype);
+            let expected = case.run(&mut ReferenceBackend::new(), dtype).unwrap();
+            let packed = matches!(dtype, CacheDtype::Int4 | CacheDtype::Int8Int4);
             each_backend!(|cpu| {
-                let actual = case.run(cpu, dtype);
                 let name = cpu.describe();
-                let errors =
-                    || actual.iter().zip(&expected).map(|(a, e)| (f64::from(*a) - f64::from(*e)).abs());
-                let is_prompt = case.len >= 32 && dtype != CacheDtype::F32;
-                if is_prompt && name.contains("avx512-bf16") {
-                    let mean = (errors().map(|e| e * e).sum::<f64>() / actual.len() as f64).sqrt();
-                    assert!(mean <= COARSE, "case {i} {dtype:?} {name}: {mean} in the mean");
-                    assert!(errors().all(|e| e <= 8.0 * COARSE), "case {i} {dtype:?} {name}");
-                    return;
-                }
-                for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
-                    let error = (f64::from(*actual) - f64::from(*expected)).abs();
-                    let bound = attention_bound(case, dtype);
-                    assert!(error <= bound, "case {i} {dtype:?} {name}: {n} is {actual}, not {expected}");
+                match case.run(cpu, dtype) {
+                    Ok(actual) => case.compare(dtype, &name, &actual, &expected),
+                    // Refused before any model is served.
+                    Err(BackendError::Unsupported(_)) if packed && name.contains("sm_") => {}
+                    Err(error) => panic!("{case:?} {dtype:?} {name}: {error}"),
                 }
             });
         }

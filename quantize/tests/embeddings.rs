@@ -1,20 +1,20 @@
 //! Models that embed, against an outside witness: tiny checkpoints (scripts/golden/embeddings.py) are converted, loaded
 //! and run, and their vectors compared with what sentence-transformers computed from the same files.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+mod converted;
 
-use muse_format::{Meta, Provenance};
+use std::fs;
+use std::path::Path;
+
 use muse_kernels::CacheDtype;
 use muse_quantize::checkpoint::{self, Checkpoint, ImportError};
-use muse_quantize::convert::{self, Watch};
 use muse_quantize::families;
-use muse_quantize::policy::{Bits, Policy, Scheme};
-use muse_quantize::text;
+use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, TextError, load};
 use safetensors::SafeTensors;
 use serde::Deserialize;
+
+use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
 const FIXTURES: [(&str, Bits); 3] =
@@ -36,10 +36,6 @@ struct Golden {
     vectors: Vec<Vec<f32>>,
 }
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
 fn golden(name: &str) -> Golden {
     let folder = fixture(name).join("golden");
     let entries: Vec<Entry> = serde_json::from_slice(&fs::read(folder.join("texts.json")).unwrap()).unwrap();
@@ -54,27 +50,6 @@ fn golden(name: &str) -> Golden {
 
 fn opened(name: &str) -> Checkpoint {
     checkpoint::open(&fixture(name).join("checkpoint")).unwrap()
-}
-
-/// A `.muse` file of the fixture, gone with the value.
-fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
-    let checkpoint = opened(name);
-    let import = families::import(&checkpoint).unwrap();
-    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
-    let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
-    let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
-    let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
-    let meta = Meta {
-        spec: import.spec.clone(),
-        text,
-        generation,
-        provenance: Provenance { target: "cpu".into(), ..Provenance::default() },
-        tokenizer: checkpoint.tokenizer.clone(),
-        chat_template: String::new(),
-    };
-    let file = tempfile::NamedTempFile::with_suffix(".muse").unwrap();
-    convert::write(file.reopen().unwrap(), name, &checkpoint, &jobs, &meta, &watch).unwrap();
-    file
 }
 
 fn engine(file: &Path, backend: BackendChoice, slots: u32) -> Box<dyn Engine> {

@@ -1,21 +1,19 @@
 //! The whole path against an outside witness: tiny checkpoints of every family (scripts/golden) are converted, loaded
 //! and run, and what comes out is compared with what Hugging Face transformers computed from the same files.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+mod converted;
 
-use muse_format::{Meta, Provenance, Text};
+use std::fs;
+use std::path::Path;
+
 use muse_kernels::CacheDtype;
-use muse_quantize::checkpoint;
-use muse_quantize::convert::{self, Watch};
-use muse_quantize::families;
 use muse_quantize::images;
-use muse_quantize::policy::{Bits, Policy, Scheme};
-use muse_quantize::text;
+use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, ChatOptions, Engine, Image, LoadOptions, Message, eval, load};
 use safetensors::SafeTensors;
 use serde::Deserialize;
+
+use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
 const FIXTURES: [(&str, Bits); 19] = [
@@ -63,12 +61,8 @@ struct Golden {
     logits: Vec<Vec<f32>>,
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
 fn golden(name: &str) -> Golden {
-    let folder = fixtures().join(name).join("golden");
+    let folder = fixture(name).join("golden");
     let ids: Ids = serde_json::from_slice(&fs::read(folder.join("ids.json")).unwrap()).unwrap();
     let logits = stored_logits(&folder.join("logits.safetensors"), ids.input_ids.len());
     Golden { ids, logits }
@@ -83,28 +77,6 @@ fn stored_logits(path: &Path, rows: usize) -> Vec<Vec<f32>> {
     let (values, _) = logits.data().as_chunks::<4>();
     let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
     values.chunks_exact(logits.shape()[1]).map(<[f32]>::to_vec).collect()
-}
-
-/// A `.muse` file of the fixture, gone with the value.
-fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
-    let checkpoint = checkpoint::open(&fixtures().join(name).join("checkpoint")).unwrap();
-    let import = families::import(&checkpoint).unwrap();
-    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
-    let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
-    let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
-    let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
-    let text = Text { image: text::image(&checkpoint, &import).unwrap(), ..text };
-    let meta = Meta {
-        spec: import.spec.clone(),
-        text,
-        generation,
-        provenance: Provenance { target: "cpu".into(), ..Provenance::default() },
-        tokenizer: checkpoint.tokenizer.clone(),
-        chat_template: checkpoint.chat_template.clone().unwrap(),
-    };
-    let file = tempfile::NamedTempFile::with_suffix(".muse").unwrap();
-    convert::write(file.reopen().unwrap(), name, &checkpoint, &jobs, &meta, &watch).unwrap();
-    file
 }
 
 fn engine(file: &Path, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
@@ -122,7 +94,7 @@ fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec
 
 /// The images of a fixture's second prompt.
 fn images(name: &str, engine: &dyn Engine) -> Vec<Image> {
-    let bytes = fs::read(fixtures().join(name).join("golden/images.safetensors")).unwrap();
+    let bytes = fs::read(fixture(name).join("golden/images.safetensors")).unwrap();
     images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
 }
 
@@ -191,7 +163,7 @@ fn models_see_images_as_transformers_does() {
     let mut wrong = Vec::new();
     for (name, stored) in [("muse-glimmer", Bits::Sixteen), ("muse-glimmer-options", Bits::Sixteen)] {
         let ids = golden(name).ids;
-        let path = fixtures().join(name).join("golden/image_logits.safetensors");
+        let path = fixture(name).join("golden/image_logits.safetensors");
         let expected = stored_logits(&path, ids.image_input_ids.len());
         for bits in [Bits::ThirtyTwo, stored] {
             let file = converted(name, bits);
@@ -246,9 +218,9 @@ fn fewer_bits_cost_what_they_should() {
 
 #[test]
 fn text_becomes_the_ids_that_the_source_tokenizer_gives() {
-    let page = fs::read_to_string(fixtures().join("page.txt")).unwrap();
+    let page = fs::read_to_string(fixture("page.txt")).unwrap();
     let chat: Vec<serde_json::Value> =
-        serde_json::from_slice(&fs::read(fixtures().join("chat.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(fixture("chat.json")).unwrap()).unwrap();
     let field = |message: &serde_json::Value, key: &str| message[key].as_str().unwrap().to_owned();
     let chat: Vec<_> = chat.iter().map(|m| Message::new(field(m, "role"), field(m, "content"))).collect();
     for (name, bits) in FIXTURES {

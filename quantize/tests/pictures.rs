@@ -1,15 +1,18 @@
 //! Pictures in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
 //! is answered meanwhile, and no picture's keys and values are another's.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::mpsc;
-use std::sync::{Arc, OnceLock};
+mod converted;
 
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use muse_quantize::policy::Bits;
 use muse_runtime::{
     BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Message,
     Prompt, Refusal, Scheduler, SchedulerOptions, TextError, Usage, eval, load,
 };
+
+use converted::converted;
 
 /// `<|image_start|>`, `<|patch|>` and `<|image_end|>` of the fixture.
 const BEFORE: u32 = 307;
@@ -18,18 +21,6 @@ const AFTER: u32 = 309;
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The fixture in a file, made once.
-fn file(name: &'static str) -> std::path::PathBuf {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = DIR.get_or_init(|| tempfile::tempdir().unwrap());
-    let path = dir.path().join(format!("{name}-{:?}.muse", std::thread::current().id()));
-    let source = folder().join("tests/fixtures").join(name).join("checkpoint");
-    let mut convert = Command::new(env!("CARGO_BIN_EXE_muse-quantize"));
-    let made = convert.arg("convert").arg(source).arg("-o").arg(&path).args(["--bits", "32", "--force"]);
-    assert!(made.output().unwrap().status.success());
-    path
 }
 
 fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> {
@@ -41,7 +32,8 @@ fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> 
         threads: Some(1),
         ..LoadOptions::default()
     };
-    load(&file(name), &options).unwrap()
+    // A mapping keeps a file that is gone.
+    load(converted(name, Bits::ThirtyTwo).path(), &options).unwrap()
 }
 
 fn picture(name: &str) -> Arc<[u8]> {

@@ -1,0 +1,36 @@
+//! A fixture's checkpoint as a file, made as the command makes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use muse_format::{Meta, Provenance, Text};
+use muse_quantize::convert::{self, Watch};
+use muse_quantize::policy::{Bits, Policy, Scheme};
+use muse_quantize::{checkpoint, families, text};
+
+/// What is in `tests/fixtures` under this name.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A `.muse` file of the fixture, gone with the value.
+pub fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
+    let checkpoint = checkpoint::open(&fixture(name).join("checkpoint")).unwrap();
+    let import = families::import(&checkpoint).unwrap();
+    let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
+    let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
+    let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
+    let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
+    let text = Text { image: text::image(&checkpoint, &import).unwrap(), ..text };
+    let meta = Meta {
+        spec: import.spec.clone(),
+        text,
+        generation,
+        provenance: Provenance { target: "cpu".into(), ..Provenance::default() },
+        tokenizer: checkpoint.tokenizer.clone(),
+        chat_template: checkpoint.chat_template.clone().unwrap_or_default(),
+    };
+    let file = tempfile::NamedTempFile::with_suffix(".muse").unwrap();
+    convert::write(file.reopen().unwrap(), name, &checkpoint, &jobs, &meta, &watch).unwrap();
+    file
+}
