@@ -31,14 +31,12 @@ mod cuda;
 mod delta;
 mod reference;
 mod routing;
+mod shape;
 mod tensor;
 #[cfg(test)]
 mod test_data;
 
-pub use backend::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
-    Routing, ScaledNorm, Span, UnknownCacheDtype,
-};
+pub use backend::{Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, Routing, ScaledNorm};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]
@@ -47,4 +45,5 @@ pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes};
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;
 pub use routing::Chooser;
+pub use shape::{AttentionShape, CacheDtype, CacheShape, Span, UnknownCacheDtype};
 pub use tensor::{Bytes, Tensor};

@@ -1,0 +1,113 @@
+//! Where the values of a tensor come from, and what becomes of them on the way.
+
+#[derive(Debug)]
+pub enum Origin {
+    /// Rows of a tensor of the checkpoint, by its name there.
+    Tensor { name: String, rows: Rows, transform: Transform },
+    /// Computed from the config, `(1, cols)`.
+    Computed(Vec<f32>),
+}
+
+/// Which outputs of a source our tensor has, in order: rows of a matrix, elements of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rows {
+    /// The first.
+    pub first: usize,
+    /// Where pairs are brought from side by side to half a rotation apart.
+    pub pairs: Option<Pairs>,
+    /// Where they lie between others.
+    pub blocks: Option<Blocks>,
+}
+
+/// Blocks of `len` outputs, one of ours after each `every` of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    pub len: usize,
+    pub every: usize,
+}
+
+/// Heads of which the first `rotated` elements are pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pairs {
+    pub head_dim: usize,
+    pub rotated: usize,
+}
+
+impl Rows {
+    /// Whether they follow one another in the source as in ours.
+    pub fn are_contiguous(&self) -> bool {
+        self.pairs.is_none() && self.blocks.is_none()
+    }
+
+    /// The source's row for ours.
+    pub fn source(&self, row: usize) -> usize {
+        if let Some(Blocks { len, every }) = self.blocks {
+            return self.first + row / len * every + row % len;
+        }
+        let Some(Pairs { head_dim, rotated }) = self.pairs else { return self.first + row };
+        let (head, at) = (row / head_dim * head_dim, row % head_dim);
+        let half = rotated / 2;
+        let at = match at {
+            at if at < half => 2 * at,
+            at if at < rotated => 2 * (at - half) + 1,
+            at => at,
+        };
+        self.first + head + at
+    }
+}
+
+/// What becomes of the values of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Transform {
+    AsIs,
+    /// `1 + w`.
+    AddOne,
+    /// `exp(w)`.
+    Exp,
+    /// Rows become columns.
+    Transpose,
+    /// `sigmoid(w / temperature)`: what a gate lets in beside the residual stream.
+    GateIn {
+        temperature: f32,
+    },
+    /// `sqrt(max(1 - sigmoid(w / temperature)^2, 0.001))`: what the same gate keeps of the residual stream.
+    GateKeeps {
+        temperature: f32,
+    },
+    /// Columns that are `outer` numbers for each of a list, as `outer` lists: column `j * len + i` is that of
+    /// `i * outer + j`.
+    ColumnsGathered {
+        outer: usize,
+    },
+}
+
+impl Transform {
+    /// Changes `values`, rows of `cols`.
+    pub fn apply(self, values: &mut [f32], cols: usize) {
+        let open = |w: f32, temperature: f32| 1.0 / (1.0 + (-f64::from(w / temperature)).exp());
+        let each = |values: &mut [f32], f: &dyn Fn(f32) -> f64| {
+            values.iter_mut().for_each(|value| *value = f(*value) as f32);
+        };
+        match self {
+            Self::AsIs | Self::Transpose => {}
+            Self::Exp => each(values, &|w| f64::from(w).exp()),
+            Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
+            Self::GateIn { temperature } => each(values, &|w| open(w, temperature)),
+            Self::GateKeeps { temperature } => {
+                let kept = |open: f64| ((1.0 - open) * (1.0 + open)).max(0.001).sqrt();
+                each(values, &|w| kept(open(w, temperature)));
+            }
+            Self::ColumnsGathered { outer } => {
+                let mut theirs = vec![0.0; cols];
+                for row in values.chunks_exact_mut(cols) {
+                    theirs.copy_from_slice(row);
+                    let lists = theirs.chunks_exact(outer);
+                    let len = lists.len();
+                    for (i, list) in lists.enumerate() {
+                        list.iter().enumerate().for_each(|(j, value)| row[j * len + i] = *value);
+                    }
+                }
+            }
+        }
+    }
+}
