@@ -216,7 +216,7 @@ async fn closing_the_stream_cancels_its_answer() {
     let mut stream = session.respond(FOREVER).await;
     stream.first_delta().await;
     drop(stream);
-    daemon.until(|status| status.running == 0).await;
+    daemon.until(|status| status.running + status.waiting == 0).await;
     assert_eq!(session.respond("next").await.finish().await.0, "echo: next");
 }
 
@@ -230,7 +230,10 @@ async fn a_client_that_leaves_takes_its_sessions_along() {
     let service = daemon.service.clone();
     drop(session);
     daemon.client.close().await.unwrap();
-    common::until(|| service.status().sessions == 0 && service.status().running == 0).await;
+    common::until(|| {
+        service.status().sessions == 0 && service.status().running + service.status().waiting == 0
+    })
+    .await;
     assert_eq!(stream.finish().await.1["finish_reason"], "cancelled");
 }
 
@@ -257,7 +260,7 @@ async fn a_slow_reader_loses_its_answer_and_nobody_waits_for_it() {
     let daemon = daemon_with("[limits]\nstream_frames = 16", Simulated::new(&[("sim", 0)]), None).await;
     let (slow, quick) = (daemon.open().await, daemon.open().await);
     let mut unread = slow.respond(FOREVER).await;
-    daemon.until(|status| status.running == 0).await;
+    daemon.until(|status| status.running + status.waiting == 0).await;
     assert_eq!(quick.respond("hi").await.finish().await.0, "echo: hi");
     let (text, error) = unread.finish().await;
     assert!(text.starts_with("echo: "), "what was sent is there");
@@ -272,7 +275,7 @@ async fn a_reader_that_takes_nothing_is_let_go() {
     let daemon = daemon_with(text, Simulated::new(&[("sim", 0)]), None).await;
     let session = daemon.open().await;
     let mut unread = session.respond(FOREVER).await;
-    daemon.until(|status| status.running == 0).await;
+    daemon.until(|status| status.running + status.waiting == 0).await;
     daemon.until(|status| status.streams == 0).await;
     let mut last = None;
     while let Some(frame) = unread.next().await {
@@ -336,6 +339,6 @@ async fn a_client_that_leaves_ends_its_generate() {
         tokio::spawn(async move { caller.manager("Generate", &(FOREVER, Options::new())).await.map(|_| ()) });
     daemon.until(|status| status.running == 1).await;
     daemon.client.clone().close().await.unwrap();
-    daemon.until(|status| status.running == 0 && status.sessions == 0).await;
+    daemon.until(|status| status.running + status.waiting == 0 && status.sessions == 0).await;
     assert!(call.await.unwrap().is_err());
 }

@@ -1,6 +1,6 @@
 //! The operations that a model is made of, and the backends that do them.
 //!
-//! [`Backend`] is the boundary: `graph.rs` in the runtime asks for operations, a backend does them. There is
+//! [`Backend`] is the boundary: `graph/` in the runtime asks for operations, a backend does them. There is
 //! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer), [`CpuBackend`] and,
 //! with the feature `cuda`, `CudaBackend`.
 //!

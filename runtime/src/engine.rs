@@ -1,4 +1,4 @@
-//! What the scheduler drives. `model.rs` implements it for real models, `sim.rs` for tests of everything above.
+//! What the scheduler drives. `model/` implements it for real models, `sim.rs` for tests of everything above.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! [`Engine`]; [`eval`] asks an engine for logits, greedy tokens, perplexity and divergence.
 //!
 //! A new kind of block is a field of [`muse_format::Spec`], its tensors in `Spec::tensors`, and its operations in
-//! `graph.rs`. Nothing here asks for a model's name, repacks a weight or allocates after load.
+//! `graph/`. Nothing here asks for a model's name, repacks a weight or allocates after load.
 #![deny(unsafe_code)]
 
 mod constraint;
