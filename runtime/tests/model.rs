@@ -247,11 +247,16 @@ fn models() -> [(&'static str, Spec); 5] {
     ]
 }
 
+/// Those that `choice` has kernels for.
+fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
+    models().into_iter().filter(move |(name, _)| choice != BackendChoice::Cuda || *name != "gated")
+}
+
 /// With float weights.
 fn says_what_the_reference_says(choice: BackendChoice) {
     let rounds_prompts =
         choice == BackendChoice::Cpu && muse_kernels::Features::detect().to_string() == "avx512-bf16";
-    for (name, spec) in models() {
+    for (name, spec) in models_for(choice) {
         for layout in &LAYOUTS[..3] {
             let tokens = Rng(23).tokens(48, spec.vocab);
             let expected = steps(&mut *engine(&spec, *layout, &reference(48)), 0, &tokens, 48);
@@ -278,7 +283,7 @@ fn says_what_the_reference_says(choice: BackendChoice) {
 /// Where activations are rounded to 8 bits, two orders of f32 sums may tip one to its neighbour, which then is in all
 /// that follows. Most short sequences have none, and agree as f32 does; what is wrong in a kernel is in all of them.
 fn says_what_the_reference_says_of_quantized_weights(choice: BackendChoice) {
-    for (name, spec) in models() {
+    for (name, spec) in models_for(choice) {
         for layout in &LAYOUTS[3..] {
             let mut reference = engine(&spec, *layout, &reference(16));
             let mut tuned = engine(&spec, *layout, &options(choice, 16));
@@ -318,4 +323,14 @@ fn a_build_without_cuda_refuses_a_model_for_it() {
 fn the_cuda_backend_agrees() {
     says_what_the_reference_says(BackendChoice::Cuda);
     says_what_the_reference_says_of_quantized_weights(BackendChoice::Cuda);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn what_cuda_has_no_kernels_for_is_refused() {
+    let spec = gated();
+    let mut engine = engine(&spec, Layout::F32, &options(BackendChoice::Cuda, 8));
+    let span = Span { slot: 0, start: 0, len: 1 };
+    let refused = engine.step(&[span], &[1], &[0], &mut vec![0.0; spec.vocab as usize]).unwrap_err();
+    assert!(matches!(refused, muse_kernels::BackendError::Unsupported(_)), "{refused}");
 }
