@@ -1,6 +1,7 @@
 //! Models that embed, against an outside witness: tiny checkpoints (scripts/golden/embeddings.py) are converted, loaded
 //! and run, and their vectors compared with what sentence-transformers computed from the same files.
 
+mod compared;
 mod converted;
 
 use std::fs;
@@ -11,9 +12,9 @@ use muse_quantize::checkpoint::{self, Checkpoint, ImportError};
 use muse_quantize::families;
 use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, TextError, load};
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
@@ -39,13 +40,8 @@ struct Golden {
 fn golden(name: &str) -> Golden {
     let folder = fixture(name).join("golden");
     let entries: Vec<Entry> = serde_json::from_slice(&fs::read(folder.join("texts.json")).unwrap()).unwrap();
-    let bytes = fs::read(folder.join("embeddings.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = file.tensor("embeddings").unwrap();
-    assert_eq!((tensor.dtype(), tensor.shape()[0]), (safetensors::Dtype::F32, entries.len()));
-    let (values, _) = tensor.data().as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    Golden { entries, vectors: values.chunks_exact(tensor.shape()[1]).map(<[f32]>::to_vec).collect() }
+    let vectors = stored_rows(&folder.join("embeddings.safetensors"), "embeddings", entries.len());
+    Golden { entries, vectors }
 }
 
 fn opened(name: &str) -> Checkpoint {
@@ -71,34 +67,6 @@ fn vectors(engine: &mut dyn Engine, golden: &Golden) -> Vec<Vec<f32>> {
         all.extend(out.chunks_exact(width).map(<[f32]>::to_vec));
     }
     all
-}
-
-fn deviation(vector: &[f32]) -> f64 {
-    let n = vector.len() as f64;
-    let mean = vector.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-    (vector.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n).sqrt()
-}
-
-/// Largest error of any number, in standard deviations of its vector's numbers; infinite where one is NaN.
-fn worst(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
-    assert_eq!(expected.len(), actual.len());
-    let of_vector = |expected: &[f32], actual: &[f32]| {
-        assert_eq!(expected.len(), actual.len());
-        let errors = expected.iter().zip(actual).map(|(e, a)| (f64::from(*e) - f64::from(*a)).abs());
-        let nan_is_worst = |e: f64| if e.is_nan() { f64::INFINITY } else { e };
-        errors.map(nan_is_worst).fold(0.0, f64::max) / deviation(expected)
-    };
-    expected.iter().zip(actual).map(|(e, a)| of_vector(e, a)).fold(0.0, f64::max)
-}
-
-/// Root mean square error of all numbers, in standard deviations of their vectors.
-fn mean_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
-    let square = |e: &[f32], a: &[f32]| {
-        let sum: f64 = e.iter().zip(a).map(|(e, a)| (f64::from(*e) - f64::from(*a)).powi(2)).sum();
-        sum / e.len() as f64 / deviation(e).powi(2)
-    };
-    let squares: f64 = expected.iter().zip(actual).map(|(e, a)| square(e, a)).sum();
-    (squares / expected.len() as f64).sqrt()
 }
 
 #[test]

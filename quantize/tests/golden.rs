@@ -1,6 +1,7 @@
 //! The whole path against an outside witness: tiny checkpoints of every family (scripts/golden) are converted, loaded
 //! and run, and what comes out is compared with what Hugging Face transformers computed from the same files.
 
+mod compared;
 mod converted;
 
 use std::fs;
@@ -10,9 +11,9 @@ use muse_kernels::CacheDtype;
 use muse_quantize::images;
 use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, ChatOptions, Engine, Image, LoadOptions, Message, eval, load};
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
@@ -64,19 +65,8 @@ struct Golden {
 fn golden(name: &str) -> Golden {
     let folder = fixture(name).join("golden");
     let ids: Ids = serde_json::from_slice(&fs::read(folder.join("ids.json")).unwrap()).unwrap();
-    let logits = stored_logits(&folder.join("logits.safetensors"), ids.input_ids.len());
+    let logits = stored_rows(&folder.join("logits.safetensors"), "logits", ids.input_ids.len());
     Golden { ids, logits }
-}
-
-/// `(rows, vocab)`
-fn stored_logits(path: &Path, rows: usize) -> Vec<Vec<f32>> {
-    let bytes = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let logits = file.tensor("logits").unwrap();
-    assert_eq!((logits.dtype(), logits.shape()[0]), (safetensors::Dtype::F32, rows));
-    let (values, _) = logits.data().as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    values.chunks_exact(logits.shape()[1]).map(<[f32]>::to_vec).collect()
 }
 
 fn engine(file: &Path, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
@@ -96,34 +86,6 @@ fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec
 fn images(name: &str, engine: &dyn Engine) -> Vec<Image> {
     let bytes = fs::read(fixture(name).join("golden/images.safetensors")).unwrap();
     images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
-}
-
-fn deviation(row: &[f32]) -> f64 {
-    let n = row.len() as f64;
-    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-    (row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n).sqrt()
-}
-
-/// Largest error of any logit of any position, in standard deviations of that position; infinite where one is NaN.
-fn worst(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
-    assert_eq!(expected.len(), actual.len());
-    let of_row = |expected: &[f32], actual: &[f32]| {
-        assert_eq!(expected.len(), actual.len());
-        let errors = expected.iter().zip(actual).map(|(e, a)| (f64::from(*e) - f64::from(*a)).abs());
-        let nan_is_worst = |e: f64| if e.is_nan() { f64::INFINITY } else { e };
-        errors.map(nan_is_worst).fold(0.0, f64::max) / deviation(expected)
-    };
-    expected.iter().zip(actual).map(|(e, a)| of_row(e, a)).fold(0.0, f64::max)
-}
-
-/// Root mean square error over all positions, in standard deviations.
-fn mean_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
-    let square = |e: &[f32], a: &[f32]| {
-        let sum: f64 = e.iter().zip(a).map(|(e, a)| (f64::from(*e) - f64::from(*a)).powi(2)).sum();
-        sum / e.len() as f64 / deviation(e).powi(2)
-    };
-    let squares: f64 = expected.iter().zip(actual).map(|(e, a)| square(e, a)).sum();
-    (squares / expected.len() as f64).sqrt()
 }
 
 #[test]
@@ -164,7 +126,7 @@ fn models_see_images_as_transformers_does() {
     for (name, stored) in [("muse-glimmer", Bits::Sixteen), ("muse-glimmer-options", Bits::Sixteen)] {
         let ids = golden(name).ids;
         let path = fixture(name).join("golden/image_logits.safetensors");
-        let expected = stored_logits(&path, ids.image_input_ids.len());
+        let expected = stored_rows(&path, "logits", ids.image_input_ids.len());
         for bits in [Bits::ThirtyTwo, stored] {
             let file = converted(name, bits);
             // Also in chunks that end within images, and patch by patch.

@@ -3,7 +3,7 @@
 use muse_format::{Activation, Attention};
 use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
 
-use super::product;
+use super::{product, row_count};
 use crate::model::{AttentionWeights, State};
 
 /// What the operation needs to know of `a`.
@@ -109,8 +109,4 @@ fn store<B: Backend>(
         backend.rope(k, &ropes[rope as usize], spans, a.kv_heads, a.head_dim)?;
     }
     backend.store(cache, k, v, spans)
-}
-
-fn row_count(spans: &[Span]) -> usize {
-    spans.iter().map(|span| span.len as usize).sum()
 }

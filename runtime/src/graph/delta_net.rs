@@ -3,7 +3,7 @@
 use muse_format::{Activation, DeltaNet};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
-use super::product;
+use super::{product, row_count};
 use crate::model::{DeltaNetWeights, State};
 
 /// `state.y = delta_net(state.y)`, over the recurrent state of layer `index`.
@@ -18,7 +18,7 @@ pub(super) fn delta_net<B: Backend>(
 ) -> Result<(), BackendError> {
     let State { y, q: qkv, k: decay, v: beta, mix, gate, delta_states, .. } = state;
     let delta_state = delta_states[index].as_mut().expect("the plan has a state for each such layer");
-    let rows: usize = spans.iter().map(|span| span.len as usize).sum();
+    let rows = row_count(spans);
     let mut products = [
         Linear { out: &mut *qkv, weight: &w.qkv, bias: None },
         Linear { out: &mut *gate, weight: &w.gate, bias: None },

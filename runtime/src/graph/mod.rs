@@ -131,3 +131,7 @@ fn place<B: Backend>(
 fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {
     Linear { out, weight: &affine.weight, bias: affine.bias.as_ref() }
 }
+
+fn row_count(spans: &[Span]) -> usize {
+    spans.iter().map(|span| span.len as usize).sum()
+}

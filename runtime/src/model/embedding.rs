@@ -6,7 +6,7 @@ use muse_format::{Embedding, Pooling, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
 use super::loader::Loader;
-use super::{Affine, EncoderWeights, State, Weights};
+use super::{Affine, EncoderWeights, State, Weights, check_vocabulary};
 use crate::engine::check_texts;
 use crate::flash::Flash;
 use crate::graph;
@@ -125,10 +125,7 @@ where
     fn embed(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<(), BackendError> {
         check_texts(&self.info, texts, out);
         let tokens = texts.concat();
-        if let Some(token) = tokens.iter().find(|t| **t >= self.spec.vocab) {
-            let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
-            return Err(BackendError::Tensor { problem });
-        }
+        check_vocabulary(&tokens, self.spec.vocab)?;
         let span = |(slot, text): (u32, &&[u32])| Span { slot, start: 0, len: text.len() as u32 };
         let spans: Vec<Span> = (0..).zip(texts).map(span).collect();
         self.read(&spans, &tokens)?;

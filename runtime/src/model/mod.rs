@@ -152,10 +152,7 @@ where
     ) -> Result<(), BackendError> {
         self.check_step(spans, tokens, wanted, logits);
         self.check_placed(placed, tokens.len());
-        if let Some(token) = tokens.iter().find(|t| **t >= self.spec.vocab) {
-            let problem = format!("embed has {} rows; there is no token {token}", self.spec.vocab);
-            return Err(BackendError::Tensor { problem });
-        }
+        check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
         let Self { backend, spec, weights, state, tower, blanked, .. } = self;
         let blanks = spec.vision.as_ref().map_or(&[][..], |vision| &vision.blank_tokens);
@@ -188,4 +185,10 @@ where
         let len = self.recurrent.as_ref().map_or(len, |states| states.longest(slot, len));
         if self.rings.iter().all(|ring| whole(ring, len)) { len } else { 0 }
     }
+}
+
+/// Refuses a token that the embedding has no row for.
+fn check_vocabulary(tokens: &[u32], vocab: u32) -> Result<(), BackendError> {
+    let Some(token) = tokens.iter().find(|token| **token >= vocab) else { return Ok(()) };
+    Err(BackendError::Tensor { problem: format!("embed has {vocab} rows; there is no token {token}") })
 }
