@@ -55,6 +55,8 @@ pub struct Mixture<'a, B: Backend + ?Sized> {
     pub experts: &'a [Expert<B::Weight>],
     /// `(experts)`, added to scores to choose by.
     pub choice_bias: Option<&'a B::Weight>,
+    /// `(experts)`, each multiplies its expert's weights, after what [`Routing`] says.
+    pub scales: Option<&'a B::Weight>,
     /// Experts that a row runs through.
     pub used: usize,
     pub routing: Routing,
@@ -234,7 +236,7 @@ pub trait Backend {
     ///
     /// `logits` is `(rows, experts)`, the products of a router. Their scores follow from [`Routing::score`]; the `used`
     /// experts of the largest score plus `choice_bias` are chosen, the lower index where two are equal. Weights are the
-    /// scores alone, by the rest of [`Routing`].
+    /// scores alone, by the rest of [`Routing`], times the expert's own of `scales`.
     fn experts(
         &mut self,
         out: &mut Self::Buffer,

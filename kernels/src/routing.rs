@@ -14,13 +14,19 @@ pub(crate) struct Choice {
 }
 
 /// Fills `chosen` with the experts of one row, in the order of their indices. `logits` are the router's products, one
-/// an expert; `bias` is added to the scores to choose by. Of equal scores the lower index is chosen. Where scores are
+/// an expert; `bias` is added to the scores to choose by, `scales` multiply the weights. Of equal scores the lower index is chosen. Where scores are
 /// NaN the choice is any, of experts that differ.
 ///
 /// # Panics
-/// If there are fewer logits than places in `chosen`, or another number of biases.
-pub(crate) fn choose(chosen: &mut [Choice], logits: &[f32], bias: Option<&[f32]>, routing: &Routing) {
-    assert!(chosen.len() <= logits.len() && bias.is_none_or(|bias| bias.len() == logits.len()));
+/// If there are fewer logits than places in `chosen`, or another number of biases or scales.
+pub(crate) fn choose(
+    chosen: &mut [Choice],
+    logits: &[f32],
+    [bias, scales]: [Option<&[f32]>; 2],
+    routing: &Routing,
+) {
+    let fits = |vector: Option<&[f32]>| vector.is_none_or(|vector| vector.len() == logits.len());
+    assert!(chosen.len() <= logits.len() && fits(bias) && fits(scales));
     let score = scores(logits, routing.score);
     let key = |e: usize| score(logits[e]) + bias.map_or(0.0, |bias| f64::from(bias[e]));
     let mut found = 0;
@@ -38,7 +44,8 @@ pub(crate) fn choose(chosen: &mut [Choice], logits: &[f32], bias: Option<&[f32]>
     let total: f64 = if routing.normalise { chosen.iter().map(weight).sum() } else { 1.0 };
     let scale = f64::from(routing.scale) / total;
     for choice in chosen {
-        choice.weight = (scale * weight(choice)) as f32;
+        let own = scales.map_or(1.0, |scales| f64::from(scales[choice.expert as usize]));
+        choice.weight = (scale * weight(choice) * own) as f32;
     }
 }
 
@@ -63,7 +70,7 @@ impl Chooser {
     /// If there are fewer experts than a row runs through, or another number of biases.
     pub fn mark(&mut self, marks: &mut [bool], logits: &[f32], bias: Option<&[f32]>) {
         for logits in logits.chunks_exact(marks.len()) {
-            choose(&mut self.chosen, logits, bias, &self.routing);
+            choose(&mut self.chosen, logits, [bias, None], &self.routing);
             self.chosen.iter().for_each(|choice| marks[choice.expert as usize] = true);
         }
     }
@@ -91,7 +98,7 @@ mod tests {
 
     fn chosen(used: usize, logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> Vec<(u32, f32)> {
         let mut chosen = vec![Choice::default(); used];
-        choose(&mut chosen, logits, bias, routing);
+        choose(&mut chosen, logits, [bias, None], routing);
         chosen.iter().map(|choice| (choice.expert, choice.weight)).collect()
     }
 

@@ -338,7 +338,7 @@ fn rope_agrees_and_notices_a_new_batch() {
     });
 }
 
-/// Runs the same mixture on a backend; the outputs of the rows of a batch, or none where it has no kernel for norms.
+/// Runs the same mixture on a backend; the outputs of the rows of a batch, or none where it has no kernel for norms or scales.
 fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
     backend: &mut B,
     case: &MixtureCase,
@@ -349,6 +349,7 @@ fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
     let mixture = Mixture {
         experts: &case.experts,
         choice_bias: case.bias.as_ref(),
+        scales: case.scales.as_ref(),
         used: case.used,
         routing: case.routing,
         norm: case.norm.as_ref().map(|[scale, weight]| ScaledNorm { scale, weight, eps: 1e-3 }),
@@ -364,7 +365,7 @@ fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
     backend.reserve_experts(rows, shape).unwrap();
     let mut out = vec![f32::NAN; rows * dim + 1];
     match backend.experts(&mut out, x, logits, rows, &mixture) {
-        Err(BackendError::Unsupported(_)) if case.norm.is_some() => return None,
+        Err(BackendError::Unsupported(_)) if case.norm.is_some() || case.scales.is_some() => return None,
         done => done.unwrap(),
     }
     assert!(out.pop().unwrap().is_nan(), "wrote past the batch");
@@ -374,6 +375,7 @@ fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
 struct MixtureCase {
     experts: Vec<Expert<Tensor>>,
     bias: Option<Tensor>,
+    scales: Option<Tensor>,
     used: usize,
     routing: Routing,
     norm: Option<[Tensor; 2]>,
@@ -385,13 +387,14 @@ fn experts_agree() {
     let routing =
         Routing { score: Score::Softmax, normalise: true, scale: 1.5, activation: Activation::Silu };
     let sigmoid = Routing { score: Score::Sigmoid, normalise: false, ..routing };
-    for (layout, dim, ffn_dim, count, used, routing, biased, normed) in [
-        (Layout::F32, 33, 20, 5, 2, routing, false, false),
-        (Layout::F32, 40, 50, 8, 8, sigmoid, true, false),
-        (Layout::F32, 44, 30, 6, 3, sigmoid, true, true),
-        (Layout::Bf16, 64, 17, 3, 1, sigmoid, false, false),
-        (Layout::Q8 { group: 32 }, 72, 48, 9, 3, routing, true, false),
-        (Layout::Q4 { group: 64 }, 128, 96, 4, 2, routing, false, true),
+    for (layout, dim, ffn_dim, count, used, routing, [biased, scaled, normed]) in [
+        (Layout::F32, 33, 20, 5, 2, routing, [false, false, false]),
+        (Layout::F32, 40, 50, 8, 8, sigmoid, [true, false, false]),
+        (Layout::F32, 44, 30, 6, 3, sigmoid, [true, false, true]),
+        (Layout::F32, 36, 30, 6, 4, routing, [false, true, false]),
+        (Layout::Bf16, 64, 17, 3, 1, sigmoid, [false, true, false]),
+        (Layout::Q8 { group: 32 }, 72, 48, 9, 3, routing, [true, false, false]),
+        (Layout::Q4 { group: 64 }, 128, 96, 4, 2, routing, [false, false, true]),
     ] {
         let experts = (0..count).map(|_| Expert {
             gate: tensor(layout, ffn_dim, dim, &mut random),
@@ -400,9 +403,10 @@ fn experts_agree() {
         });
         let experts = experts.collect();
         let bias = biased.then(|| vector(random.normal(count)));
+        let scales = scaled.then(|| vector(random.normal(count)));
         let norm = normed
             .then(|| [(); 2].map(|()| vector(random.normal(dim).iter().map(|x| 1.0 + 0.1 * x).collect())));
-        let case = MixtureCase { experts, bias, used, routing, norm };
+        let case = MixtureCase { experts, bias, scales, used, routing, norm };
         const ROWS: usize = 19;
         let (x, mut logits) = (random.normal(ROWS * dim), random.normal(ROWS * count));
         logits[..count].fill(0.5); // the first experts of equals

@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 19] = [
+const FIXTURES: [(&str, Bits); 20] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -30,6 +30,7 @@ const FIXTURES: [(&str, Bits); 19] = [
     ("qwen3", Bits::Sixteen),
     ("qwen3-moe", Bits::Sixteen),
     ("gemma4", Bits::Sixteen),
+    ("gemma4-moe", Bits::Sixteen),
     ("glm4", Bits::Sixteen),
     ("glm4-moe", Bits::Sixteen),
     ("qwen3-5", Bits::Sixteen),

@@ -6,7 +6,7 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
 use support::{
-    Rng, byte_text, difference, everything, gated, mixture, naive, plain, shared, step, steps, write,
+    Rng, beside, byte_text, difference, everything, gated, mixture, naive, plain, shared, step, steps, write,
 };
 
 const LAYOUTS: [Layout; 7] = [
@@ -46,6 +46,7 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
         ("everything", everything()),
         ("mixture", mixture()),
         ("gated", gated()),
+        ("beside", beside()),
         ("shared", shared()),
     ] {
         let file = write(&spec, Layout::F32, 11);
@@ -69,6 +70,7 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
         ("everything", everything()),
         ("mixture", mixture()),
         ("gated", gated()),
+        ("beside", beside()),
         ("shared", shared()),
     ] {
         for layout in LAYOUTS {
@@ -144,7 +146,7 @@ fn sequences_in_other_slots_change_nothing() {
 
 #[test]
 fn experts_that_stay_in_the_file_answer_as_those_in_memory() {
-    for (name, spec) in [("mixture", mixture()), ("gated", gated())] {
+    for (name, spec) in [("mixture", mixture()), ("gated", gated()), ("beside", beside())] {
         let tokens = Rng(5).tokens(40, spec.vocab);
         for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
             for chunk in [1, 7, 40] {
@@ -237,19 +239,22 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 }
 
 /// Models by name.
-fn models() -> [(&'static str, Spec); 5] {
+fn models() -> [(&'static str, Spec); 6] {
     [
         ("plain", plain()),
         ("everything", everything()),
         ("mixture", mixture()),
         ("gated", gated()),
+        ("beside", beside()),
         ("shared", shared()),
     ]
 }
 
 /// Those that `choice` has kernels for.
 fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
-    models().into_iter().filter(move |(name, _)| choice != BackendChoice::Cuda || *name != "gated")
+    models()
+        .into_iter()
+        .filter(move |(name, _)| choice != BackendChoice::Cuda || !["gated", "beside"].contains(name))
 }
 
 /// With float weights.

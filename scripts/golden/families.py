@@ -431,6 +431,25 @@ FIXTURES = [
         published=gemma_keys_before_layers_had_their_own,
         positions=20,
     ),
+    # Experts beside the feed-forward of every layer.
+    Fixture(
+        "gemma4-moe",
+        Gemma4ForCausalLM,
+        Gemma4TextConfig,
+        GEMMA4
+        | dict(
+            num_hidden_layers=3,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            hidden_size_per_layer_input=0,
+            enable_moe_block=True,
+            num_experts=4,
+            top_k_experts=2,
+            moe_intermediate_size=12,
+        ),
+        "bfloat16",
+        tokenizer="sentencepiece",
+        positions=20,
+    ),
     # 6 of 12 elements of a head are rotated.
     Fixture(
         "glm4",

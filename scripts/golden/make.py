@@ -55,7 +55,9 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             # few bits upon each other; one gate is so far open that the bound on the other side is met.
             parameter.data = 0.3 * noise - 0.25
             parameter.data[0] = 4.0
-        elif name.endswith("norm.weight"):
+        elif name.endswith(("router.scale", "per_expert_scale")):
+            parameter.data = 1.0 + 0.25 * noise
+        elif name.endswith(("norm.weight", "norm_1.weight", "norm_2.weight")):
             # Gemma stores the distance from 1, and so do the layers of Muse; Qwen3.5 but for the norm inside DeltaNet.
             centred = "gemma3" in family or ("muse" in family and ".layers." in name)
             centred |= "qwen3_5" in family and "linear_attn" not in name
@@ -72,7 +74,7 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             parameter.data = (0.12 if tied(model.config) else 0.5) * noise
         else:
             # Experts lie in one tensor, the input last; routers choose clearly.
-            gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith("mlp.gate.weight") else 1.2
+            gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith(("mlp.gate.weight", "router.proj.weight")) else 1.2
             parameter.data = gain / parameter.shape[-1] ** 0.5 * noise
 
 

@@ -60,10 +60,10 @@ impl Scratch {
     /// Chooses the experts of every row and sorts the choices by expert.
     fn route(&mut self, logits: &[f32], mixture: &Mixture<'_, CpuBackend>) {
         let (count, used) = (mixture.experts.len(), mixture.used);
-        let bias = mixture.choice_bias.map(|bias| bias.f32());
+        let vectors = [mixture.choice_bias, mixture.scales].map(|vector| vector.map(|v| v.f32()));
         let chosen = &mut self.chosen[..logits.len() / count * used];
         for (chosen, logits) in chosen.chunks_exact_mut(used).zip(logits.chunks_exact(count)) {
-            choose(chosen, logits, bias, &mixture.routing);
+            choose(chosen, logits, vectors, &mixture.routing);
         }
         let starts = &mut self.starts[..=count];
         starts.fill(0);

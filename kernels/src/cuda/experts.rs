@@ -55,6 +55,9 @@ impl CudaBackend {
         if mixture.norm.is_some() {
             return Err(BackendError::Unsupported("a norm of what each expert gives".into()));
         }
+        if mixture.scales.is_some() {
+            return Err(BackendError::Unsupported("a factor for each expert".into()));
+        }
         let stacks = [
             Stack::new(experts, |e| &e.gate)?,
             Stack::new(experts, |e| &e.up)?,

@@ -6,11 +6,11 @@ use crate::{Mixture, ReferenceBackend};
 pub(super) fn run(out: &mut [f32], x: &[f32], logits: &[f32], mixture: &Mixture<'_, ReferenceBackend>) {
     let count = mixture.experts.len();
     let dim = mixture.experts[0].gate.cols();
-    let bias = mixture.choice_bias.map(|bias| bias.f32());
+    let vectors = [mixture.choice_bias, mixture.scales].map(|vector| vector.map(|v| v.f32()));
     let mut chosen = vec![Choice::default(); mixture.used];
     let inputs = x.chunks_exact(dim).zip(logits.chunks_exact(count));
     for (out, (x, logits)) in out.chunks_exact_mut(dim).zip(inputs) {
-        choose(&mut chosen, logits, bias, &mixture.routing);
+        choose(&mut chosen, logits, vectors, &mixture.routing);
         let mut sums = vec![0.0_f64; dim];
         for choice in &chosen {
             let expert = &mixture.experts[choice.expert as usize];

@@ -201,6 +201,7 @@ impl Backend for Hosted {
             .map(|e| Ok(Expert { gate: load(&e.gate)?, up: load(&e.up)?, down: load(&e.down)? }))
             .collect::<Result<_, BackendError>>()?;
         let bias = self.load_if(mixture.choice_bias)?;
+        let scales = self.load_if(mixture.scales)?;
         let norm = match &mixture.norm {
             None => None,
             Some(norm) => {
@@ -210,6 +211,7 @@ impl Backend for Hosted {
         let mixture = Mixture {
             experts: &experts,
             choice_bias: bias.as_ref(),
+            scales: scales.as_ref(),
             used: mixture.used,
             routing: mixture.routing,
             norm: norm.as_ref().map(|(scale, weight, eps)| ScaledNorm { scale, weight, eps: *eps }),

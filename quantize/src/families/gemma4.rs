@@ -1,15 +1,15 @@
-//! Gemma 4, dense, the text model: wider heads on full layers, which rotate a part of them, norms on queries, keys and
-//! values, a factor after each layer; in the small models a vector of each token for each layer, and keys and values
-//! that later layers take over from earlier ones.
+//! Gemma 4, the text model: wider heads on full layers, which rotate a part of them, norms on queries, keys and values, a
+//! factor after each layer; in the small models a vector of each token for each layer, and keys and values that later
+//! layers take over from earlier ones; in one, experts beside the feed-forward of every layer.
 //!
 //! Where a config says that values are keys before their norm (`attention_k_eq_v`), the projection is stored twice. A
 //! checkpoint of several modalities has its text model imported and the rest left out, which the person is told.
 
 use std::collections::HashMap;
 
-use muse_format::{Activation, Attention, Ffn, Layer, PerLayer, Spec};
+use muse_format::{Activation, Attention, Experts, Ffn, Layer, PerLayer, Spec};
 
-use super::{Common, Config, Draft, Family, Rope, windows};
+use super::{Common, Config, Draft, Family, Rope, Transform, windows};
 use crate::checkpoint::ImportError;
 
 /// The text model alone.
@@ -20,7 +20,11 @@ pub(super) const TEXT: Family = Family {
     harmless: HARMLESS,
     prefix: "model",
     layer: LAYER,
-    fused: |_| None,
+    fused: |part| match part.strip_prefix("experts.")?.split_once('.')? {
+        (_, "gate") => Some((0, 2)),
+        (_, "up") => Some((1, 2)),
+        _ => None,
+    },
     interleaved: false,
     centred: |_| false,
     left_out: &[],
@@ -78,6 +82,15 @@ const LAYER: &[(&str, &str)] = &[
     ("ffn.gate", "mlp.gate_proj.weight"),
     ("ffn.up", "mlp.up_proj.weight"),
     ("ffn.down", "mlp.down_proj.weight"),
+    ("experts.router_norm", "router.scale"),
+    ("experts.router", "router.proj.weight"),
+    ("experts.expert_scale", "router.per_expert_scale"),
+    ("experts.norm", "pre_feedforward_layernorm_2.weight"),
+    ("experts.*.gate", "experts.gate_up_proj"),
+    ("experts.*.up", "experts.gate_up_proj"),
+    ("experts.*.down", "experts.down_proj"),
+    ("experts.post_norm", "post_feedforward_layernorm_2.weight"),
+    ("experts.beside_norm", "post_feedforward_layernorm_1.weight"),
     ("ffn.post_norm", "post_feedforward_layernorm.weight"),
     ("per_layer.gate", "per_layer_input_gate.weight"),
     ("per_layer.out", "per_layer_projection.weight"),
@@ -90,7 +103,6 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     config.only("hidden_activation", &["gelu_pytorch_tanh".into()], "only gelu_pytorch_tanh is supported")?;
     let causal = "only causal attention is supported, of images aside";
     config.only("use_bidirectional_attention", &["vision".into()], causal)?;
-    config.only("enable_moe_block", &[false.into()], "Gemma 4 with experts is not supported yet")?;
     let slides = |i: u32| !(i + 1).is_multiple_of(6) && i + 1 != common.layers;
     let windows = windows(config, common.layers, config.u32("sliding_window")?, slides)?;
     if windows.last().is_none_or(Option::is_some) {
@@ -102,12 +114,14 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let bias = config.bool("attention_bias", false)?;
     let wide = config.bool("use_double_wide_mlp", false)?;
     let k_is_v = config.bool("attention_k_eq_v", false)?;
+    let experts = experts(config)?;
     let layer = |(i, window): (usize, &Option<u32>)| Layer {
         ffn: Some(Ffn {
             dim: if wide && shared[i].is_some() { 2 * common.ffn_dim } else { common.ffn_dim },
             activation: Activation::GeluTanh,
             bias: false,
         }),
+        experts: experts.clone(),
         post_norms: true,
         scaled: true,
         ..Layer::new(Attention {
@@ -154,7 +168,26 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     // Published checkpoints hold them all the same, and the reference implementation drops them.
     let unused = taken_over.flat_map(|i| ["k", "v", "k_norm"].map(|part| name(i, part))).collect();
     let constants = vec![("attn.v_norm", 1.0)];
-    Ok(Draft { constants, aliases, unused, ..Draft::new(spec, ropes) })
+    // What the router reads is normed without weights, scaled by a vector and by the root of the width.
+    let factor = f64::from(common.dim).powf(-0.5) as f32;
+    let transforms = vec![("experts.router_norm", Transform::Times { factor })];
+    Ok(Draft { constants, aliases, unused, transforms, ..Draft::new(spec, ropes) })
+}
+
+/// Of every layer, where there are any.
+fn experts(config: &Config<'_>) -> Result<Option<Experts>, ImportError> {
+    if !config.bool("enable_moe_block", false)? {
+        return Ok(None);
+    }
+    let count = config.size("num_experts", 4096)?;
+    let used = config.size("top_k_experts", count)?;
+    Ok(Some(Experts {
+        activation: Activation::GeluTanh,
+        normalise: true,
+        expert_scale: true,
+        own_norms: true,
+        ..Experts::new(count, used, config.size("moe_intermediate_size", 1 << 20)?)
+    }))
 }
 
 /// From which layer each takes its keys and values: the last of its kind before the last `num_kv_shared_layers`.

@@ -62,6 +62,10 @@ pub enum Transform {
     AsIs,
     /// `1 + w`.
     AddOne,
+    /// `factor * w`.
+    Times {
+        factor: f32,
+    },
     /// `exp(w)`.
     Exp,
     /// Rows become columns.
@@ -90,6 +94,7 @@ impl Transform {
         };
         match self {
             Self::AsIs | Self::Transpose => {}
+            Self::Times { factor } => values.iter_mut().for_each(|value| *value *= factor),
             Self::Exp => each(values, &|w| f64::from(w).exp()),
             Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
             Self::GateIn { temperature } => each(values, &|w| open(w, temperature)),

@@ -183,9 +183,18 @@ impl Experts {
         dim: u32,
         add: &mut impl FnMut(Role, &str, u32, u32) -> Result<(), E>,
     ) -> Result<(), E> {
+        if self.own_norms {
+            add(Role::Vector, "experts.router_norm", 1, dim)?;
+        }
         add(Role::Router, "experts.router", self.count, dim)?;
         if self.choice_bias {
             add(Role::Vector, "experts.choice_bias", 1, self.count)?;
+        }
+        if self.expert_scale {
+            add(Role::Vector, "experts.expert_scale", 1, self.count)?;
+        }
+        if self.own_norms {
+            add(Role::Vector, "experts.norm", 1, dim)?;
         }
         let width = self.latent.unwrap_or(dim);
         if self.latent.is_some() {
@@ -203,6 +212,10 @@ impl Experts {
         }
         if self.latent.is_some() {
             add(Role::Matrix, "experts.out", dim, width)?;
+        }
+        if self.own_norms {
+            add(Role::Vector, "experts.post_norm", 1, dim)?;
+            add(Role::Vector, "experts.beside_norm", 1, dim)?;
         }
         Ok(())
     }

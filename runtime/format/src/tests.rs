@@ -300,7 +300,7 @@ fn experts_are_read_in_the_order_of_their_use_and_routers_are_floats() {
 fn experts_out_of_bounds_are_refused_by_field() {
     type Change = fn(&mut Spec);
     spec_with_experts().validate().unwrap();
-    let cases: [(&str, Change); 11] = [
+    let cases: [(&str, Change); 12] = [
         ("layers[0].experts.count", |s| s.layers[0].experts.as_mut().unwrap().count = 0),
         ("layers[0].experts.count", |s| s.layers[0].experts.as_mut().unwrap().count = 5000),
         ("layers[0].experts.used", |s| s.layers[0].experts.as_mut().unwrap().used = 0),
@@ -311,6 +311,10 @@ fn experts_out_of_bounds_are_refused_by_field() {
         ("layers[0].experts.logit_scale", |s| s.layers[0].experts.as_mut().unwrap().logit_scale = -1.0),
         ("layers[0].experts.each_norm_eps", |s| {
             s.layers[0].experts.as_mut().unwrap().each_norm_eps = Some(f32::INFINITY);
+        }),
+        ("layers[0].experts.own_norms", |s| {
+            s.layers[0].ffn = None;
+            s.layers[0].experts.as_mut().unwrap().own_norms = true;
         }),
         ("layers[0].ffn", |s| (s.layers[0].ffn, s.layers[0].experts) = (None, None)),
         ("layers[].experts.count", |s| {

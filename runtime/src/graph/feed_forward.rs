@@ -6,7 +6,7 @@ use muse_kernels::{Backend, BackendError, Linear, Mixture, Routing, ScaledNorm};
 use super::product;
 use crate::model::{ExpertsWeights, LayerWeights, State};
 
-/// `state.y = ffn(state.y) + experts(state.y)`, of which layer `index` has one or both.
+/// `state.y = ffn(norm(state.x)) + experts(norm(state.x))`, of which layer `index` has one or both.
 #[allow(clippy::too_many_arguments)] // one call
 pub(super) fn feed_forward<B: Backend>(
     backend: &mut B,
@@ -18,8 +18,15 @@ pub(super) fn feed_forward<B: Backend>(
     dim: usize,
     eps: f32,
 ) -> Result<(), BackendError> {
+    let own_norms = w.experts.as_ref().and_then(|w| w.own_norms.as_ref());
+    if own_norms.is_none() {
+        backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
+    }
     if let Some((experts, w)) = layer.experts.as_ref().zip(w.experts.as_ref()) {
         mixture(backend, experts, w, state, index, rows, eps)?;
+    }
+    if own_norms.is_some() {
+        backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
     }
     let State { y, gate, up, token_gate, routed, .. } = state;
     let Some((ffn, dense)) = layer.ffn.as_ref().zip(w.ffn.as_ref()) else {
@@ -39,6 +46,9 @@ pub(super) fn feed_forward<B: Backend>(
     if dense.token_gate.is_some() {
         backend.gate_rows(y, token_gate, rows, dim)?;
     }
+    if let Some(norms) = own_norms {
+        backend.rms_norm_in_place(y, &norms.beside, rows, eps)?;
+    }
     match &w.experts {
         None => Ok(()),
         Some(_) => backend.add(y, routed, rows * dim),
@@ -55,7 +65,8 @@ pub(crate) fn routing(experts: &Experts) -> Routing {
     }
 }
 
-/// `state.routed = experts(state.y)`, of layer `index`.
+/// `state.routed = experts(state.y)`, of layer `index`; where they have norms of their own, they read `state.x` and what
+/// is in `state.y` is lost.
 fn mixture<B: Backend>(
     backend: &mut B,
     experts: &Experts,
@@ -65,7 +76,10 @@ fn mixture<B: Backend>(
     rows: usize,
     eps: f32,
 ) -> Result<(), BackendError> {
-    let State { y, scores, routed, narrow, blended, flash, .. } = state;
+    let State { x, y, scores, routed, narrow, blended, flash, .. } = state;
+    if let Some(norms) = &w.own_norms {
+        backend.rms_norm(y, x, &norms.router, rows, eps)?;
+    }
     backend.linear(y, rows, &mut [Linear { out: scores, weight: &w.router, bias: None }])?;
     if experts.logit_scale != 1.0 {
         backend.scale_and_cap(scores, rows * experts.count as usize, experts.logit_scale, None)?;
@@ -77,15 +91,25 @@ fn mixture<B: Backend>(
     let mixture = Mixture {
         experts: &w.experts,
         choice_bias: w.choice_bias.as_ref(),
+        scales: w.expert_scale.as_ref(),
         used: experts.used as usize,
         routing: routing(experts),
         norm: norm.map(|([scale, weight], eps)| ScaledNorm { scale, weight, eps }),
     };
-    let Some(latent) = &w.latent else {
-        return backend.experts(routed, y, scores, rows, &mixture);
-    };
-    backend.linear(y, rows, &mut [Linear { out: narrow, weight: &latent.into, bias: None }])?;
-    backend.rms_norm_in_place(narrow, &latent.norm, rows, eps)?;
-    backend.experts(blended, narrow, scores, rows, &mixture)?;
-    backend.linear(blended, rows, &mut [Linear { out: routed, weight: &latent.out, bias: None }])
+    if let Some(norms) = &w.own_norms {
+        backend.rms_norm(y, x, &norms.input, rows, eps)?;
+    }
+    match &w.latent {
+        None => backend.experts(routed, y, scores, rows, &mixture)?,
+        Some(latent) => {
+            backend.linear(y, rows, &mut [Linear { out: narrow, weight: &latent.into, bias: None }])?;
+            backend.rms_norm_in_place(narrow, &latent.norm, rows, eps)?;
+            backend.experts(blended, narrow, scores, rows, &mixture)?;
+            backend.linear(blended, rows, &mut [Linear { out: routed, weight: &latent.out, bias: None }])?;
+        }
+    }
+    match &w.own_norms {
+        None => Ok(()),
+        Some(norms) => backend.rms_norm_in_place(routed, &norms.output, rows, eps),
+    }
 }

@@ -76,7 +76,6 @@ pub fn forward<B: Backend>(
             std::mem::swap(&mut state.x, &mut state.y);
         }
 
-        backend.rms_norm(&mut state.y, &state.x, &w.ffn_norm, rows, eps)?;
         feed_forward::feed_forward(backend, layer, w, state, i, rows, dim, eps)?;
         if let Some(scale) = &w.ffn_post_scale {
             backend.multiply(&mut state.y, scale, rows)?;

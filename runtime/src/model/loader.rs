@@ -5,7 +5,7 @@ use muse_kernels::{Backend, BackendError, Expert};
 
 use super::{
     Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
-    MixerWeights, PerLayerHalf, PerLayerWeights, Weights,
+    MixerWeights, OwnNorms, PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::weights::Mapped;
 
@@ -151,6 +151,16 @@ impl<B: Backend> Loader<'_, B> {
         Ok(ExpertsWeights {
             router: self.take(&name("router"), experts.count, dim)?,
             choice_bias: self.take_if(experts.choice_bias, &name("choice_bias"), experts.count)?,
+            expert_scale: self.take_if(experts.expert_scale, &name("expert_scale"), experts.count)?,
+            own_norms: match experts.own_norms {
+                false => None,
+                true => Some(OwnNorms {
+                    router: self.take(&name("router_norm"), 1, dim)?,
+                    input: self.take(&name("norm"), 1, dim)?,
+                    output: self.take(&name("post_norm"), 1, dim)?,
+                    beside: self.take(&name("beside_norm"), 1, dim)?,
+                }),
+            },
             latent: match experts.latent {
                 None => None,
                 Some(_) => Some(LatentWeights {

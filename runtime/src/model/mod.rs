@@ -19,7 +19,7 @@ use self::recurrent::{Move, Recurrent};
 pub use self::state::State;
 pub use self::weights::{
     Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
-    MixerWeights, PerLayerHalf, PerLayerWeights, Weights,
+    MixerWeights, OwnNorms, PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::flash::Flash;
 use crate::graph;

@@ -83,12 +83,22 @@ pub struct FfnWeights<W> {
 
 /// A mixture of experts.
 pub struct ExpertsWeights<W> {
-    pub router: W,              // (experts, dim)
-    pub choice_bias: Option<W>, // (experts)
+    pub router: W,               // (experts, dim)
+    pub choice_bias: Option<W>,  // (experts)
+    pub expert_scale: Option<W>, // (experts)
+    pub own_norms: Option<OwnNorms<W>>,
     pub latent: Option<LatentWeights<W>>,
     pub experts: Vec<Expert<W>>,
     /// What an expert gives is multiplied by the first and normed with the second.
     pub each_norm: Option<[W; 2]>, // (width) each
+}
+
+/// Norms around experts that read the residual stream.
+pub struct OwnNorms<W> {
+    pub router: W, // (dim): of what the router reads
+    pub input: W,  // (dim): of what experts read
+    pub output: W, // (dim): of what they give
+    pub beside: W, // (dim): of what the feed-forward beside them gives
 }
 
 /// What makes the input of experts that run at a width of their own, and takes their output back.

@@ -191,6 +191,17 @@ pub fn gated() -> Spec {
     spec
 }
 
+/// Experts that read the residual stream by norms of their own, one layer's with a factor for each, beside dense
+/// feed-forwards.
+pub fn beside() -> Spec {
+    let mut spec = plain();
+    let experts = Experts { own_norms: true, normalise: true, ..Experts::new(5, 2, 20) };
+    spec.layers[1].experts = Some(Experts { expert_scale: true, latent: Some(24), ..experts.clone() });
+    spec.layers[0].experts = Some(experts);
+    spec.layers[0].post_norms = true;
+    spec
+}
+
 /// Recurrent layers around one of attention: heads that share keys, one without a convolution, and a feed-forward with a
 /// gate for each token beside experts.
 pub fn recurrent() -> Spec {

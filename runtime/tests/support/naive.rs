@@ -129,8 +129,14 @@ fn gated(file: &File<'_>, prefix: &str, activation: Activation, y: &[f64]) -> Ve
     affine(file, &format!("{prefix}.down"), &hidden)
 }
 
-fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64], eps: f32) -> Vec<f64> {
-    let products = affine(file, &format!("l{l}.experts.router"), y);
+/// `y` is what the dense feed-forward reads, made of `x`.
+fn mixture(file: &File<'_>, experts: &Experts, l: usize, x: &[f64], y: &[f64], eps: f32) -> Vec<f64> {
+    let own = |part: &str, x: &[f64], or: &[f64]| match experts.own_norms {
+        true => norm(x, &tensor(file, &format!("l{l}.experts.{part}")), eps),
+        false => or.to_vec(),
+    };
+    let products = affine(file, &format!("l{l}.experts.router"), &own("router_norm", x, y));
+    let y = &own("norm", x, y)[..];
     let products: Vec<f64> = products.iter().map(|p| p * f64::from(experts.logit_scale)).collect();
     let scores: Vec<f64> = match experts.score {
         Score::Softmax => {
@@ -160,20 +166,26 @@ fn mixture(file: &File<'_>, experts: &Experts, l: usize, y: &[f64], eps: f32) ->
                 out.iter().zip(tensor(file, &named("each_scale"))).map(|(x, s)| x * s).collect();
             out = norm(&scaled, &tensor(file, &named("each_norm")), eps);
         }
-        let weight = f64::from(experts.scale) * scores[*e] / total;
+        let own = if experts.expert_scale { tensor(file, &named("expert_scale"))[*e] } else { 1.0 };
+        let weight = own * f64::from(experts.scale) * scores[*e] / total;
         sum.iter_mut().zip(out).for_each(|(sum, x)| *sum += weight * x);
     }
-    if experts.latent.is_some() { affine(file, &named("out"), &sum) } else { sum }
+    let sum = if experts.latent.is_some() { affine(file, &named("out"), &sum) } else { sum };
+    own("post_norm", &sum, &sum)
 }
 
-fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, y: &[f64], eps: f32) -> Vec<f64> {
+fn feed_forward(file: &File<'_>, layer: &Layer, l: usize, x: &[f64], y: &[f64], eps: f32) -> Vec<f64> {
     let mut sum = vec![0.0; y.len()];
     let mut dense = layer.ffn.as_ref().map(|ffn| gated(file, &format!("l{l}.ffn"), ffn.activation, y));
     if layer.token_gate {
         let gate = sigmoid(affine(file, &format!("l{l}.ffn.token_gate"), y)[0]);
         dense.iter_mut().flatten().for_each(|x| *x *= gate);
     }
-    let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, y, eps));
+    if layer.experts.as_ref().is_some_and(|experts| experts.own_norms) {
+        let weight = tensor(file, &format!("l{l}.experts.beside_norm"));
+        dense = dense.map(|dense| norm(&dense, &weight, eps));
+    }
+    let routed = layer.experts.as_ref().map(|experts| mixture(file, experts, l, x, y, eps));
     for part in [dense, routed].into_iter().flatten() {
         sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
@@ -245,7 +257,8 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
         for ((t, x), out) in stream.iter_mut().enumerate().zip(outs) {
             residual(x, out, "attn");
             let y = normed(x, "ffn");
-            residual(x, feed_forward(file, layer, l, &y, spec.norm_eps), "ffn");
+            let given = feed_forward(file, layer, l, x, &y, spec.norm_eps);
+            residual(x, given, "ffn");
             if let Some(e) = &spec.per_layer {
                 let gate = affine(file, &format!("l{l}.per_layer.gate"), x);
                 let own = &extra[t][l * gate.len()..];

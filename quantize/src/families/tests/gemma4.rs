@@ -113,3 +113,30 @@ fn gemma4_among_other_modalities_is_its_text_model() {
         "model.language_model.embed_tokens_per_layer.weight"
     );
 }
+
+#[test]
+fn gemma4_has_experts_beside_every_feed_forward() {
+    let sizes = json!({"enable_moe_block": true, "num_experts": 6, "top_k_experts": 2,
+        "moe_intermediate_size": 20});
+    let moe = spec(with(family("gemma4"), &sizes)).expect("gemma4 with experts");
+    for layer in &moe.layers {
+        let experts = layer.experts.as_ref().expect("every layer has them");
+        assert_eq!((experts.count, experts.used, experts.dim), (6, 2, 20));
+        assert_eq!((experts.normalise, experts.expert_scale, experts.own_norms), (true, true, true));
+        assert_eq!(layer.ffn.as_ref().map(|ffn| ffn.dim), Some(48));
+    }
+    let without = |changes: Value| {
+        let error =
+            spec(with(with(family("gemma4"), &sizes).into(), &changes)).expect_err("a size is missing");
+        let ImportError::Config { key, .. } = error else { panic!("{error}") };
+        key
+    };
+    for key in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
+        assert_eq!(without(json!({ key: null })), key);
+    }
+    assert_eq!(without(json!({"top_k_experts": 7})), "top_k_experts");
+    let theirs = |ours: &str| families::gemma4::TEXT.their_name(ours);
+    assert_eq!(theirs("l2.experts.5.up"), "model.layers.2.experts.gate_up_proj");
+    assert_eq!(theirs("l2.experts.beside_norm"), "model.layers.2.post_feedforward_layernorm_1.weight");
+    assert_eq!(theirs("l2.experts.expert_scale"), "model.layers.2.router.per_expert_scale");
+}

@@ -212,7 +212,7 @@ fn what_is_not_implemented_is_refused_by_name_and_value() {
         ("qwen2", "layer_types", json!(["full_attention"])),
         ("qwen2", "layer_types", json!(["full_attention", "full_attention", "linear_attention"])),
         ("qwen3", "num_experts", json!(8)),
-        ("gemma4", "enable_moe_block", json!(true)),
+        ("gemma4", "enable_moe_block", json!("yes")),
         ("gemma4", "use_bidirectional_attention", json!("all")),
         ("gemma4", "hidden_activation", json!("silu")),
         ("gemma4", "num_kv_shared_layers", json!(3)),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DIM_MAX, bounded, finite_positive, is_one, one};
+use super::{DIM_MAX, bounded, finite_positive, is_false, is_one, one};
 use crate::FormatError;
 
 /// Experts of one layer.
@@ -44,6 +44,13 @@ pub struct Experts {
     pub normalise: bool,
     /// Multiplies the weights, after that.
     pub scale: f32,
+    /// A factor for each expert on its weight, after that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub expert_scale: bool,
+    /// Router and experts read the residual stream, each through an RMS norm of its own, in place of what the dense
+    /// feed-forward reads; what the experts give and what the feed-forward beside them gives is normed before they are added.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub own_norms: bool,
     /// What an expert gives is multiplied by a vector, element by element, and RMS normed with weights, with this
     /// epsilon, before it is weighted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +93,8 @@ impl Experts {
             choice_bias: false,
             normalise: false,
             scale: 1.0,
+            expert_scale: false,
+            own_norms: false,
             each_norm_eps: None,
         }
     }

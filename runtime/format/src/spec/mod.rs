@@ -214,6 +214,11 @@ impl Spec {
         }
         if let Some(experts) = &layer.experts {
             experts.validate(i)?;
+            if experts.own_norms && layer.ffn.is_none() {
+                let (field, rule) =
+                    (format!("layers[{i}].experts.own_norms"), "they are of experts beside a feed-forward");
+                return Err(FormatError::Spec { field, value: "true".into(), rule });
+            }
         } else if layer.ffn.is_none() {
             let (field, rule) = (format!("layers[{i}].ffn"), "a layer has it, or experts, or both");
             return Err(FormatError::Spec { field, value: "absent".into(), rule });
