@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, ImageText, Text};
+use muse_format::{Generation, MediaText, Text};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
@@ -42,7 +42,7 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
 ///
 /// # Errors
 /// [`ImportError`] where the tokenizer has none of them, or another for an image's vectors than the config says.
-pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<ImageText>, ImportError> {
+pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
     let Some((vision, markers)) = import.spec.vision.as_ref().zip(import.image_markers) else {
         return Ok(None);
     };
@@ -62,7 +62,7 @@ pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<ImageTex
     if before.max(after) >= import.spec.vocab {
         return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
     }
-    Ok(Some(ImageText { token, before: Some(before), after: Some(after) }))
+    Ok(Some(MediaText { token, before: Some(before), after: Some(after) }))
 }
 
 /// Whether raw text gets BOS: as tokenizer_config.json says; else as tokenizer.json does it.

@@ -10,7 +10,7 @@ use std::path::Path;
 use muse_kernels::CacheDtype;
 use muse_quantize::images;
 use muse_quantize::policy::Bits;
-use muse_runtime::{BackendChoice, ChatOptions, Engine, Image, LoadOptions, Message, eval, load};
+use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Medium, Message, eval, load};
 use serde::Deserialize;
 
 use compared::{mean_error, stored_rows, worst};
@@ -84,9 +84,10 @@ fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec
 }
 
 /// The images of a fixture's second prompt.
-fn images(name: &str, engine: &dyn Engine) -> Vec<Image> {
+fn images(name: &str, engine: &dyn Engine) -> Vec<Medium> {
     let bytes = fs::read(fixture(name).join("golden/images.safetensors")).unwrap();
-    images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
+    let images = images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap();
+    images.into_iter().map(Medium::from).collect()
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn models_see_images_as_transformers_does() {
                 let case = format!("{name} {bits:?} {backend:?} batches of {batch_tokens}");
                 let mut engine = engine(file.path(), backend, batch_tokens);
                 let images = images(name, &*engine);
-                let input = eval::Input { tokens: &ids.image_input_ids, images: &images };
+                let input = eval::Input { tokens: &ids.image_input_ids, media: &images };
                 let error = worst(&expected, &logits(engine.as_mut(), input));
                 println!("{case}: {error:.1e} of a standard deviation");
                 let count = ids.image_greedy_ids.len() as u32;

@@ -8,8 +8,8 @@ use std::sync::{Arc, mpsc};
 
 use muse_quantize::policy::Bits;
 use muse_runtime::{
-    BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Message,
-    Prompt, Refusal, Scheduler, SchedulerOptions, TextError, Usage, eval, load,
+    BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Medium,
+    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, TextError, Usage, eval, load,
 };
 
 use converted::converted;
@@ -90,6 +90,7 @@ fn alone(messages: &[Message]) -> (String, u32) {
     let files = messages.iter().flat_map(|message| &message.images);
     let images: Vec<_> =
         files.map(|file| Image::decode(file, &vision.spec, vision.image_tokens).unwrap()).collect();
+    let media: Vec<_> = images.iter().cloned().map(Medium::from).collect();
     let mut rest = images.iter();
     let mut tokens = Vec::new();
     for id in text.encode_chat(messages, &Default::default()).unwrap() {
@@ -103,7 +104,7 @@ fn alone(messages: &[Message]) -> (String, u32) {
             id => tokens.push(id),
         }
     }
-    let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, images: &images }, 10).unwrap();
+    let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, media: &media }, 10).unwrap();
     let stops = &engine.info().generation.stop_ids;
     let mut decoder = text.decoder(false);
     let shown: String =
@@ -185,7 +186,10 @@ fn what_cannot_be_shown_is_refused() {
         let session = scheduler.open_session(model).unwrap();
         Answer::begin(&scheduler, session, messages).err().unwrap()
     };
-    assert_eq!(refused("blind", asked(&["tiny.png"], "?")), Refusal::Text(TextError::NoImages));
+    assert_eq!(
+        refused("blind", asked(&["tiny.png"], "?")),
+        Refusal::Text(TextError::NoTower { kind: MediumKind::Image })
+    );
     let broken = Message {
         images: vec![picture("tiny.png"), b"no picture".as_slice().into()],
         ..Message::new("user", "?")

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muse_format::{Generation, ImageText, Vision};
+use muse_format::{Generation, MediaText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
-use crate::{ChatOptions, Image, Mapped, Message, Plan};
+use crate::{ChatOptions, Mapped, Medium, MediumKind, Message, Plan};
 
 /// What callers may know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,12 +88,12 @@ impl ModelInfo {
     }
 }
 
-/// Rows of a step that are vectors of the image last looked at, in the place of tokens' embeddings.
+/// Rows of a step that are vectors of the medium last perceived, in the place of tokens' embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// The first row, counted over the step.
     pub row: u32,
-    /// The image's vector in that row.
+    /// The medium's vector in that row.
     pub from: u32,
     pub len: u32,
 }
@@ -120,7 +120,7 @@ pub trait Engine: Send {
     ) -> Result<(), BackendError>;
 
     /// [`step`](Self::step) with rows that are `placed`.
-    fn step_with_image(
+    fn step_with_media(
         &mut self,
         spans: &[Span],
         tokens: &[u32],
@@ -130,14 +130,14 @@ pub trait Engine: Send {
     ) -> Result<(), BackendError> {
         match placed {
             [] => self.step(spans, tokens, wanted, logits),
-            _ => Err(BackendError::Unsupported("images".into())),
+            _ => Err(BackendError::Unsupported("vectors in the place of tokens".into())),
         }
     }
 
-    /// Computes the vectors of `image`, which are there until the next image. It has at most
-    /// [`VisionInfo::image_tokens`] tokens. An image that was the last one takes no time.
-    fn look(&mut self, image: &Image) -> Result<(), BackendError> {
-        Err(BackendError::Unsupported(format!("{image:?}")))
+    /// Computes the vectors of `medium`, which are there until the next one. It has at most as many tokens as
+    /// [`ModelInfo`] says of its kind. One that was the last one takes no time.
+    fn perceive(&mut self, medium: &Medium) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported(format!("{medium:?}")))
     }
 
     /// Writes the vectors of whole `texts` to `out`, `(texts.len(), width)`. There are 1 to `slots` texts, each of 1 to
@@ -178,10 +178,10 @@ pub enum TextError {
     Template(String),
     #[error("the JSON schema cannot be used: {0}")]
     Schema(String),
-    #[error("this model takes no images; send the text without them")]
-    NoImages,
-    #[error("the chat template wrote places for {placed} of {images} images")]
-    Places { placed: usize, images: usize },
+    #[error("this model takes no {kind}s; send the text without them")]
+    NoTower { kind: MediumKind },
+    #[error("the chat template wrote places for {placed} of {sent} {kind}s")]
+    Places { kind: MediumKind, placed: usize, sent: usize },
 }
 
 /// Text to ids and back.
@@ -197,12 +197,13 @@ pub trait Text: Send + Sync {
         Ok(ids)
     }
 
-    /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer. An image is one
-    /// token, that of [`image`](Self::image).
+    /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer. A medium is one
+    /// token, that of [`medium`](Self::medium).
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError>;
 
-    /// How an image is written in a prompt; `None` where there are none.
-    fn image(&self) -> Option<ImageText> {
+    /// How a medium is written in a prompt; `None` where there are none of the kind.
+    fn medium(&self, kind: MediumKind) -> Option<MediaText> {
+        let _ = kind;
         None
     }
 

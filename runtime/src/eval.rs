@@ -36,7 +36,7 @@ pub enum EvalError {
     #[error(transparent)]
     Text(#[from] TextError),
     #[error(transparent)]
-    Images(#[from] PlaceError),
+    Media(#[from] PlaceError),
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -121,7 +121,7 @@ fn last_row(engine: &mut dyn Engine, sequence: &Sequence<'_>) -> Result<Vec<f32>
 /// The logits, `(vocab)`, after `position`, by default the last, of `tokens`.
 ///
 /// # Errors
-/// [`EvalError`] for tokens that are none, too many or unknown, for a position they do not have, and for images that do
+/// [`EvalError`] for tokens that are none, too many or unknown, for a position they do not have, and for media that do
 /// not fit them.
 pub fn logits<'a>(
     engine: &mut dyn Engine,

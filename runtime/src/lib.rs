@@ -18,6 +18,7 @@ mod flash;
 mod graph;
 mod huge_pages;
 mod load;
+mod media;
 mod model;
 mod plan;
 pub mod protocol;
@@ -40,6 +41,7 @@ pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
     read_text,
 };
+pub use media::{Medium, MediumKind, PlaceError};
 pub use model::Model;
 pub use muse_kernels::CacheDtype;
 pub use plan::{CONTEXT_DEFAULT, ExpertsOnFlash, Item, OverBudget, PROPOSED_MAX, Plan, WeightBytes};
@@ -51,5 +53,5 @@ pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
-pub use vision::{Image, ImageError, PlaceError};
+pub use vision::{Image, ImageError};
 pub use weights::Mapped;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::protocol::Call;
-use crate::{ImageError, TextError};
+use crate::{ImageError, MediumKind, TextError};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +29,13 @@ pub struct Message {
 impl Message {
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// Files of one kind of media, in order.
+    pub fn files(&self, kind: MediumKind) -> &[Arc<[u8]>] {
+        match kind {
+            MediumKind::Image => &self.images,
+        }
     }
 
     /// Bytes of all its texts but the role, arguments as JSON.

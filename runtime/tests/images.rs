@@ -4,16 +4,18 @@ mod support;
 
 use muse_format::Layout;
 use muse_kernels::CacheDtype;
-use muse_runtime::{BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, eval, load_mapped, plan};
+use muse_runtime::{
+    BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, Medium, eval, load_mapped, plan,
+};
 use support::{Rng, byte_text, difference, plain, seeing, write};
 
 /// 3, 1 and 12 tokens, with text around them and without.
 const GRIDS: [(u64, u64); 3] = [(2, 6), (2, 2), (6, 8)];
 
-fn image(grid: (u64, u64), seed: u64) -> Image {
+fn image(grid: (u64, u64), seed: u64) -> Medium {
     let vision = seeing().vision.unwrap();
     let values = Rng(seed).signed_numbers((grid.0 * grid.1) as usize * vision.pixels.values() as usize);
-    Image::from_patches(grid.0, grid.1, values, &vision, 12).unwrap()
+    Image::from_patches(grid.0, grid.1, values, &vision, 12).unwrap().into()
 }
 
 /// Tokens of which as many as an image has are 9.
@@ -40,9 +42,9 @@ fn engine(layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn 
     load_mapped(&mapped, &options, byte_text(70)).unwrap()
 }
 
-fn logits(engine: &mut dyn Engine, tokens: &[u32], images: &[Image]) -> Vec<f32> {
+fn logits(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> Vec<f32> {
     let mut rows = Vec::new();
-    eval::every_position(engine, eval::Input { tokens, images }, |_, row| rows.extend_from_slice(row))
+    eval::every_position(engine, eval::Input { tokens, media }, |_, row| rows.extend_from_slice(row))
         .unwrap();
     rows
 }
@@ -96,8 +98,8 @@ fn tokens_of_images_without_images_are_token_0() {
 fn what_does_not_fit_is_refused_with_numbers() {
     let mut engine = engine(Layout::F32, BackendChoice::Reference, 64);
     let (small, large) = (image((2, 2), 1), image((2, 6), 2));
-    let error = |engine: &mut dyn Engine, tokens: &[u32], images: &[Image]| {
-        eval::logits(engine, eval::Input { tokens, images }, None).unwrap_err().to_string()
+    let error = |engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]| {
+        eval::logits(engine, eval::Input { tokens, media }, None).unwrap_err().to_string()
     };
     let large = std::slice::from_ref(&large);
     assert_eq!(

@@ -7,7 +7,7 @@ use std::alloc::System;
 use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
-use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, load_mapped, plan};
+use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, Medium, load_mapped, plan};
 use support::{
     Rng, byte_text, embedding_decoder, encoder, everything, gated, mixture, seeing, shared, steps, write,
 };
@@ -61,12 +61,12 @@ fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
         // One of 6 x 8 patches, which is as many as planned, and a small one.
         let image = |rows, cols| {
             let values = Rng(rows).signed_numbers((rows * cols) as usize * vision.pixels.values() as usize);
-            Image::from_patches(rows, cols, values, &vision, 12).unwrap()
+            Medium::from(Image::from_patches(rows, cols, values, &vision, 12).unwrap())
         };
         let images = [image(6, 8), image(2, 2)];
         for image in images.iter().cycle().take(3) {
             let before = ALLOCATOR.allocated();
-            engine.look(image).unwrap();
+            engine.perceive(image).unwrap();
             assert_eq!(ALLOCATOR.allocated(), before, "looking kept memory");
         }
     }

@@ -85,7 +85,7 @@ fn refused(refusal: &Refusal, text: String) -> Error {
         Refusal::Option { .. } | Refusal::UnknownPrompt { .. } | Refusal::Text(TextError::Schema(_)) => {
             Error::InvalidOption(text)
         }
-        Refusal::Text(TextError::NoImages) => Error::Unsupported(text),
+        Refusal::Text(TextError::NoTower { .. }) => Error::Unsupported(text),
         Refusal::Image { .. } => Error::InvalidMessage(text),
         Refusal::Text(_) => Error::PromptFailed(text),
         Refusal::ShuttingDown => Error::ShuttingDown(text),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use muse_quantize::images;
 use muse_runtime::eval::{self, Input};
 use muse_runtime::{
-    BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, PlaceError,
+    BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, Medium, MediumKind,
+    PlaceError,
 };
 use serde_json::json;
 
@@ -18,15 +19,14 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
     match &args.what {
         What::Logits { file, tokens, images, position, common } => {
             let mut engine = load(file, common, common.cache, tokens.0.len())?;
-            let images = read_images(images, &*engine)?;
-            let input = Input { tokens: &tokens.0, images: &images };
+            let media = read_images(images, &*engine)?;
+            let input = Input { tokens: &tokens.0, media: &media };
             logits(&mut *engine, input, *position, common.json)
         }
         What::Generate { file, tokens, images, count, common } => {
             let mut engine = load(file, common, common.cache, tokens.0.len() + *count as usize)?;
-            let images = read_images(images, &*engine)?;
-            let generated =
-                eval::generate(&mut *engine, Input { tokens: &tokens.0, images: &images }, *count)?;
+            let media = read_images(images, &*engine)?;
+            let generated = eval::generate(&mut *engine, Input { tokens: &tokens.0, media: &media }, *count)?;
             if common.json {
                 return print_json(&json!({ "tokens": generated }));
             }
@@ -66,16 +66,17 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
 }
 
 /// The images of the command line, as the engine's model takes them.
-fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Image>, Failure> {
+fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Medium>, Failure> {
     if args.inputs.is_none() && args.image.is_empty() {
         return Ok(Vec::new());
     }
-    let vision = engine.info().vision.as_ref().ok_or(PlaceError::NoVision)?;
+    let vision = engine.info().vision.as_ref().ok_or(PlaceError::NoTower { kind: MediumKind::Image })?;
     let read = |path: &PathBuf| fs::read(path).map_err(|e| at(path, &e));
     if let Some(path) = &args.inputs {
-        return Ok(images::read(&read(path)?, vision).map_err(|e| at(path, &e))?);
+        let images = images::read(&read(path)?, vision).map_err(|e| at(path, &e))?;
+        return Ok(images.into_iter().map(Medium::from).collect());
     }
-    let decode = |path: &PathBuf| -> Result<Image, Failure> {
+    let decode = |path: &PathBuf| -> Result<Medium, Failure> {
         // What the model was trained for, not what fits the context: with fewer tokens it would be another image.
         let limit = vision.spec.pixels.tokens_max;
         let image = Image::decode(&read(path)?, &vision.spec, limit).map_err(|e| at(path, &e))?;
@@ -87,7 +88,7 @@ fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Image>, Failure
             )
             .into());
         }
-        Ok(image)
+        Ok(image.into())
     };
     args.image.iter().map(decode).collect()
 }

@@ -33,7 +33,7 @@ pub use error::FormatError;
 pub use expected::{Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
-pub use meta::{Generation, ImageText, Provenance, Text};
+pub use meta::{Generation, MediaText, Provenance, Text};
 pub use spec::{
     Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Layer,
     Mixer, PerLayer, Pixels, Pooling, Score, Spec, Vision, VisionLayer,

@@ -30,14 +30,14 @@ pub struct Text {
     pub template_tokens: BTreeMap<String, String>,
     /// How an image is written; absent where a model takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<ImageText>,
+    pub image: Option<MediaText>,
 }
 
-/// The tokens of an image in a prompt. A chat template writes `token` once, which becomes as many as the image has
-/// vectors, between `before` and `after`.
+/// The tokens of an image or another medium in a prompt. A chat template writes `token` once, which becomes as many as
+/// the medium has vectors, between `before` and `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImageText {
+pub struct MediaText {
     pub token: u32,
     pub before: Option<u32>,
     pub after: Option<u32>,

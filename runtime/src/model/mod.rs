@@ -26,7 +26,7 @@ use crate::graph;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, Image, LoadError, ModelInfo, Placed, Text};
+use crate::{Engine, LoadError, Medium, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -106,7 +106,7 @@ impl<B: Backend> Model<B> {
         assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
     }
 
-    /// Panics where a caller broke the contract of [`Engine::step_with_image`].
+    /// Panics where a caller broke the contract of [`Engine::step_with_media`].
     fn check_placed(&self, placed: &[Placed], rows: usize) {
         let seen = self.tower.as_ref().map_or(0, Tower::tokens);
         for Placed { row, from, len } in placed {
@@ -139,10 +139,10 @@ where
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        self.step_with_image(spans, tokens, &[], wanted, logits)
+        self.step_with_media(spans, tokens, &[], wanted, logits)
     }
 
-    fn step_with_image(
+    fn step_with_media(
         &mut self,
         spans: &[Span],
         tokens: &[u32],
@@ -166,10 +166,12 @@ where
         self.backend.read(&self.state.logits, logits)
     }
 
-    fn look(&mut self, image: &Image) -> Result<(), BackendError> {
-        match &mut self.tower {
-            Some(tower) => tower.look(&mut self.backend, image),
-            None => Err(BackendError::Unsupported("images: the model has no tower for them".into())),
+    fn perceive(&mut self, medium: &Medium) -> Result<(), BackendError> {
+        let Self { backend, tower, .. } = self;
+        let none =
+            || BackendError::Unsupported(format!("{}s: the model has no tower for them", medium.kind()));
+        match medium {
+            Medium::Image(image) => tower.as_mut().ok_or_else(none)?.look(backend, image),
         }
     }
 

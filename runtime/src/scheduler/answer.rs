@@ -8,7 +8,7 @@ use std::time::Instant;
 use muse_format::Generation;
 
 use super::lookup::Lookup;
-use super::pictures::Pictures;
+use super::media::Media;
 use super::speculate::{Acceptance, Gains};
 use crate::constraint::Constraint;
 use crate::protocol::{Call, Part, Reader};
@@ -20,8 +20,8 @@ pub(super) struct Request {
     pub(super) session: u64,
     /// The prompt, at least one token.
     pub(super) tokens: Vec<u32>,
-    /// The images among them.
-    pub(super) pictures: Pictures,
+    /// The media among them.
+    pub(super) media: Media,
     /// Most tokens to generate; prompt and answer together fit the context.
     pub(super) tokens_max: u32,
     pub(super) sampler: SamplerOptions,
@@ -111,8 +111,8 @@ impl Answer {
         &self.request.tokens
     }
 
-    pub(super) fn pictures(&self) -> &Pictures {
-        &self.request.pictures
+    pub(super) fn media(&self) -> &Media {
+        &self.request.media
     }
 
     /// Whether nobody wants the answer any more.

@@ -14,7 +14,7 @@ mod answer;
 mod costs;
 mod embedding;
 mod lookup;
-mod pictures;
+mod media;
 mod resident;
 mod service;
 mod share;
@@ -38,7 +38,6 @@ use crate::{
 use answer::{Answer, Request};
 use embedding::Job;
 pub use embedding::{EmbedEnd, EmbedSink};
-use pictures::Pictures;
 use state::{Command, ReadyModel, Shared};
 
 /// Most stop texts of a request, and most bytes of one.
@@ -173,11 +172,11 @@ impl Scheduler {
         }
         check_lengths(&options)?;
         let sampler = SamplerOptions::resolve(&options, &info.generation, fresh_seed())?;
-        let (tokens, pictures) = match &prompt {
+        let (tokens, media) = match &prompt {
             Prompt::Chat(messages) => {
-                pictures::place(text.encode_chat(messages, &options.chat)?, messages, &info, &*text)?
+                media::place(text.encode_chat(messages, &options.chat)?, messages, &info, &*text)?
             }
-            Prompt::Text(raw) => (text.encode(raw)?, Pictures::default()),
+            Prompt::Text(raw) => (text.encode(raw)?, media::Media::default()),
         };
         let prompt_len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         if prompt_len == 0 {
@@ -205,7 +204,7 @@ impl Scheduler {
         let request = Request {
             session: id,
             tokens,
-            pictures,
+            media,
             tokens_max: options.max_tokens.unwrap_or(room).min(room),
             sampler,
             stops: options.stop,

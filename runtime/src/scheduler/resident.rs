@@ -10,13 +10,13 @@ use super::answer::{Answer, End, Seat};
 use super::costs::Costs;
 use super::embedding::{Job, Jobs};
 use super::lookup::Lookup;
-use super::pictures::agreed;
+use super::media::agreed;
 use super::share::share;
 use super::slots::{Slots, Taken};
 use super::speculate::{Gains, lengths};
 use super::state::Shared;
 use crate::engine::Placed;
-use crate::{Engine, FinishReason, Image, Priority};
+use crate::{Engine, FinishReason, Medium, Priority};
 
 /// Why an engine is of no more use.
 pub(super) enum Broken {
@@ -41,8 +41,8 @@ pub(super) struct Resident {
     /// One a slot, of the answer that runs in it.
     lookups: Vec<Lookup>,
     costs: Costs,
-    /// [`Image::hash`] of what the engine looked at last.
-    looked: Option<[u8; 32]>,
+    /// [`Medium::hash`] of what the engine perceived last.
+    perceived: Option<[u8; 32]>,
     shared: Arc<Shared>,
 }
 
@@ -64,7 +64,7 @@ impl Resident {
             logits,
             lookups,
             costs,
-            looked: None,
+            perceived: None,
             shared,
         }
     }
@@ -122,12 +122,12 @@ impl Resident {
                 self.unseat_below(priority);
                 self.slots.take(session)
             });
-            let Some(Taken { slot, tokens: held, images, most }) = taken else { break };
+            let Some(Taken { slot, tokens: held, media, most }) = taken else { break };
             let answer = &mut self.answers[at];
             // The last token is computed in any case: its logits are wanted.
             let known = &answer.tokens()[..answer.tokens().len() - 1];
             let common = held.iter().zip(known).take_while(|(held, known)| held == known).count() as u32;
-            let common = agreed(common, &images, &answer.pictures().keys(common));
+            let common = agreed(common, &media, &answer.media().keys(common));
             let written = self.engine.keep(slot, common, most);
             assert!(written <= common, "an engine keeps no more than it was asked");
             self.lookups[slot as usize].restart(answer.tokens());
@@ -158,7 +158,7 @@ impl Resident {
         if batch.entries.is_empty() {
             return Ok(());
         }
-        if !self.look(&batch)? {
+        if !self.perceive(&batch)? {
             return Ok(());
         }
         self.steps += 1;
@@ -167,7 +167,7 @@ impl Resident {
         let began = Instant::now();
         let failure = self
             .engine
-            .step_with_image(&batch.spans, &batch.tokens, &batch.placed, &batch.wanted, logits)
+            .step_with_media(&batch.spans, &batch.tokens, &batch.placed, &batch.wanted, logits)
             .err();
         if batch.wanted.len() == batch.tokens.len() {
             self.costs.note(batch.wanted.len() as u32, began.elapsed());
@@ -204,45 +204,46 @@ impl Resident {
         }
     }
 
-    /// Has the engine look at the image of a batch. Where it cannot, the answers that need the image end, and false is
+    /// Has the engine perceive the medium of a batch. Where it cannot, the answers that need it end, and false is
     /// returned: the batch is not to be run.
-    fn look(&mut self, batch: &Batch) -> Result<bool, Broken> {
-        let Some(image) = batch.image.as_ref().filter(|image| self.looked != Some(*image.hash())) else {
+    fn perceive(&mut self, batch: &Batch) -> Result<bool, Broken> {
+        let Some(medium) = batch.medium.as_ref().filter(|medium| self.perceived != Some(*medium.hash()))
+        else {
             return Ok(true);
         };
-        self.looked = None;
-        let Err(error) = self.engine.look(image) else {
-            self.looked = Some(*image.hash());
+        self.perceived = None;
+        let Err(error) = self.engine.perceive(medium) else {
+            self.perceived = Some(*medium.hash());
             return Ok(true);
         };
-        tracing::error!(model = self.name, %error, "an image could not be looked at");
+        tracing::error!(model = self.name, %error, kind = %medium.kind(), "a medium could not be perceived");
         let needs = |answer: &Answer| {
-            let next = answer.seat.map(|seat| answer.pictures().part(seat.written, answer.rows_wanted()));
-            next.and_then(|(_, part)| part).is_some_and(|(other, _)| other.hash() == image.hash())
+            let next = answer.seat.map(|seat| answer.media().part(seat.written, answer.rows_wanted()));
+            next.and_then(|(_, part)| part).is_some_and(|(other, _)| other.hash() == medium.hash())
         };
         while let Some(at) = self.answers.iter().position(needs) {
-            self.end(at, End::Failed(format!("the model failed to look at an image: {error}")));
+            self.end(at, End::Failed(format!("the model failed on the {}: {error}", medium.kind())));
         }
         if error.is_final() { Err(Broken::Failed(error.to_string())) } else { Ok(false) }
     }
 
-    /// The image of the next step, the last one where somebody still needs it, and how many rows each of `seated` may
-    /// take: up to the first image that is another.
-    fn images(&self, seated: &[(usize, &Answer, Seat)]) -> (Option<Arc<Image>>, Vec<u32>) {
+    /// The medium of the next step, the last one where somebody still needs it, and how many rows each of `seated` may
+    /// take: up to the first medium that is another.
+    fn media(&self, seated: &[(usize, &Answer, Seat)]) -> (Option<Arc<Medium>>, Vec<u32>) {
         let part = |(_, answer, seat): &(usize, &Answer, Seat)| {
-            let (len, part) = answer.pictures().part(seat.written, answer.rows_wanted());
-            (len, part.map(|(image, placed)| (Arc::clone(image), placed.row)))
+            let (len, part) = answer.media().part(seat.written, answer.rows_wanted());
+            (len, part.map(|(medium, placed)| (Arc::clone(medium), placed.row)))
         };
         let parts: Vec<_> = seated.iter().map(part).collect();
         let needed = || parts.iter().filter_map(|(_, part)| Some(&part.as_ref()?.0));
-        let last = needed().find(|image| self.looked == Some(*image.hash()));
-        let image = last.or_else(|| needed().next()).cloned();
-        let rows = parts.iter().map(|(len, part)| match (part, &image) {
-            (Some((other, before)), Some(image)) if other.hash() != image.hash() => *before,
+        let last = needed().find(|medium| self.perceived == Some(*medium.hash()));
+        let medium = last.or_else(|| needed().next()).cloned();
+        let rows = parts.iter().map(|(len, part)| match (part, &medium) {
+            (Some((other, before)), Some(medium)) if other.hash() != medium.hash() => *before,
             _ => *len,
         });
         let rows = rows.collect();
-        (image, rows)
+        (medium, rows)
     }
 
     /// The next batch: every seated answer of at least `urgent` gets its share, those served longest ago first.
@@ -253,8 +254,8 @@ impl Resident {
             .filter_map(|(at, answer)| Some((at, answer, answer.seat?)))
             .collect();
         seated.sort_by_key(|(_, answer, _)| answer.served);
-        let (image, mut rows) = self.images(&seated);
-        // Who waits for an image takes no part.
+        let (medium, mut rows) = self.media(&seated);
+        // Who waits for a medium takes no part.
         let mut takes = rows.iter().map(|rows| *rows > 0);
         seated.retain(|_| takes.next().unwrap_or(false));
         rows.retain(|rows| *rows > 0);
@@ -268,10 +269,10 @@ impl Resident {
             if len == 0 {
                 continue;
             }
-            if let (_, Some((_, placed))) = answer.pictures().part(seat.written, len) {
+            if let (_, Some((_, placed))) = answer.media().part(seat.written, len) {
                 let row = placed.row + batch.tokens.len() as u32;
                 batch.placed.push(Placed { row, ..placed });
-                batch.image.clone_from(&image);
+                batch.medium.clone_from(&medium);
             }
             batch.tokens.extend_from_slice(&answer.tokens()[seat.written as usize..][..len as usize]);
             if proposed > 0 {
@@ -312,7 +313,7 @@ impl Resident {
                 self.slots.free(seat.slot);
             } else {
                 let tokens = answer.tokens()[..seat.written as usize].to_vec();
-                self.slots.put_back(seat.slot, tokens, answer.pictures().keys(seat.written), seat.most);
+                self.slots.put_back(seat.slot, tokens, answer.media().keys(seat.written), seat.most);
             }
         }
         let (session, seated, usage) = (answer.session(), answer.seat.is_some(), answer.usage());
@@ -329,9 +330,9 @@ struct Batch {
     spans: Vec<Span>,
     tokens: Vec<u32>,
     wanted: Vec<u32>,
-    /// Rows that are vectors of `image`.
+    /// Rows that are vectors of `medium`.
     placed: Vec<Placed>,
-    image: Option<Arc<Image>>,
+    medium: Option<Arc<Medium>>,
     /// One for each span.
     entries: Vec<Entry>,
 }

@@ -1,6 +1,6 @@
 //! Which session's keys and values each slot of an engine holds.
 
-use super::pictures::Key;
+use super::media::Key;
 
 /// A slot between or during answers.
 #[derive(Debug, Default)]
@@ -9,8 +9,8 @@ struct Slot {
     owner: Option<u64>,
     /// What the cache holds; empty while an answer runs, which knows better.
     tokens: Vec<u32>,
-    /// The images among them.
-    images: Vec<Key>,
+    /// The media among them.
+    media: Vec<Key>,
     /// Most positions held since the slot was last filled from position 0.
     most: u32,
     running: bool,
@@ -24,8 +24,8 @@ pub(super) struct Taken {
     pub(super) slot: u32,
     /// What it still holds of the session.
     pub(super) tokens: Vec<u32>,
-    /// The images among them.
-    pub(super) images: Vec<Key>,
+    /// The media among them.
+    pub(super) media: Vec<Key>,
     /// Most positions it has held since it was last filled from position 0.
     pub(super) most: u32,
 }
@@ -55,16 +55,16 @@ impl Slots {
             *slot = Slot { owner: Some(session), ..Slot::default() };
         }
         slot.running = true;
-        let (tokens, images) = (std::mem::take(&mut slot.tokens), std::mem::take(&mut slot.images));
-        Some(Taken { slot: index, tokens, images, most: slot.most })
+        let (tokens, media) = (std::mem::take(&mut slot.tokens), std::mem::take(&mut slot.media));
+        Some(Taken { slot: index, tokens, media, most: slot.most })
     }
 
-    /// The session's answer has ended; the slot holds `tokens`, `images` among them.
-    pub(super) fn put_back(&mut self, index: u32, tokens: Vec<u32>, images: Vec<Key>, most: u32) {
+    /// The session's answer has ended; the slot holds `tokens`, `media` among them.
+    pub(super) fn put_back(&mut self, index: u32, tokens: Vec<u32>, media: Vec<Key>, most: u32) {
         self.clock += 1;
         let slot = &mut self.slots[index as usize];
         assert!(slot.running && most as usize >= tokens.len());
-        *slot = Slot { owner: slot.owner, tokens, images, most, running: false, used: self.clock };
+        *slot = Slot { owner: slot.owner, tokens, media, most, running: false, used: self.clock };
     }
 
     /// Nobody's keys and values are in the slot any more.

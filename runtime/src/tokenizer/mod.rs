@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use muse_format::ImageText;
+use muse_format::MediaText;
 use serde_json::Value;
 use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
@@ -23,7 +23,7 @@ use self::pieces::{PieceDecoder, Pieces};
 pub use self::whole::WholeText;
 use crate::protocol::{AddedToken, Call, Protocol};
 use crate::template::{Content, Function, Part, Template, ToolCall, Turn};
-use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
+use crate::{ChatOptions, MediumKind, Message, Text, TextDecoder, TextError};
 
 /// Bytes of a `tokenizer.json`; the largest in use are about 35 MiB.
 const JSON_MAX: usize = 256 << 20;
@@ -35,7 +35,7 @@ pub struct HfText {
     tokenizer: Tokenizer,
     /// Put in front of raw text.
     bos: Option<u32>,
-    image: Option<ImageText>,
+    image: Option<MediaText>,
     chat: Option<(Template, Disguise)>,
     pieces: Arc<Pieces>,
     protocol: Protocol,
@@ -121,8 +121,11 @@ impl Text for HfText {
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
         check_len(messages.iter().map(|message| message.role.len() + message.text_bytes()).sum())?;
-        if self.image.is_none() && messages.iter().any(|message| !message.images.is_empty()) {
-            return Err(TextError::NoImages);
+        for kind in MediumKind::ALL {
+            let sent = messages.iter().any(|message| !message.files(kind).is_empty());
+            if sent && self.medium(kind).is_none() {
+                return Err(TextError::NoTower { kind });
+            }
         }
         let mark = disguise.mark(messages, options.tools.as_ref())?;
         let turns = messages.iter().map(|message| turn(message, disguise, mark)).collect();
@@ -131,8 +134,10 @@ impl Text for HfText {
         self.ids(&rendered, Some(mark))
     }
 
-    fn image(&self) -> Option<ImageText> {
-        self.image
+    fn medium(&self, kind: MediumKind) -> Option<MediaText> {
+        match kind {
+            MediumKind::Image => self.image,
+        }
     }
 
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder> {

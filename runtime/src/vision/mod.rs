@@ -5,7 +5,6 @@ mod decode;
 mod fit;
 mod grid;
 mod image;
-mod places;
 mod resize;
 mod sizes;
 mod weights;
@@ -14,7 +13,6 @@ use muse_format::{Spec, Vision};
 use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span, Tensor};
 
 pub use self::image::{Image, ImageError};
-pub use self::places::{Place, PlaceError, part, places};
 pub use self::sizes::VisionPlan;
 use self::weights::{Block, TowerWeights};
 use crate::model::{Affine, Loader};

@@ -1,0 +1,71 @@
+//! What a prompt holds beside text, each a run of tokens that it takes the place of.
+
+mod places;
+
+use std::fmt;
+
+pub use self::places::{Place, PlaceError, part, places};
+use crate::{Image, ModelInfo};
+
+/// An image, ready for the tower of its model.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Medium {
+    Image(Image),
+}
+
+/// What people call a [`Medium`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MediumKind {
+    Image,
+}
+
+impl MediumKind {
+    pub(crate) const ALL: [Self; 1] = [Self::Image];
+}
+
+impl fmt::Display for MediumKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+        })
+    }
+}
+
+impl Medium {
+    pub fn kind(&self) -> MediumKind {
+        match self {
+            Self::Image(_) => MediumKind::Image,
+        }
+    }
+
+    /// What two media with the same vectors share, and others do not.
+    pub fn hash(&self) -> &[u8; 32] {
+        match self {
+            Self::Image(image) => image.hash(),
+        }
+    }
+
+    /// Vectors that a model makes of it; `None` where it takes no such media.
+    pub fn tokens(&self, info: &ModelInfo) -> Option<u32> {
+        match self {
+            Self::Image(image) => info.vision.as_ref().map(|vision| image.tokens(&vision.spec)),
+        }
+    }
+}
+
+impl From<Image> for Medium {
+    fn from(image: Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl ModelInfo {
+    /// The token that stands for one vector of a medium; `None` where the model takes none of the kind.
+    pub fn token_of(&self, kind: MediumKind) -> Option<u32> {
+        match kind {
+            MediumKind::Image => self.vision.as_ref().map(|vision| vision.spec.token),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Which tokens of a sequence a medium takes the place of.
+
+use super::{Medium, MediumKind};
+use crate::ModelInfo;
+use crate::engine::Placed;
+
+/// A run of tokens that are one medium's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Position of the first.
+    pub at: u32,
+    pub len: u32,
+}
+
+/// Tokens and media that do not fit together. Media of a kind are counted from 0.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    #[error("the model takes no {kind}s")]
+    NoTower { kind: MediumKind },
+    #[error("{kind} {index} is {tokens} tokens; {found} of id {id} are left for it in a row")]
+    TooFew { kind: MediumKind, index: usize, tokens: u32, found: u32, id: u32 },
+    #[error("{left} tokens of id {id} are left over: {count} {kind}s need fewer")]
+    TooMany { kind: MediumKind, left: u32, id: u32, count: usize },
+}
+
+/// The places of `media` among `tokens`, first to last, each with the index of its medium. Those of a kind are in the
+/// order of their tokens: each takes as many of the tokens that stand for its kind as it has vectors.
+///
+/// # Errors
+/// [`PlaceError`] where the tokens are more or fewer, or something stands between those of a medium.
+pub fn places(tokens: &[u32], media: &[Medium], info: &ModelInfo) -> Result<Vec<(Place, usize)>, PlaceError> {
+    let mut places = Vec::with_capacity(media.len());
+    for kind in MediumKind::ALL {
+        let of_kind = || media.iter().enumerate().filter(|(_, medium)| medium.kind() == kind);
+        let count = of_kind().count();
+        if count == 0 {
+            continue;
+        }
+        let id = info.token_of(kind).ok_or(PlaceError::NoTower { kind })?;
+        let mut rest = 0;
+        for (index, (which, medium)) in of_kind().enumerate() {
+            let len = medium.tokens(info).ok_or(PlaceError::NoTower { kind })?;
+            let at = tokens[rest..].iter().position(|token| *token == id);
+            let at = at.map_or(tokens.len(), |at| rest + at);
+            let run = tokens[at..].iter().take(len as usize).take_while(|token| **token == id);
+            let found = run.count() as u32;
+            if found < len {
+                return Err(PlaceError::TooFew { kind, index, tokens: len, found, id });
+            }
+            rest = at + len as usize;
+            places.push((Place { at: at as u32, len }, which));
+        }
+        let left = tokens[rest..].iter().filter(|token| **token == id).count() as u32;
+        if left > 0 {
+            return Err(PlaceError::TooMany { kind, left, id, count });
+        }
+    }
+    places.sort_unstable_by_key(|(place, _)| place.at);
+    Ok(places)
+}
+
+/// How many of the `len` tokens from `start` on may go into one step, which sees one medium at most, and which of
+/// `places` that is, with its rows counted from `start`.
+pub fn part(places: &[Place], start: u32, len: u32) -> (u32, Option<(usize, Placed)>) {
+    let touches = |place: &Place| place.at < start + len && place.at + place.len > start;
+    let mut touched = places.iter().enumerate().filter(|(_, place)| touches(place));
+    let Some((index, place)) = touched.next() else { return (len, None) };
+    let len = touched.next().map_or(len, |(_, next)| next.at - start);
+    let (first, end) = (place.at.max(start), (place.at + place.len).min(start + len));
+    (len, Some((index, Placed { row: first - start, from: first - place.at, len: end - first })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_takes_one_medium() {
+        let places = [Place { at: 3, len: 4 }, Place { at: 7, len: 2 }, Place { at: 12, len: 1 }];
+        let placed = |row, from, len| Placed { row, from, len };
+        let cases = [
+            (0, 3, (3, None)),
+            (0, 5, (5, Some((0, placed(3, 0, 2))))),
+            (0, 20, (7, Some((0, placed(3, 0, 4))))),
+            (5, 2, (2, Some((0, placed(0, 2, 2))))),
+            (7, 20, (5, Some((1, placed(0, 0, 2))))),
+            (8, 3, (3, Some((1, placed(0, 1, 1))))),
+            (9, 3, (3, None)),
+            (12, 5, (5, Some((2, placed(0, 0, 1))))),
+        ];
+        for (start, len, expected) in cases {
+            assert_eq!(part(&places, start, len), expected, "{start} + {len}");
+        }
+    }
+}
