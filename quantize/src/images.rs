@@ -94,13 +94,13 @@ fn whole(tensor: &TensorView<'_>) -> Option<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use muse_format::{Activation, Pixels, Vision, VisionLayer};
+    use muse_format::{Pixels, Vision, VisionLayer};
 
     use super::*;
 
     /// Patches of 12 numbers, squares of 4 patches, at most 6 squares.
     fn vision() -> VisionInfo {
-        let pixels = Pixels { patch: 2, frames: 1, tokens_max: 6, mean: [0.5; 3], deviation: [0.5; 3] };
+        let pixels = Pixels { patch: 2, tokens_max: 6, ..Pixels::default() };
         let spec = Vision {
             token: 1,
             blank_tokens: vec![1],
@@ -108,15 +108,12 @@ mod tests {
             dim: 8,
             heads: 1,
             ffn_dim: 8,
-            activation: Activation::Gelu,
-            outer_norm_eps: 1e-5,
-            norm_eps: 1e-5,
             positions: 2,
             frequencies: 2,
             merge: 2,
             adapter_dim: 8,
-            adapter_activation: Activation::Gelu,
             layers: vec![VisionLayer { window: None }],
+            ..Vision::default()
         };
         VisionInfo { spec, image_tokens: 6 }
     }

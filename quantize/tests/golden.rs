@@ -22,6 +22,7 @@ const FIXTURES: [(&str, Bits); 20] = [
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
     ("muse-spark-options", Bits::Sixteen),
+    ("muse-spark-images", Bits::Sixteen),
     ("llama", Bits::ThirtyTwo),
     ("llama-bias", Bits::Sixteen),
     ("llama3-rope", Bits::Sixteen),
@@ -38,6 +39,13 @@ const FIXTURES: [(&str, Bits); 20] = [
     ("qwen3-5-moe", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
+];
+
+/// Those of which a prompt has images.
+const SEEING: [(&str, Bits); 3] = [
+    ("muse-glimmer", Bits::Sixteen),
+    ("muse-glimmer-options", Bits::Sixteen),
+    ("muse-spark-images", Bits::Sixteen),
 ];
 
 /// Largest error of a logit, in standard deviations of the position's logits: what this project promises. Both sides
@@ -125,7 +133,7 @@ fn unquantized_models_answer_as_transformers_does() {
 #[test]
 fn models_see_images_as_transformers_does() {
     let mut wrong = Vec::new();
-    for (name, stored) in [("muse-glimmer", Bits::Sixteen), ("muse-glimmer-options", Bits::Sixteen)] {
+    for (name, stored) in SEEING {
         let ids = golden(name).ids;
         let path = fixture(name).join("golden/image_logits.safetensors");
         let expected = stored_rows(&path, "logits", ids.image_input_ids.len());

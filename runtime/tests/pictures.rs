@@ -30,6 +30,7 @@ fn vision() -> Vision {
         tokens_max: TOKENS_MAX,
         mean: [0.0; 3],
         deviation: [1.0 / 255.0; 3],
+        ..Pixels::default()
     };
     Vision { pixels, ..seeing().vision.unwrap() }
 }

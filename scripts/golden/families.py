@@ -347,6 +347,17 @@ FIXTURES = [
         "float16",
         positions=20,
     ),
+    # Its tower, whose table of positions is read in another order where an image is not square.
+    Fixture(
+        "muse-spark-images",
+        MuseSparkForConditionalGeneration,
+        MuseSparkConfig,
+        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=2)) | dict(audio_token_id=306),
+        "bfloat16",
+        tokenizer="images",
+        positions=20,
+        images=[(6, 8), (2, 2), (8, 2)],
+    ),
     Fixture(
         "llama",
         LlamaForCausalLM,

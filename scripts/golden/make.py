@@ -44,9 +44,11 @@ CHAT = [
 def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights large enough that attention is uneven, gates saturate and no norm or bias is idle."""
     family = type(model).__name__.lower()
+    # Whether prompts can hold an image.
+    sees = getattr(model.config, "image_token_id", None) in range(model.config.get_text_config().vocab_size)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "vision" in name and "museglimmer" in family:
+        if sees and ("vision" in name or "visual" in name):
             parameter.data = randomized_vision(name, noise)
         elif "vision" in name or "visual" in name or "audio" in name:
             parameter.data = 0.1 * noise

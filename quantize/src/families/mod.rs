@@ -25,7 +25,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use muse_format::{Attention, Expected, Layer, Role, Spec};
+use muse_format::{Attention, Expected, Layer, Role, Spec, Vision};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -81,6 +81,9 @@ struct Family {
     left_out: &'static [(&'static str, &'static [&'static str])],
 }
 
+/// Changes what a tower says of pixels.
+type ReadProcessor = fn(&Config<'_>, &mut Vision) -> Result<(), ImportError>;
+
 /// What a family makes of a config.
 struct Draft {
     spec: Spec,
@@ -103,6 +106,8 @@ struct Draft {
     computed: HashMap<String, Vec<f32>>,
     /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
     image_markers: Option<[&'static str; 3]>,
+    /// Takes from `preprocessor_config.json` how an image becomes patches.
+    read_processor: Option<ReadProcessor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
 }
@@ -120,6 +125,7 @@ impl Draft {
             named: HashMap::new(),
             computed: HashMap::new(),
             image_markers: None,
+            read_processor: None,
             ignored: Vec::new(),
         }
     }
@@ -173,8 +179,8 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     config.only("auto_map", &[], "the model runs code of its own, which this tool cannot know")?;
     let mut draft = (family.read)(&config)?;
     config.finish(family.harmless)?;
-    if let Some(vision) = &mut draft.spec.vision {
-        muse_glimmer::vision::read_processor(&checkpoint.image_processor, vision)?;
+    if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_processor) {
+        read(&Config::part(&checkpoint.image_processor, "preprocessor_config.json: "), vision)?;
     }
     embedding::complete(&mut draft, checkpoint)?;
     draft.spec.validate()?;
@@ -363,7 +369,10 @@ impl Family {
                 continue;
             }
             let holds = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-            let Some((part, _)) = self.left_out.iter().find(|(_, prefixes)| holds(prefixes)) else {
+            // Of a tower that is imported every tensor is.
+            let imported = |part: &str| part == "vision" && draft.spec.vision.is_some();
+            let mut left_out = self.left_out.iter().filter(|(part, _)| !imported(part));
+            let Some((part, _)) = left_out.find(|(_, prefixes)| holds(prefixes)) else {
                 return Err(ImportError::UnknownTensor(name.clone()));
             };
             let (rows, cols) = source.shape();

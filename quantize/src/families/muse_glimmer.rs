@@ -6,7 +6,7 @@
 
 pub(super) mod vision;
 
-use muse_format::{Activation, Attention, Ffn, Layer, Spec};
+use muse_format::{Activation, Attention, Ffn, Laid, Layer, Spec};
 
 use super::{Common, Config, Draft, Family, Rope, windows};
 use crate::checkpoint::ImportError;
@@ -86,7 +86,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         vec![("embed_norm", 1.0), ("attn.q_norm", need("qk_scale_factor")?), ("attn.k_norm", 1.0)];
     text.finish(&["tie_word_embeddings"])?;
     let mut draft = Draft { constants, ..Draft::new(spec, ropes) };
-    vision::read(config, &mut draft)?;
+    vision::read(config, &mut draft, "muse_glimmer", Laid::Edges)?;
     Ok(draft)
 }
 

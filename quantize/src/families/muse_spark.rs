@@ -1,17 +1,18 @@
-//! Muse Spark, the text model: Muse Glimmer's, with a norm on what attention reads, gates between each half of a layer
-//! and the residual stream, and experts that run at a width of their own.
+//! Muse Spark: Muse Glimmer, with a norm on what attention reads, gates between each half of a layer and the residual
+//! stream, experts that run at a width of their own, and another table of positions in the tower over images.
 //!
-//! A checkpoint has towers for images, video and sound as well. They are left out, and the person is told: a file of it
-//! answers text as the reference does without either, and takes neither.
+//! A checkpoint has a tower for sound as well. It is left out, and the person is told: a file of it answers text and
+//! images as the reference does without sound, and takes none. So is the tower over images where no prompt can hold its
+//! token.
 //!
 //! A gate keeps `a` of the residual stream and lets in `b` of what a half gives, `a` and `b` vectors that its parameter
 //! decides. The last operation of a half is a norm, so `b` is its weight here. Where the reference multiplies by `1 + w`
 //! before that norm, so do we. All experts of a layer lie in two tensors. The reference implementation never ties the
 //! head to the embedding, whatever its config says, so a config that says so is refused.
 
-use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score, Spec};
+use muse_format::{Activation, Attention, Experts, Ffn, Laid, Layer, Score, Spec};
 
-use super::muse_glimmer::rotates;
+use super::muse_glimmer::{rotates, vision};
 use super::{Common, Config, Draft, Family, Rope, Transform, windows};
 use crate::checkpoint::ImportError;
 
@@ -19,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "muse_spark",
     architecture: "MuseSparkForConditionalGeneration",
     read,
-    // Of the towers and their adapters.
+    // Of the tower for sound, and of the other where it is left out.
     harmless: &[
         "audio_config",
         "audio_token_id",
@@ -138,7 +139,12 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     ];
     // The outer key is the one that could be meant; the other is of training.
     text.finish(&["output_router_logits", "tie_word_embeddings"])?;
-    Ok(Draft { constants, transforms, ..Draft::new(spec, ropes) })
+    let vocab = spec.vocab;
+    let mut draft = Draft { constants, transforms, ..Draft::new(spec, ropes) };
+    if config.u32("image_token_id")?.is_some_and(|id| id < vocab) {
+        vision::read(config, &mut draft, "muse_spark", Laid::EdgesAcross)?;
+    }
+    Ok(draft)
 }
 
 fn experts(text: &Config<'_>, logit_scale: f32, norm_eps: f32) -> Result<Experts, ImportError> {

@@ -231,13 +231,18 @@ impl Vision {
         let named = |part: &str| format!("vision.{part}");
         let layers = (0..self.layers.len()).map(|i| format!("vision.l{i}"));
         add(Role::Matrix, named("patch"), self.dim, self.pixels.values())?;
+        if self.patch_bias {
+            add(Role::Vector, named("patch_bias"), 1, self.dim)?;
+        }
         add(Role::Vector, named("positions"), self.positions * self.positions, self.dim)?;
         add(Role::Vector, named("rope"), 1, self.frequencies)?;
         let norm = |add: &mut dyn FnMut(Role, String, u32, u32) -> Result<(), E>, name: String| {
             add(Role::Vector, name.clone(), 1, self.dim)?;
             add(Role::Vector, format!("{name}_bias"), 1, self.dim)
         };
-        norm(add, named("pre_norm"))?;
+        if self.pre_norm {
+            norm(add, named("pre_norm"))?;
+        }
         for layer in layers {
             norm(add, format!("{layer}.attn.norm"))?;
             for part in ["q", "k", "v", "out"] {
@@ -251,9 +256,21 @@ impl Vision {
             }
         }
         norm(add, named("post_norm"))?;
-        add(Role::Matrix, named("adapter.up"), self.adapter_dim, self.dim * self.merged())?;
-        add(Role::Matrix, named("adapter.down"), self.adapter_dim, self.adapter_dim)?;
-        add(Role::Matrix, named("projection"), dim, self.adapter_dim)?;
-        add(Role::Vector, named("norm"), 1, dim)
+        let mut product = |name: &str, rows: u32, cols: u32| {
+            add(Role::Matrix, named(name), rows, cols)?;
+            match self.adapter_bias {
+                true => add(Role::Vector, named(&format!("{name}_bias")), 1, rows),
+                false => Ok(()),
+            }
+        };
+        product("adapter.up", self.adapter_dim, self.dim * self.merged())?;
+        if self.adapter_down {
+            product("adapter.down", self.adapter_dim, self.adapter_dim)?;
+        }
+        product("projection", dim, self.adapter_dim)?;
+        if self.vector_norm {
+            add(Role::Vector, named("norm"), 1, dim)?;
+        }
+        Ok(())
     }
 }

@@ -35,7 +35,7 @@ pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, MediaText, Provenance, Text};
 pub use spec::{
-    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Layer,
-    Mixer, PerLayer, Pixels, Pooling, Score, Spec, Vision, VisionLayer,
+    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Fit, Given,
+    Laid, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Spec, Vision, VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

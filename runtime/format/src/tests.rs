@@ -403,19 +403,16 @@ fn spec_with_vision() -> Spec {
     let vision = Vision {
         token: 3,
         blank_tokens: vec![3, 4],
-        pixels: Pixels { patch: 2, frames: 2, tokens_max: 8, mean: [0.5; 3], deviation: [0.5; 3] },
+        pixels: Pixels { patch: 2, frames: 2, tokens_max: 8, ..Pixels::default() },
         dim: 8,
         heads: 2,
         ffn_dim: 12,
-        activation: Activation::Gelu,
-        outer_norm_eps: 1e-5,
-        norm_eps: 1e-5,
         positions: 3,
         frequencies: 1,
         merge: 2,
         adapter_dim: 6,
-        adapter_activation: Activation::Gelu,
         layers: vec![VisionLayer { window: Some(3) }, VisionLayer { window: None }],
+        ..Vision::default()
     };
     Spec { vision: Some(vision), ..spec() }
 }

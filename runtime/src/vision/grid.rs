@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use muse_format::Laid;
+
 /// Patches of an image, row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -47,12 +49,15 @@ impl Grid {
     }
 
     /// Adds to `out` the vector of a patch's position: bilinear between the four nearest of a square `table` of `side`
-    /// rows of `side` vectors, as wide as `out`, laid over the image corner to corner. Beyond the table all is zero, so
-    /// that patches at the edge of a large image have less.
-    pub fn add_position(self, patch: u32, table: &[f32], side: u32, out: &mut [f32]) {
-        let [row, col] = self.place(patch);
-        for (y, high) in taps(row, self.rows, side) {
-            for (x, wide) in taps(col, self.cols, side) {
+    /// rows of `side` vectors, as wide as `out`.
+    pub fn add_position(self, patch: u32, table: &[f32], side: u32, laid: Laid, out: &mut [f32]) {
+        let Self { rows, cols } = match laid {
+            Laid::EdgesAcross => Self { rows: self.cols, cols: self.rows },
+            Laid::Edges | Laid::Corners => self,
+        };
+        let [row, col] = [patch / cols, patch % cols];
+        for (y, high) in taps(row, rows, side, laid) {
+            for (x, wide) in taps(col, cols, side, laid) {
                 let weight = high * wide;
                 let at = (y * side + x) as usize * out.len();
                 out.iter_mut().zip(&table[at..]).for_each(|(out, t)| *out += weight * t);
@@ -62,12 +67,16 @@ impl Grid {
 }
 
 /// The entries of a table of `side` that entry `index` of `len` lies between, those that exist, and their weights.
-fn taps(index: u32, len: u32, side: u32) -> impl Iterator<Item = (u32, f32)> {
-    let at = (index as f32 + 0.5) * side as f32 / len as f32 - 0.5;
+fn taps(index: u32, len: u32, side: u32, laid: Laid) -> impl Iterator<Item = (u32, f32)> {
+    let (of, len_of_table) = (index as f32, side as f32);
+    let at = match laid {
+        Laid::Edges | Laid::EdgesAcross => (of + 0.5) * len_of_table / len as f32 - 0.5,
+        Laid::Corners => of * (len_of_table - 1.0) / (len.max(2) - 1) as f32,
+    };
     let low = at.floor();
     let tap = move |offset: f32| {
         let (tap, weight) = (low + offset, (1.0 - (at - low - offset).abs()).max(0.0));
-        (tap >= 0.0 && tap < side as f32).then_some((tap as u32, weight))
+        (tap >= 0.0 && tap < len_of_table).then_some((tap as u32, weight))
     };
     [0.0, 1.0].into_iter().filter_map(tap)
 }
@@ -91,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_laid_corner_to_corner() {
+    fn positions_are_laid_edge_to_edge() {
         // A table of 2 x 2 vectors of 1 over images of 2 x 2, 1 x 1 and 4 x 4 patches.
         let table = [1.0, 2.0, 3.0, 4.0];
         let at = |rows, cols, patch| {
             let mut out = [0.0];
-            Grid { rows, cols }.add_position(patch, &table, 2, &mut out);
+            Grid { rows, cols }.add_position(patch, &table, 2, Laid::Edges, &mut out);
             out[0]
         };
         assert_eq!([0, 1, 2, 3].map(|patch| at(2, 2, patch)), table);
@@ -104,5 +113,23 @@ mod tests {
         // A quarter of a patch beyond the corner: the table's 1 weighs 3/4 each way, what is outside nothing.
         assert_eq!(at(4, 4, 0), 0.5625);
         assert_eq!(at(4, 4, 5), 0.5625 + 2.0 * 0.1875 + 3.0 * 0.1875 + 4.0 * 0.0625);
+    }
+
+    #[test]
+    fn positions_are_laid_corner_to_corner() {
+        let table = [1.0, 2.0, 3.0, 4.0];
+        let at = |rows, cols, laid, patch| {
+            let mut out = [0.0];
+            Grid { rows, cols }.add_position(patch, &table, 2, laid, &mut out);
+            out[0]
+        };
+        let corners: [f32; 6] = std::array::from_fn(|patch| at(2, 3, Laid::Corners, patch as u32));
+        assert_eq!(corners, [1.0, 1.5, 2.0, 3.0, 3.5, 4.0]);
+        assert_eq!(at(1, 1, Laid::Corners, 0), 1.0);
+        // Patches of 2 x 3 take, in turn, what those of 3 x 2 take.
+        for patch in 0..6 {
+            assert_eq!(at(2, 3, Laid::EdgesAcross, patch), at(3, 2, Laid::Edges, patch), "{patch}");
+        }
+        assert_eq!(at(4, 4, Laid::EdgesAcross, 6), at(4, 4, Laid::Edges, 6));
     }
 }

@@ -6,15 +6,15 @@ use muse_kernels::{Backend, BackendError};
 use crate::model::{Affine, Loader};
 
 pub(super) struct TowerWeights<W> {
-    pub(super) patch: W, // (dim, values)
-    pub(super) rope: W,  // (frequencies)
-    pub(super) pre_norm: Norm<W>,
+    pub(super) patch: Affine<W>, // (dim, values)
+    pub(super) rope: W,          // (frequencies)
+    pub(super) pre_norm: Option<Norm<W>>,
     pub(super) blocks: Vec<Block<W>>,
     pub(super) post_norm: Norm<W>,
-    pub(super) adapter_up: W,   // (adapter_dim, merge * merge * dim)
-    pub(super) adapter_down: W, // (adapter_dim, adapter_dim)
-    pub(super) projection: W,   // (dim of the language model, adapter_dim)
-    pub(super) norm: W,         // (dim of the language model)
+    pub(super) adapter_up: Affine<W>, // (adapter_dim, merge * merge * dim)
+    pub(super) adapter_down: Option<Affine<W>>, // (adapter_dim, adapter_dim)
+    pub(super) projection: Affine<W>, // (dim of the language model, adapter_dim)
+    pub(super) norm: Option<W>,       // (dim of the language model)
 }
 
 pub(super) struct Block<W> {
@@ -60,19 +60,22 @@ impl<W> TowerWeights<W> {
         vision: &Vision,
         dim: u32,
     ) -> Result<Self, BackendError> {
-        let (inner, adapter) = (vision.dim, vision.adapter_dim);
+        let (inner, adapter, bias) = (vision.dim, vision.adapter_dim, vision.adapter_bias);
         let blocks = (0..vision.layers.len()).map(|i| Block::load(loader, vision, i));
         let blocks = blocks.collect::<Result<_, BackendError>>()?;
+        let pre_norm = vision.pre_norm.then(|| Norm::load(loader, "vision.pre_norm", inner));
+        let down = vision.adapter_down;
+        let down = down.then(|| loader.affine("vision.adapter.down", adapter, adapter, bias));
         Ok(Self {
-            patch: loader.take("vision.patch", inner, vision.pixels.values())?,
-            rope: loader.take("vision.rope", 1, vision.frequencies)?,
-            pre_norm: Norm::load(loader, "vision.pre_norm", inner)?,
+            pre_norm: pre_norm.transpose()?,
             blocks,
+            adapter_down: down.transpose()?,
+            patch: loader.affine("vision.patch", inner, vision.pixels.values(), vision.patch_bias)?,
+            rope: loader.take("vision.rope", 1, vision.frequencies)?,
             post_norm: Norm::load(loader, "vision.post_norm", inner)?,
-            adapter_up: loader.take("vision.adapter.up", adapter, inner * vision.merged())?,
-            adapter_down: loader.take("vision.adapter.down", adapter, adapter)?,
-            projection: loader.take("vision.projection", dim, adapter)?,
-            norm: loader.take("vision.norm", 1, dim)?,
+            adapter_up: loader.affine("vision.adapter.up", adapter, inner * vision.merged(), bias)?,
+            projection: loader.affine("vision.projection", dim, adapter, bias)?,
+            norm: vision.vector_norm.then(|| loader.take("vision.norm", 1, dim)).transpose()?,
         })
     }
 }

@@ -219,8 +219,14 @@ pub fn recurrent() -> Spec {
 
 /// [`plain`] with a tower of two blocks, one with windows of 3 patches, over images of at most 12 tokens of 4 patches.
 pub fn seeing() -> Spec {
-    let pixels =
-        Pixels { patch: 2, frames: 2, tokens_max: 12, mean: [0.5, 0.4, 0.6], deviation: [0.5, 0.3, 0.25] };
+    let pixels = Pixels {
+        patch: 2,
+        frames: 2,
+        tokens_max: 12,
+        mean: [0.5, 0.4, 0.6],
+        deviation: [0.5, 0.3, 0.25],
+        ..Pixels::default()
+    };
     let vision = Vision {
         token: 9,
         blank_tokens: vec![9, 11],
@@ -228,15 +234,13 @@ pub fn seeing() -> Spec {
         dim: 36,
         heads: 3,
         ffn_dim: 50,
-        activation: Activation::Gelu,
-        outer_norm_eps: 1e-5,
         norm_eps: 1e-4,
         positions: 3,
         frequencies: 3,
         merge: 2,
         adapter_dim: 44,
-        adapter_activation: Activation::Gelu,
         layers: vec![VisionLayer { window: Some(3) }, VisionLayer { window: None }],
+        ..Vision::default()
     };
     Spec { vision: Some(vision), ..plain() }
 }

@@ -1,11 +1,10 @@
-//! The tower over images, its adapter and its projection.
+//! The tower over images, its adapter and its projection, of Muse Glimmer and Muse Spark.
 //!
 //! The patches of a square lie with the channel outermost in the reference implementation's input of the adapter, one
 //! behind the other in ours: the adapter's first matrix has its columns in that order. The projected vectors are
 //! normalised without weights, which are ones here.
 
-use muse_format::{Activation, Pixels, Vision, VisionLayer};
-use serde_json::{Map, Value};
+use muse_format::{Activation, Laid, Pixels, Vision, VisionLayer};
 
 use super::super::config::Config;
 use super::super::{Draft, Rope, Transform};
@@ -33,10 +32,16 @@ const BLOCK_NAMES: [(&str, &str); 8] = [
     ("ffn.down", "mlp.fc2"),
 ];
 
-/// Adds the tower to a draft of the text model.
-pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportError> {
+/// Adds the tower to a draft of the text model of `family`.
+pub(in super::super) fn read(
+    config: &Config<'_>,
+    draft: &mut Draft,
+    family: &str,
+    laid: Laid,
+) -> Result<(), ImportError> {
     let tower = config.model("vision_config")?;
-    tower.only("model_type", &["muse_glimmer_vision".into()], "only muse_glimmer_vision is supported")?;
+    let kind = format!("{family}_vision");
+    tower.only("model_type", &[kind.as_str().into()], &format!("only {kind} is supported"))?;
     let gelu = |config: &Config<'_>, key: &str| config.only(key, &["gelu".into()], "only gelu is supported");
     gelu(&tower, "hidden_act")?;
     gelu(config, "projector_hidden_act")?;
@@ -57,19 +62,21 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     let image = token("image_token_id")?;
     let rule = format!("it must be below vocab_size {}", draft.spec.vocab);
     let image = image.ok_or_else(|| config.refuse("image_token_id", rule))?;
-    let video = token("video_token_id")?;
+    let others = [token("video_token_id")?, config.u32("audio_token_id")?];
+    let others = others.into_iter().flatten().filter(|id| *id < draft.spec.vocab);
     let norm_eps = tower.f64("layer_norm_eps")?;
     let norm_eps =
         norm_eps.ok_or_else(|| tower.refuse("layer_norm_eps", "it must be a number above zero"))?;
     draft.spec.vision = Some(Vision {
         token: image,
-        blank_tokens: [image].into_iter().chain(video).collect(),
+        blank_tokens: [image].into_iter().chain(others).collect(),
         pixels: Pixels {
             patch: tower.size("patch_size", 256)?,
             frames: tower.size("patch_temporal", 16)?,
             tokens_max: 4096,
             mean: [0.5; 3],
             deviation: [0.5; 3],
+            ..Pixels::default()
         },
         dim,
         heads,
@@ -79,11 +86,13 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
         // The reference implementation reads no key for it.
         norm_eps: 1e-5,
         positions,
+        laid,
         frequencies: dim / heads / 4,
         merge,
         adapter_dim: config.size("projector_hidden_size", 1 << 20)?,
         adapter_activation: Activation::Gelu,
         layers: layers(&tower, positions)?,
+        ..Vision::default()
     });
     // The product of the sides of the table, which nothing reads.
     tower.finish(&["max_position_embeddings"])?;
@@ -91,6 +100,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
     name_tensors(draft);
     draft.image_markers = Some(["<|patch|>", "<|image_start|>", "<|image_end|>"]);
+    draft.read_processor = Some(read_processor);
     Ok(())
 }
 
@@ -161,11 +171,7 @@ fn name_tensors(draft: &mut Draft) {
 ///
 /// # Errors
 /// [`ImportError::Config`] for a step that is left out, of another kind, or of another size than the tower's.
-pub(in super::super) fn read_processor(
-    processor: &Map<String, Value>,
-    vision: &mut Vision,
-) -> Result<(), ImportError> {
-    let config = Config::part(processor, "preprocessor_config.json: ");
+pub(in super::super) fn read_processor(config: &Config<'_>, vision: &mut Vision) -> Result<(), ImportError> {
     let pixels = &mut vision.pixels;
     for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
         config.only(step, &[true.into()], "only the whole of the steps is supported")?;

@@ -3,7 +3,7 @@ use serde_json::{Map, Value, json};
 
 use super::{checkpoint, family, spec, with};
 use crate::checkpoint::ImportError;
-use crate::families::{self, Origin, Transform, import};
+use crate::families::{self, Config, Origin, Transform, import};
 
 /// Changes inside `text_config`.
 fn text_with(mut config: Value, changes: &Value) -> Map<String, Value> {
@@ -144,6 +144,7 @@ fn an_image_processor_agrees_with_the_tower_or_is_refused() {
         let config = with(family("muse_glimmer"), &json!({}));
         let mut vision = spec(config).expect("muse_glimmer").vision.expect("a tower");
         let processor = processor.as_object().expect("an object").clone();
+        let processor = Config::part(&processor, "preprocessor_config.json: ");
         families::muse_glimmer::vision::read_processor(&processor, &mut vision).map(|()| vision.pixels)
     };
     let published = json!({"do_convert_rgb": true, "do_normalize": true, "do_rescale": true, "do_resize": true,

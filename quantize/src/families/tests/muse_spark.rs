@@ -1,4 +1,4 @@
-use muse_format::{Experts, Score};
+use muse_format::{Experts, Laid, Score};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
@@ -19,7 +19,7 @@ fn muse_spark(changes: &Value) -> Map<String, Value> {
     text = Value::Object(with(text, changes));
     let outer = json!({"model_type": "muse_spark", "architectures": ["MuseSparkForConditionalGeneration"],
         "text_config": text, "vision_config": {"hidden_size": 8}, "audio_config": {"depths": [1]},
-        "image_token_id": 90, "video_token_id": 91, "audio_token_id": 92, "out_hidden_size": 32,
+        "image_token_id": 900, "video_token_id": 901, "audio_token_id": 902, "out_hidden_size": 32,
         "projector_hidden_size": 12, "projector_hidden_act": "gelu", "tie_word_embeddings": false});
     outer.as_object().expect("an object").clone()
 }
@@ -53,6 +53,29 @@ fn muse_spark_has_gates_on_every_layer_and_experts_where_its_config_says() {
     assert_eq!((spark.embed_norm, spark.logit_scale, spark.tied_head), (true, 0.2, false));
     let all = spec(muse_spark(&json!({"mlp_layer_types": null}))).expect("no list");
     assert!(all.layers.iter().all(|layer| layer.experts.is_some()));
+}
+
+#[test]
+fn muse_spark_sees_where_a_prompt_can_hold_an_image() {
+    let tower = json!({"model_type": "muse_spark_vision", "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "pos_emb_height": 3, "pos_emb_width": 3, "patch_size": 4,
+        "patch_temporal": 2, "merge_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}});
+    let seeing = Value::Object(with(
+        Value::Object(muse_spark(&json!({}))),
+        &json!({"vision_config": tower, "image_token_id": 90, "video_token_id": 91, "audio_token_id": 92,
+            "out_hidden_size": 64}),
+    ));
+    let vision = spec(with(seeing.clone(), &json!({}))).expect("muse_spark").vision.expect("a tower");
+    assert_eq!((vision.token, vision.blank_tokens.as_slice()), (90, [90, 91, 92].as_slice()));
+    assert_eq!((vision.laid, vision.dim, vision.adapter_dim), (Laid::EdgesAcross, 16, 12));
+    assert!(spec(muse_spark(&json!({}))).expect("no token for images").vision.is_none());
+    let other = with(seeing["vision_config"].clone(), &json!({"model_type": "muse_glimmer_vision"}));
+    let error = spec(with(seeing, &json!({"vision_config": other}))).expect_err("another tower");
+    assert!(
+        matches!(&error, ImportError::Config { key, .. } if key == "vision_config.model_type"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
-pub use self::vision::{Pixels, Vision, VisionLayer};
+pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
 /// One transformer: a decoder, or an encoder where it says so.

@@ -2,17 +2,32 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, DIM_MAX, LAYERS_MAX, bounded, finite_positive};
+use super::{Activation, DIM_MAX, LAYERS_MAX, bounded, finite_positive, is_false};
 use crate::FormatError;
+
+fn yes() -> bool {
+    true
+}
+
+/// Whether a flag that is set where nothing is said is left out of the file.
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+/// Whether a choice is left out of the file.
+fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
+    *choice == T::default()
+}
 
 /// A transformer over the patches of an image (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>) and the
 /// products that bring its output to the width of the residual stream. Each square of `merge * merge` patches becomes one
 /// vector, in the place of one token.
 ///
-/// A patch begins as `norm(patch(pixels) + position)`, the position resampled from a table. A block is
+/// A patch begins as `[norm](patch(pixels) + position)`, the position resampled from a table. A block is
 /// `x += out(attention(norm(x)))`, then `x += down(activation(up(norm(x))))`, every norm by mean and variance, every
 /// product with a bias. After the last block and a norm, the patches of a square lie one behind the other, and become
-/// `norm(projection(activation(down(activation(up(x))))))`, that norm an RMS norm by [`super::Spec::norm_eps`].
+/// `[norm](projection([activation(down](activation(up(x)))))`, the last norm an RMS norm by [`super::Spec::norm_eps`];
+/// what is in brackets is there where its field says so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vision {
@@ -21,18 +36,26 @@ pub struct Vision {
     /// Tokens that are embedded as token 0 where no image takes their place.
     pub blank_tokens: Vec<u32>,
     pub pixels: Pixels,
+    /// Whether the product over a patch's pixels has a bias.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub patch_bias: bool,
     /// Width of a patch's vector.
     pub dim: u32,
     pub heads: u32,
     /// Hidden width of a block's feed-forward.
     pub ffn_dim: u32,
     pub activation: Activation,
+    /// Whether there is a norm in front of the blocks.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub pre_norm: bool,
     /// Epsilon of the norms in front of the blocks and behind them.
     pub outer_norm_eps: f32,
     /// Epsilon of the norms in the blocks.
     pub norm_eps: f32,
     /// Rows, and columns, of the table of positions.
     pub positions: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub laid: Laid,
     /// Inverse frequencies of the rotation of each coordinate; a head's first pairs turn by the column, as many by the
     /// row, both counted from 1.
     pub frequencies: u32,
@@ -41,7 +64,31 @@ pub struct Vision {
     /// Hidden width between tower and projection.
     pub adapter_dim: u32,
     pub adapter_activation: Activation,
+    /// Whether a second product, and its activation, lies between the first and the projection.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub adapter_down: bool,
+    /// Whether the products behind the tower have biases.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adapter_bias: bool,
+    /// Whether a vector is normalised before it takes a token's place.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub vector_norm: bool,
     pub layers: Vec<VisionLayer>,
+}
+
+/// How the square table of positions is laid over an image whose patches are more or fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Laid {
+    /// Edge to edge: an entry is a part of the image, and a patch takes from those around its middle. Beyond the table all
+    /// is zero.
+    #[default]
+    Edges,
+    /// As `Edges`, over an image of as many rows as this one has columns, whose patches are counted row by row in the place
+    /// of this one's: the same for a square image.
+    EdgesAcross,
+    /// Corner to corner: the first and the last patch of a row take the first and the last entry.
+    Corners,
 }
 
 /// One block of a tower.
@@ -57,6 +104,12 @@ pub struct VisionLayer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pixels {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resampling: Resampling,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fit: Fit,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub given: Given,
     /// Pixels on a side of a patch.
     pub patch: u32,
     /// Frames of a patch; a still image is all of them.
@@ -69,10 +122,88 @@ pub struct Pixels {
     pub deviation: [f32; 3],
 }
 
+/// How an image is made larger or smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resampling {
+    /// By a windowed sinc of three lobes.
+    #[default]
+    Lanczos,
+    /// By cubic convolution with `a = -1/2`.
+    Bicubic,
+}
+
+/// How many patches an image is made to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// The grid of squares nearest to its shape, of about its size.
+    #[default]
+    Shape,
+    /// Each side rounded to whole squares, both scaled where their product is out of these bounds.
+    Area { pixels_min: u32, pixels_max: u32 },
+}
+
+/// How the reference implementation hands over the values of patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Given {
+    /// Row by row, the values of a patch frame by frame.
+    #[default]
+    Rows,
+    /// Square by square, row by row in each, the values of a patch channel by channel.
+    Squares,
+}
+
+impl Default for Pixels {
+    /// Sizes are 0, which a spec's check refuses; values are kept as they are.
+    fn default() -> Self {
+        Self {
+            resampling: Resampling::default(),
+            fit: Fit::default(),
+            given: Given::default(),
+            patch: 0,
+            frames: 1,
+            tokens_max: 0,
+            mean: [0.0; 3],
+            deviation: [1.0; 3],
+        }
+    }
+}
+
 impl Pixels {
     /// Values of a patch: `frames` times red, green and blue of `patch` rows of `patch` pixels.
     pub fn values(&self) -> u32 {
         self.frames * 3 * self.patch * self.patch
+    }
+}
+
+impl Default for Vision {
+    /// What every field is where a tower does not say; sizes are 0, which a spec's check refuses.
+    fn default() -> Self {
+        Self {
+            token: 0,
+            blank_tokens: Vec::new(),
+            pixels: Pixels::default(),
+            patch_bias: false,
+            dim: 0,
+            heads: 0,
+            ffn_dim: 0,
+            activation: Activation::Gelu,
+            pre_norm: true,
+            outer_norm_eps: 1e-5,
+            norm_eps: 1e-5,
+            positions: 0,
+            laid: Laid::default(),
+            frequencies: 0,
+            merge: 1,
+            adapter_dim: 0,
+            adapter_activation: Activation::Gelu,
+            adapter_down: true,
+            adapter_bias: false,
+            vector_norm: true,
+            layers: Vec::new(),
+        }
     }
 }
 
@@ -109,6 +240,10 @@ impl Vision {
             ("adapter_dim", self.adapter_dim, DIM_MAX),
         ] {
             bounded(field(name), value, max)?;
+        }
+        if let Fit::Area { pixels_min, pixels_max } = self.pixels.fit {
+            bounded(field("pixels.fit.pixels_max"), pixels_max, 1 << 30)?;
+            bounded(field("pixels.fit.pixels_min"), pixels_min, pixels_max)?;
         }
         finite_positive(field("outer_norm_eps"), self.outer_norm_eps)?;
         finite_positive(field("norm_eps"), self.norm_eps)?;
