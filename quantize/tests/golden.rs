@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 20] = [
+const FIXTURES: [(&str, Bits); 21] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
