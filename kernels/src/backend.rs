@@ -1,6 +1,6 @@
 use muse_format::{Activation, Score};
 
-use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, Span, Tensor};
+use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, Span, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -116,6 +116,12 @@ pub trait Backend {
         Ok(())
     }
 
+    /// Makes room for [`linear_heads`](Self::linear_heads) of `tokens` rows of no more and no wider heads than `shape`'s.
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+        let _ = (tokens, shape);
+        Err(BackendError::Unsupported("linear_heads".into()))
+    }
+
     /// Allocates the keys and values of one layer.
     fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
 
@@ -167,6 +173,34 @@ pub trait Backend {
         tokens: usize,
         products: &mut [Linear<'_, Self>],
     ) -> Result<(), BackendError>;
+
+    /// A product for each head: `out[t][h] = weight[h] * x[t][h]`, where `x` is `(tokens, heads, shape.cols)`, of which
+    /// the first `weight.cols` of a head are read. `weight` is the heads' matrices one below the other, `out`
+    /// `(tokens, weight.rows)`. Activations are quantized as those of a head alone.
+    fn linear_heads(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        tokens: usize,
+        weight: &Self::Weight,
+        shape: HeadsShape,
+    ) -> Result<(), BackendError> {
+        let _ = (out, x, tokens, weight, shape);
+        Err(BackendError::Unsupported("linear_heads".into()))
+    }
+
+    /// `out[r]` is `a[r]` and behind it `b[r]`, for `rows` rows of the two widths.
+    fn join(
+        &mut self,
+        out: &mut Self::Buffer,
+        a: &Self::Buffer,
+        b: &Self::Buffer,
+        rows: usize,
+        widths: [usize; 2],
+    ) -> Result<(), BackendError> {
+        let _ = (out, a, b, rows, widths);
+        Err(BackendError::Unsupported("join".into()))
+    }
 
     /// Rotates each head of `x`, `(tokens, heads * head_dim)`, at the positions of `spans`: with `n = 2 *
     /// frequencies.cols`, element `i < n/2` of a head pairs with `i + n/2` and turns by `position * frequencies[i]`

@@ -150,3 +150,11 @@ impl AttentionShape {
         position.saturating_sub(before)..=last
     }
 }
+
+/// Vectors of several heads a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadsShape {
+    pub heads: usize,
+    /// Numbers of each.
+    pub cols: usize,
+}

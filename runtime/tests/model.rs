@@ -6,7 +6,8 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
 use support::{
-    Rng, beside, byte_text, difference, everything, gated, mixture, naive, plain, shared, step, steps, write,
+    Rng, beside, byte_text, difference, everything, gated, latent, mixture, naive, plain, shared, step,
+    steps, write,
 };
 
 const LAYOUTS: [Layout; 7] = [
@@ -48,6 +49,7 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
         ("gated", gated()),
         ("beside", beside()),
         ("shared", shared()),
+        ("latent", latent()),
     ] {
         let file = write(&spec, Layout::F32, 11);
         let mapped = Mapped::open(&file.path).unwrap();
@@ -72,6 +74,7 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
         ("gated", gated()),
         ("beside", beside()),
         ("shared", shared()),
+        ("latent", latent()),
     ] {
         for layout in LAYOUTS {
             let tokens = Rng(7).tokens(50, spec.vocab);
@@ -87,9 +90,13 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
 
 #[test]
 fn a_row_of_logits_does_not_depend_on_which_others_are_wanted() {
-    for (name, spec) in
-        [("plain", plain()), ("everything", everything()), ("mixture", mixture()), ("shared", shared())]
-    {
+    for (name, spec) in [
+        ("plain", plain()),
+        ("everything", everything()),
+        ("mixture", mixture()),
+        ("shared", shared()),
+        ("latent", latent()),
+    ] {
         let tokens = Rng(17).tokens(24, spec.vocab);
         let vocab = spec.vocab as usize;
         let mut engine = engine(&spec, Layout::Q4 { group: 32 }, &reference(24));
@@ -239,7 +246,7 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 }
 
 /// Models by name.
-fn models() -> [(&'static str, Spec); 6] {
+fn models() -> [(&'static str, Spec); 7] {
     [
         ("plain", plain()),
         ("everything", everything()),
@@ -247,14 +254,15 @@ fn models() -> [(&'static str, Spec); 6] {
         ("gated", gated()),
         ("beside", beside()),
         ("shared", shared()),
+        ("latent", latent()),
     ]
 }
 
 /// Those that `choice` has kernels for.
 fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
-    models()
-        .into_iter()
-        .filter(move |(name, _)| choice != BackendChoice::Cuda || !["gated", "beside"].contains(name))
+    models().into_iter().filter(move |(name, _)| {
+        choice != BackendChoice::Cuda || !["gated", "beside", "latent"].contains(name)
+    })
 }
 
 /// With float weights.

@@ -22,9 +22,9 @@ const WORTH_A_CHUNK: usize = 64 * 1024;
 
 /// The kernels of [`crate::Backend::linear`] and what they share.
 pub(super) struct Multiply {
-    quantize: Quantize,
-    q8: MatmulQ8,
-    float: MatmulFloat,
+    pub(super) quantize: Quantize,
+    pub(super) q8: MatmulQ8,
+    pub(super) float: MatmulFloat,
     scratch: Scratch,
 }
 

@@ -30,6 +30,7 @@ mod delta;
 mod elementwise;
 mod experts;
 mod features;
+mod heads;
 mod linear;
 #[cfg(target_arch = "x86_64")]
 mod load_x86;
@@ -56,10 +57,10 @@ pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
-use crate::reference::{dequantize_row, mean};
+use crate::reference::{dequantize_row, join, mean};
 use crate::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HostDeltaState,
-    Linear, Mixture, Span, Tensor,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape,
+    HostDeltaState, Linear, Mixture, Span, Tensor,
 };
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
@@ -78,6 +79,7 @@ pub struct CpuBackend {
     delta: Delta,
     rotations: Rotations,
     experts: experts::Scratch,
+    heads: heads::Scratch,
 }
 
 impl CpuBackend {
@@ -102,6 +104,7 @@ impl CpuBackend {
             delta: Delta::best(features),
             rotations: Rotations::default(),
             experts: experts::Scratch::default(),
+            heads: heads::Scratch::default(),
         }
     }
 
@@ -118,6 +121,11 @@ impl CpuBackend {
     /// Bytes that [`Backend::reserve_experts`] takes.
     pub fn experts_bytes(rows: u64, shape: ExpertsShape) -> u64 {
         experts::Scratch::bytes(rows, shape)
+    }
+
+    /// Bytes that [`Backend::reserve_heads`] takes.
+    pub fn heads_bytes(tokens: u64, shape: HeadsShape) -> u64 {
+        heads::Scratch::bytes(tokens, shape)
     }
 
     /// `avx512-vnni, 2 threads`
@@ -170,6 +178,11 @@ impl Backend for CpuBackend {
 
     fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
         self.experts = experts::Scratch::new(rows, shape)?;
+        Ok(())
+    }
+
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+        self.heads = heads::Scratch::new(tokens, shape)?;
         Ok(())
     }
 
@@ -245,6 +258,34 @@ impl Backend for CpuBackend {
         products: &mut [Linear<'_, Self>],
     ) -> Result<(), BackendError> {
         self.multiply.run(&mut self.pool, x, tokens, products);
+        Ok(())
+    }
+
+    fn linear_heads(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        tokens: usize,
+        weight: &Tensor,
+        shape: HeadsShape,
+    ) -> Result<(), BackendError> {
+        self.per_head(out, x, tokens, weight, shape);
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        out: &mut Vec<f32>,
+        a: &Vec<f32>,
+        b: &Vec<f32>,
+        rows: usize,
+        [first, second]: [usize; 2],
+    ) -> Result<(), BackendError> {
+        let width = first + second;
+        self.split(out, rows * width, width, |at, out| {
+            let row = at / width;
+            join(out, &a[row * first..], &b[row * second..], [first, second]);
+        });
         Ok(())
     }
 

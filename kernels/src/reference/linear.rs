@@ -3,7 +3,7 @@ use muse_format::TILE_ROWS;
 
 use super::quantize::{GROUP, Quantized, quantize_row};
 use super::weights::{block, dequantize_row};
-use crate::Tensor;
+use crate::{HeadsShape, Tensor};
 
 /// `out[t] = weight * x[t] + bias`; `x` is `(tokens, cols)`, `out` `(tokens, rows)`.
 pub(super) fn run(out: &mut [f32], weight: &Tensor, bias: Option<&[f32]>, x: &[f32]) {
@@ -26,6 +26,30 @@ pub(super) fn run(out: &mut [f32], weight: &Tensor, bias: Option<&[f32]>, x: &[f
         for (out, x) in &mut outputs {
             let dot: f64 = values.iter().zip(*x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             out[row] = (dot + bias(row)) as f32;
+        }
+    }
+}
+
+/// `out[t][h] = weight[h] * x[t][h]`; `x` is `(tokens, heads, shape.cols)`, of which the first columns of a head are read.
+pub(super) fn heads(out: &mut [f32], weight: &Tensor, x: &[f32], shape: HeadsShape) {
+    let (rows, cols) = (weight.rows() / shape.heads, weight.cols());
+    let outputs = || x.chunks_exact(shape.cols).enumerate();
+    if weight.layout().is_quantized() {
+        for ((i, x), out) in outputs().zip(out.chunks_exact_mut(rows)) {
+            let x = quantize_row(&x[..cols]);
+            let first = i % shape.heads * rows;
+            for (row, out) in (first..).zip(out) {
+                *out = quantized_dot(weight, row, &x) as f32;
+            }
+        }
+        return;
+    }
+    let mut values = vec![0.0; cols];
+    for row in 0..weight.rows() {
+        dequantize_row(&mut values, weight, row);
+        for (i, x) in outputs().filter(|(i, _)| i % shape.heads == row / rows) {
+            let dot: f64 = values.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            out[i * rows + row % rows] = dot as f32;
         }
     }
 }

@@ -13,13 +13,13 @@ use muse_format::Activation;
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, TINY, quantize_group};
-pub(crate) use rowwise::mean;
+pub(crate) use rowwise::{join, mean};
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
 use crate::{
-    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HostDeltaState, Linear, Mixture, Span,
-    Tensor,
+    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HeadsShape, HostDeltaState, Linear,
+    Mixture, Span, Tensor,
 };
 
 /// The backend that others are compared with.
@@ -115,6 +115,35 @@ impl Backend for ReferenceBackend {
             let x = &x[..tokens * cols];
             linear::run(&mut out[..tokens * rows], weight, bias.map(Tensor::f32), x);
         }
+        Ok(())
+    }
+
+    fn reserve_heads(&mut self, _: usize, _: HeadsShape) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn linear_heads(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        tokens: usize,
+        weight: &Tensor,
+        shape: HeadsShape,
+    ) -> Result<(), BackendError> {
+        let x = &x[..tokens * shape.heads * shape.cols];
+        linear::heads(&mut out[..tokens * weight.rows()], weight, x, shape);
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        out: &mut Vec<f32>,
+        a: &Vec<f32>,
+        b: &Vec<f32>,
+        rows: usize,
+        widths: [usize; 2],
+    ) -> Result<(), BackendError> {
+        rowwise::join(&mut out[..rows * (widths[0] + widths[1])], a, b, widths);
         Ok(())
     }
 

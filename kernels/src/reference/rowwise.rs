@@ -115,3 +115,13 @@ pub(super) fn gate_rows(x: &mut [f32], gate: &[f32], width: usize) {
         x.iter_mut().for_each(|x| *x = (factor * f64::from(*x)) as f32);
     }
 }
+
+/// `out[r]` is `a[r]` and behind it `b[r]`, of the two widths.
+pub(crate) fn join(out: &mut [f32], a: &[f32], b: &[f32], widths: [usize; 2]) {
+    let [first, second] = widths;
+    let parts = a.chunks_exact(first).zip(b.chunks_exact(second));
+    for (out, (a, b)) in out.chunks_exact_mut(first + second).zip(parts) {
+        out[..first].copy_from_slice(a);
+        out[first..].copy_from_slice(b);
+    }
+}

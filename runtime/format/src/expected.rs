@@ -94,6 +94,7 @@ impl Layer {
         match &self.mixer {
             Mixer::Attention(attention) => attention.try_each_tensor(dim, &mut add)?,
             Mixer::DeltaNet(delta_net) => delta_net.try_each_tensor(dim, &mut add)?,
+            Mixer::Latent(latent) => latent.try_each_tensor(dim, &mut add)?,
         }
         if self.post_norms {
             add(Role::Vector, "attn.post_norm", 1, dim)?;

@@ -237,10 +237,13 @@ impl<'a> File<'a> {
     fn check_tensor(&self, e: &Expected, t: &TensorRef<'_>) -> Result<(), FormatError> {
         let rope = e.cols == 0;
         // No wider than a head of each layer that is rotated by it.
-        let users = self.spec.layers.iter().filter_map(Layer::attention).filter(|a| {
-            a.rope.is_some_and(|table| e.name.strip_prefix("rope.").is_some_and(|n| n == table.to_string()))
-        });
-        let half = users.map(|a| u64::from(a.head_dim) / 2).min().unwrap_or(u64::from(u32::MAX));
+        let users = self
+            .spec
+            .layers
+            .iter()
+            .filter_map(Layer::rotation)
+            .filter(|(table, _)| e.name.strip_prefix("rope.").is_some_and(|n| n == table.to_string()));
+        let half = users.map(|(_, width)| u64::from(width) / 2).min().unwrap_or(u64::from(u32::MAX));
         let cols_fit = if rope { (1..=half).contains(&t.cols) } else { t.cols == e.cols };
         if t.rows != e.rows || !cols_fit {
             return Err(FormatError::Shape {

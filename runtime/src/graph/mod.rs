@@ -4,6 +4,7 @@ mod attention;
 mod delta_net;
 mod encoder;
 mod feed_forward;
+mod latent;
 mod per_layer;
 
 pub(crate) use self::feed_forward::routing;
@@ -58,7 +59,15 @@ pub fn forward<B: Backend>(
             (Mixer::DeltaNet(d), MixerWeights::DeltaNet(w)) => {
                 delta_net::delta_net(backend, d, w, state, i, spans, eps)?;
             }
-            (Mixer::Attention(_) | Mixer::DeltaNet(_), _) => unreachable!("weights are loaded by the spec"),
+            (Mixer::Latent(a), MixerWeights::Latent(w)) => {
+                if last && wanted.is_empty() {
+                    return latent::keep(backend, a, w, &weights.ropes, state, i, spans);
+                }
+                latent::latent(backend, a, w, &weights.ropes, state, i, spans)?;
+            }
+            (Mixer::Attention(_) | Mixer::DeltaNet(_) | Mixer::Latent(_), _) => {
+                unreachable!("weights are loaded by the spec")
+            }
         }
         if let Some(norm) = &w.attn_post_norm {
             backend.rms_norm_in_place(&mut state.y, norm, rows, post_eps)?;

@@ -75,6 +75,7 @@ impl<B: Backend> Loader<'_, B> {
         match mixer {
             Mixer::Attention(attention) => self.attention(i, dim, attention).map(MixerWeights::Attention),
             Mixer::DeltaNet(delta_net) => self.delta_net(i, dim, delta_net).map(MixerWeights::DeltaNet),
+            Mixer::Latent(latent) => self.latent(i, dim, latent).map(MixerWeights::Latent),
         }
     }
 

@@ -12,6 +12,8 @@ pub struct State<B: Backend> {
     pub q: B::Buffer,          // (rows, heads * head_dim), or (rows, channels) of a gated DeltaNet
     pub k: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): decays
     pub v: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): betas
+    pub q_rope: B::Buffer,     // (rows, heads * rope_dim): the rotated part of queries that meet latents
+    pub k_rope: B::Buffer,     // (rows, rope_dim)
     pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
     pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
     pub up: B::Buffer,         // (rows, ffn_dim)
@@ -42,6 +44,9 @@ impl<B: Backend> State<B> {
         if let Some(shape) = plan.experts {
             backend.reserve_experts(plan.batch_tokens as usize, shape)?;
         }
+        if let Some(shape) = plan.heads {
+            backend.reserve_heads(plan.batch_tokens as usize, shape)?;
+        }
         let lens = plan.buffers;
         let mut buffer = |len: u64| {
             backend.buffer(usize::try_from(len).expect("a length within the budget fits the address space"))
@@ -52,6 +57,8 @@ impl<B: Backend> State<B> {
             q: buffer(lens.q)?,
             k: buffer(lens.k)?,
             v: buffer(lens.v)?,
+            q_rope: buffer(lens.q_rope)?,
+            k_rope: buffer(lens.k_rope)?,
             mix: buffer(lens.mix)?,
             gate: buffer(lens.gate)?,
             up: buffer(lens.up)?,

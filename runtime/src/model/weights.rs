@@ -47,6 +47,7 @@ pub struct LayerWeights<W> {
 pub enum MixerWeights<W> {
     Attention(AttentionWeights<W>),
     DeltaNet(DeltaNetWeights<W>),
+    Latent(LatentAttentionWeights<W>),
 }
 
 /// Grouped-query attention.
@@ -71,6 +72,24 @@ pub struct DeltaNetWeights<W> {
     pub rate: W,          // (value_heads)
     pub norm: W,          // (value_dim)
     pub out: W,           // (dim, value_heads * value_dim)
+}
+
+/// Multi-head latent attention; `query` is what queries are made of.
+pub struct LatentAttentionWeights<W> {
+    pub q_down: Option<NormedProduct<W>>, // (query, dim), (query); none where queries are made of the input
+    pub q: W,                             // (heads * key_dim, query)
+    pub q_rope: W,                        // (heads * rope_dim, query)
+    pub latent: NormedProduct<W>,         // (rank, dim), (rank)
+    pub k_rope: Affine<W>,                // (rope_dim, dim)
+    pub key_up: W,                        // (heads * rank, key_dim)
+    pub value_up: W,                      // (heads * value_dim, rank)
+    pub out: Affine<W>,                   // (dim, heads * value_dim)
+}
+
+/// A matrix and the norm of its product.
+pub struct NormedProduct<W> {
+    pub product: Affine<W>, // (out, in)
+    pub norm: W,            // (out)
 }
 
 /// A dense feed-forward.

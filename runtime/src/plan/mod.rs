@@ -1,18 +1,20 @@
 //! Every byte that loading a model allocates, known before any of it is.
 
 mod experts;
+mod mixers;
 mod over_budget;
 mod sizes;
 
 use std::fmt;
 
 use muse_format::{Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape, DeltaShape, ExpertsShape};
+use muse_kernels::{CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape};
 use serde::Serialize;
 
 use self::experts::weight_items;
 pub(crate) use self::experts::{EXPERT_PARTS, expert_tensor};
 pub use self::experts::{ExpertsOnFlash, WeightBytes};
+use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
@@ -72,6 +74,9 @@ pub struct Plan {
     /// The largest mixture of experts.
     #[serde(skip)]
     pub experts: Option<ExpertsShape>,
+    /// The most and widest heads that have a product of their own.
+    #[serde(skip)]
+    pub heads: Option<HeadsShape>,
     /// Numbers of the vectors of a step's texts, after pooling.
     #[serde(skip)]
     pub pooled: usize,
@@ -190,13 +195,17 @@ impl Plan {
         let input_width = widest_input(spec);
         let product_rows = product_rows(spec, d);
         let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
-        let [quantized, partial, experts] = scratch_bytes(spec, d);
+        let [quantized, partial, experts, heads] = scratch_bytes(spec, d);
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
         items.push(Item { what: "scratch", shape, bytes: partial });
         if let Some(ExpertsShape { count, used, .. }) = experts_shape(spec) {
             let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
             items.push(Item { what: "scratch", shape, bytes: experts });
+        }
+        if let Some(HeadsShape { heads: count, cols }) = heads_shape(spec) {
+            let shape = format!("inputs of heads: {count} x {cols}, f32 and q8");
+            items.push(Item { what: "scratch", shape, bytes: heads });
         }
         if buffers.logits > 0 {
             let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
@@ -225,6 +234,7 @@ impl Plan {
             product_rows,
             vision,
             experts: experts_shape(spec),
+            heads: heads_shape(spec),
             pooled: d.slots as usize * pooled_dim(spec) as usize,
             caches,
             delta_states,

@@ -1,12 +1,13 @@
 //! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
 
-use muse_format::{Embedding, Experts, Layer, Mixer, Spec, Vision};
+use muse_format::{Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
     CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
     cuda_reserved_bytes,
 };
 
 use super::PROPOSED_MAX;
+use super::mixers::{Widths, heads_shape, kept};
 use crate::BackendChoice;
 use crate::vision::VisionPlan;
 
@@ -18,6 +19,8 @@ pub struct BufferLens {
     pub q: u64,
     pub k: u64,
     pub v: u64,
+    pub q_rope: u64,
+    pub k_rope: u64,
     pub mix: u64,
     pub gate: u64,
     pub up: u64,
@@ -33,13 +36,15 @@ pub struct BufferLens {
 
 impl BufferLens {
     /// Of the buffers that hold a row for each token, with what people call them.
-    pub fn rows(&self) -> [(&'static str, u64); 15] {
+    pub fn rows(&self) -> [(&'static str, u64); 17] {
         [
             ("x", self.x),
             ("y", self.y),
             ("q", self.q),
             ("k", self.k),
             ("v", self.v),
+            ("rotated q", self.q_rope),
+            ("rotated k", self.k_rope),
             ("attention", self.mix),
             ("gate", self.gate),
             ("up", self.up),
@@ -79,14 +84,6 @@ fn latent_dim(layer: &Layer) -> u32 {
     layer.experts.as_ref().and_then(|experts| experts.latent).unwrap_or(0)
 }
 
-/// Width of what a layer's mixer gives to its output product.
-fn mixed_dim(layer: &Layer) -> u32 {
-    match &layer.mixer {
-        Mixer::Attention(a) => a.heads * a.head_dim,
-        Mixer::DeltaNet(d) => d.values(),
-    }
-}
-
 /// The largest of all layers' mixtures in each of its numbers; none where there are none.
 pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
     let widest = |number: fn(&Experts) -> u32| {
@@ -109,7 +106,7 @@ pub(super) fn pooled_dim(spec: &Spec) -> u32 {
 
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
 pub(super) fn widest_input(spec: &Spec) -> u32 {
-    let inputs = |l: &Layer| [mixed_dim(l), ffn_dim(l), experts_dim(l), latent_dim(l)];
+    let inputs = |l: &Layer| [Widths::of(l).input, ffn_dim(l), experts_dim(l), latent_dim(l)];
     let vision = spec.vision.as_ref().map_or(0, VisionPlan::widest_input);
     let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision];
     spec.layers.iter().flat_map(inputs).chain(others).max().unwrap_or(0)
@@ -149,8 +146,8 @@ fn capacity(layer: &Layer, d: Dims) -> u32 {
 
 fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
     // A layer that reads another's keeps none, and one without attention neither.
-    let own = layer.attention().filter(|a| a.kv_from.is_none());
-    let (kv_heads, head_dim) = layer.attention().map_or((0, 0), |a| (a.kv_heads, a.head_dim));
+    let own = kept(layer);
+    let (kv_heads, head_dim) = own.unwrap_or_default();
     let slots = own.map_or(0, |_| d.slots);
     CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim }
 }
@@ -194,30 +191,21 @@ pub(super) fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
 
 pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
     let widest = |width: fn(&Layer) -> u32| spec.layers.iter().map(width).max().unwrap_or(0);
-    let q = widest(|l| match &l.mixer {
-        Mixer::Attention(a) => a.heads * a.head_dim,
-        Mixer::DeltaNet(d) => d.channels(),
-    });
-    let kv = widest(|l| match &l.mixer {
-        Mixer::Attention(a) => a.kv_heads * a.head_dim,
-        Mixer::DeltaNet(d) => d.value_heads,
-    });
+    let mixer = Widths::widest(spec);
     let ffn = widest(ffn_dim).max(per_layer_dim(spec));
-    let gate = widest(|l| match &l.mixer {
-        Mixer::Attention(a) if !a.out_gate => 0,
-        Mixer::Attention(_) | Mixer::DeltaNet(_) => mixed_dim(l),
-    });
     let experts = experts_shape(spec);
     let rows = |width: u32| u64::from(d.batch_tokens) * u64::from(width);
     BufferLens {
         x: rows(spec.dim),
         y: rows(spec.dim),
-        q: rows(q),
-        k: rows(kv),
-        v: rows(kv),
-        mix: rows(widest(mixed_dim)),
-        gate: rows(ffn.max(gate)),
-        up: rows(ffn),
+        q: rows(mixer.q),
+        k: rows(mixer.k),
+        v: rows(mixer.v),
+        q_rope: rows(mixer.q_rope),
+        k_rope: rows(mixer.k_rope),
+        mix: rows(mixer.mix),
+        gate: rows(ffn.max(mixer.gate)),
+        up: rows(ffn.max(mixer.up)),
         extra: rows(spec.per_layer_width()),
         projected: rows(spec.per_layer_width()),
         scores: rows(experts.map_or(0, |experts| experts.count as u32)),
@@ -229,9 +217,9 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
     }
 }
 
-/// Bytes of quantized activations, of attention's partial sums and of experts' inputs and outputs, which the reference
-/// backend does not keep.
-pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
+/// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs and of heads' inputs,
+/// which the reference backend does not keep.
+pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 4] {
     let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec).into());
     let batch = u64::from(d.batch_tokens);
     let experts =
@@ -243,10 +231,11 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 3] {
                 CpuBackend::reserved_bytes(rows, width),
                 CpuBackend::attention_bytes(rows, width, d.dtype),
                 experts,
+                heads_shape(spec).map_or(0, |shape| CpuBackend::heads_bytes(batch, shape)),
             ]
         }
-        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes)],
-        BackendChoice::Reference => [0; 3],
+        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes), 0],
+        BackendChoice::Reference => [0; 4],
     }
 }
 

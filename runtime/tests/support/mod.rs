@@ -3,6 +3,7 @@
 
 pub mod naive;
 mod naive_delta_net;
+mod naive_latent;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use half::f16;
 use muse_format::{
     Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
-    Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Spec, TILE_ROWS,
-    Text as TextMeta, Vision, VisionLayer, Writer,
+    LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Spec,
+    TILE_ROWS, Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -217,6 +218,29 @@ pub fn recurrent() -> Spec {
     spec
 }
 
+/// Two layers over latents, with and without a width that queries are made of, around one of attention.
+pub fn latent() -> Spec {
+    let mut spec = plain();
+    let compressed = LatentAttention {
+        heads: 3,
+        query_rank: Some(22),
+        rank: 37,
+        key_dim: 18,
+        rope_dim: 10,
+        value_dim: 13,
+        scale: 0.3,
+        rope: 0,
+        norm_eps: 0.1,
+        bias: true,
+    };
+    let direct =
+        LatentAttention { heads: 5, query_rank: None, rank: 16, value_dim: 70, bias: false, ..compressed };
+    let last = Layer { mixer: Mixer::Latent(direct), ..spec.layers[0].clone() };
+    spec.layers[0].mixer = Mixer::Latent(compressed);
+    spec.layers.push(last);
+    spec
+}
+
 /// [`plain`] with a tower of two blocks, one with windows of 3 patches, over images of at most 12 tokens of 4 patches.
 pub fn seeing() -> Spec {
     let pixels = Pixels {
@@ -305,7 +329,7 @@ pub fn write_for(spec: &Spec, layout: Layout, seed: u64, target: &str) -> TinyFi
     let mut writer = Writer::new(File::create(&path).unwrap()).unwrap();
     let mut rng = Rng(seed);
     for e in spec.tensors() {
-        let half = spec.layers.iter().filter_map(|l| Some(l.attention()?.head_dim / 2)).min().unwrap();
+        let half = spec.layers.iter().filter_map(|l| Some(l.rotation()?.1 / 2)).min().unwrap_or(0);
         let cols = if e.cols == 0 { u64::from(half) } else { e.cols };
         let layout = match e.role {
             Role::Vector => Layout::F32,

@@ -3,7 +3,7 @@
 
 use muse_format::{Activation, Attention, Experts, File, Layer, Mixer, Score, Spec};
 
-use super::naive_delta_net;
+use super::{naive_delta_net, naive_latent};
 
 /// A matrix or vector of the file as f64; f32 tensors only.
 pub(super) fn tensor(file: &File<'_>, name: &str) -> Vec<f64> {
@@ -26,7 +26,7 @@ pub(super) fn affine(file: &File<'_>, name: &str, x: &[f64]) -> Vec<f64> {
     }
 }
 
-fn rotate(head: &mut [f64], frequencies: &[f64], position: usize) {
+pub(super) fn rotate(head: &mut [f64], frequencies: &[f64], position: usize) {
     for (i, frequency) in frequencies.iter().enumerate() {
         let (sin, cos) = (position as f64 * frequency).sin_cos();
         let (a, b) = (head[i], head[i + frequencies.len()]);
@@ -252,6 +252,10 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
             Mixer::DeltaNet(d) => {
                 kept.push([vec![], vec![]]);
                 naive_delta_net::outs(file, d, l, &ys)
+            }
+            Mixer::Latent(a) => {
+                kept.push([vec![], vec![]]);
+                naive_latent::outs(file, a, l, &ys)
             }
         };
         for ((t, x), out) in stream.iter_mut().enumerate().zip(outs) {

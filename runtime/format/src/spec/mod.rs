@@ -12,6 +12,7 @@ mod delta_net;
 mod embedding;
 mod encoder;
 mod feed_forward;
+mod latent;
 mod vision;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
+pub use self::latent::LatentAttention;
 pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
@@ -84,6 +86,7 @@ pub struct PerLayer {
 pub enum Mixer {
     Attention(Attention),
     DeltaNet(DeltaNet),
+    Latent(LatentAttention),
 }
 
 /// One block: `x += [post_norm] mixer(norm(x))`, then `x += [post_norm] ffn(norm(x))`, then what [`PerLayer`] adds, then
@@ -229,6 +232,7 @@ impl Spec {
         match &layer.mixer {
             Mixer::Attention(attention) => attention.validate(i, self),
             Mixer::DeltaNet(delta_net) => delta_net.validate(i),
+            Mixer::Latent(latent) => latent.validate(i, self),
         }
     }
 }
@@ -282,7 +286,7 @@ impl Layer {
     pub fn attention(&self) -> Option<&Attention> {
         match &self.mixer {
             Mixer::Attention(attention) => Some(attention),
-            Mixer::DeltaNet(_) => None,
+            Mixer::DeltaNet(_) | Mixer::Latent(_) => None,
         }
     }
 
@@ -290,15 +294,32 @@ impl Layer {
     pub fn attention_mut(&mut self) -> Option<&mut Attention> {
         match &mut self.mixer {
             Mixer::Attention(attention) => Some(attention),
-            Mixer::DeltaNet(_) => None,
+            Mixer::DeltaNet(_) | Mixer::Latent(_) => None,
         }
     }
 
     /// Its gated DeltaNet, where that is what it mixes by.
     pub fn delta_net(&self) -> Option<&DeltaNet> {
         match &self.mixer {
-            Mixer::Attention(_) => None,
             Mixer::DeltaNet(delta_net) => Some(delta_net),
+            Mixer::Attention(_) | Mixer::Latent(_) => None,
+        }
+    }
+
+    /// Its latent attention, where that is what it mixes by.
+    pub fn latent(&self) -> Option<&LatentAttention> {
+        match &self.mixer {
+            Mixer::Latent(latent) => Some(latent),
+            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
+        }
+    }
+
+    /// Its rotation table, and the width of what that rotates, at most.
+    pub fn rotation(&self) -> Option<(u32, u32)> {
+        match &self.mixer {
+            Mixer::Attention(attention) => Some((attention.rope?, attention.head_dim)),
+            Mixer::Latent(latent) => Some((latent.rope, latent.rope_dim)),
+            Mixer::DeltaNet(_) => None,
         }
     }
 }
