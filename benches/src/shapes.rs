@@ -1,6 +1,8 @@
 //! The shapes of published models, for measuring without their weights.
 
-use muse_format::{Activation, Attention, DeltaNet, Experts, Ffn, Layer, Mixer, Score, Spec};
+use muse_format::{
+    Activation, Attention, DeltaNet, Experts, Ffn, LatentAttention, Layer, Mixer, Score, Spec,
+};
 
 /// A published model's dimensions, from its `config.json`.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,13 @@ enum Kind {
         used: u32,
         latent: u32,
     },
+    /// Latent attention whose heads' values are `head_dim` wide; experts of width `ffn` beside a shared one on every layer
+    /// but the first, whose feed-forward is `dense` wide.
+    Glm4MoeLite {
+        count: u32,
+        used: u32,
+        dense: u32,
+    },
     /// A window of 512 on five of six layers.
     Gemma3,
     /// A window of 2048 on three of four layers, counted from the last; the fourth sees all and does not rotate.
@@ -56,7 +65,7 @@ impl Kind {
     fn window(self, i: u32, layers: u32) -> Option<u32> {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => None,
-            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } => None,
+            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } | Self::Glm4MoeLite { .. } => None,
             Self::Gemma3 => (!(i + 1).is_multiple_of(6)).then_some(512),
             Self::MuseGlimmer | Self::MuseSpark { .. } => {
                 (!(layers - 1 - i).is_multiple_of(4)).then_some(2048)
@@ -68,7 +77,7 @@ impl Kind {
     fn rope(self, window: Option<u32>) -> Option<u32> {
         match self {
             Self::Llama | Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe { .. } => Some(0),
-            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } => Some(0),
+            Self::Qwen35 { .. } | Self::Qwen35Moe { .. } | Self::Glm4MoeLite { .. } => Some(0),
             Self::Gemma3 => Some(u32::from(window.is_some())),
             Self::MuseGlimmer | Self::MuseSpark { .. } => window.map(|_| 0),
         }
@@ -107,6 +116,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "qwen3.5-9b",   dim: 4096, layers: 32, heads: 16, kv_heads: 4, head_dim: 256, ffn: 12288, vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35 { value_heads: 32 } },
     Shape { name: "qwen3.5-27b",  dim: 5120, layers: 64, heads: 24, kv_heads: 4, head_dim: 256, ffn: 17408, vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35 { value_heads: 48 } },
     Shape { name: "qwen3.5-35b",  dim: 2048, layers: 40, heads: 16, kv_heads: 2, head_dim: 256, ffn: 512,   vocab: 248320, context: 262144, tied: false, kind: Kind::Qwen35Moe { value_heads: 32, count: 256, used: 8 } },
+    Shape { name: "glm-4.7-flash-30b", dim: 2048, layers: 47, heads: 20, kv_heads: 20, head_dim: 256, ffn: 1536, vocab: 154880, context: 202752, tied: false, kind: Kind::Glm4MoeLite { count: 64, used: 4, dense: 10240 } },
     Shape { name: "gemma3-270m",  dim: 640,  layers: 18, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 2048,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "gemma3-1b",    dim: 1152, layers: 26, heads: 4,  kv_heads: 1, head_dim: 256, ffn: 6912,  vocab: 262144, context: 32768,  tied: true,  kind: Kind::Gemma3 },
     Shape { name: "muse-glimmer-30b", dim: 6656, layers: 52, heads: 32, kv_heads: 2, head_dim: 128, ffn: 19968, vocab: 202048, context: 131072, tied: false, kind: Kind::MuseGlimmer },
@@ -138,10 +148,22 @@ impl Shape {
                 each_norm_eps: Some(1e-8),
                 ..Experts::new(count, used, self.ffn)
             }),
+            Kind::Glm4MoeLite { count, used, .. } => Some(Experts {
+                score: Score::Sigmoid,
+                choice_bias: true,
+                normalise: true,
+                scale: 1.8,
+                ..Experts::new(count, used, self.ffn)
+            }),
             _ => None,
         };
-        let (recurrent, shared) =
+        let (recurrent, gated) =
             (self.kind.value_heads().is_some(), matches!(self.kind, Kind::Qwen35Moe { .. }));
+        let dense = match self.kind {
+            Kind::Glm4MoeLite { dense, .. } => Some(dense),
+            _ => None,
+        };
+        let shared = gated || dense.is_some();
         let layer = |i: u32| {
             let window = self.kind.window(i, self.layers);
             let attention = Attention {
@@ -156,11 +178,19 @@ impl Shape {
                 out_gate: muse || recurrent,
                 ..Attention::new(self.heads, self.kv_heads, self.head_dim)
             };
-            let mixer = self.kind.delta_net(i).map_or(Mixer::Attention(attention), Mixer::DeltaNet);
+            let mixer = match dense {
+                Some(_) => Mixer::Latent(self.latent()),
+                None => self.kind.delta_net(i).map_or(Mixer::Attention(attention), Mixer::DeltaNet),
+            };
+            let dense = dense.filter(|_| i == 0);
             Layer {
-                ffn: (shared || experts.is_none()).then_some(Ffn { dim: self.ffn, activation, bias: false }),
-                token_gate: shared,
-                experts: experts.clone(),
+                ffn: (shared || experts.is_none()).then_some(Ffn {
+                    dim: dense.unwrap_or(self.ffn),
+                    activation,
+                    bias: false,
+                }),
+                token_gate: gated,
+                experts: experts.clone().filter(|_| dense.is_none()),
                 post_norms: gemma || muse,
                 post_norm_eps: muse.then_some(1e-8),
                 ffn_post_scale: spark,
@@ -182,6 +212,24 @@ impl Shape {
             ropes: if gemma { 2 } else { 1 },
             layers: (0..self.layers).map(layer).collect(),
             ..Spec::default()
+        }
+    }
+}
+
+impl Shape {
+    /// Of GLM-4.7-Flash: a quarter of a head is rotated.
+    fn latent(&self) -> LatentAttention {
+        LatentAttention {
+            heads: self.heads,
+            query_rank: Some(768),
+            rank: 512,
+            key_dim: self.head_dim * 3 / 4,
+            rope_dim: self.head_dim / 4,
+            value_dim: self.head_dim,
+            scale: (self.head_dim as f32).sqrt().recip(),
+            rope: 0,
+            norm_eps: 1e-6,
+            bias: false,
         }
     }
 }

@@ -230,13 +230,16 @@ fn read(
                 *value = theirs[col * tensor.rows + row];
             }
         }
-        () if from.are_contiguous() => {
-            source.read(from.first + rows.start..from.first + rows.end, &mut values)?;
+        () if transform == Transform::TransposeBlocks => {
+            transposed(source, from, tensor.cols, rows.clone(), &mut values)?;
         }
-        () if tensor.role == Role::Vector => {
-            let mut theirs = vec![0.0; tensor.cols];
+        () if tensor.role == Role::Vector && !(from.are_contiguous() && source.shape().1 == tensor.cols) => {
+            let mut theirs = vec![0.0; source.shape().1];
             source.read(0..1, &mut theirs)?;
             values.iter_mut().enumerate().for_each(|(i, value)| *value = theirs[from.source(i)]);
+        }
+        () if from.are_contiguous() => {
+            source.read(from.first + rows.start..from.first + rows.end, &mut values)?;
         }
         () => {
             for (row, values) in rows.clone().zip(values.chunks_exact_mut(tensor.cols)) {
@@ -253,14 +256,38 @@ fn read(
     Ok(values)
 }
 
+/// `rows` of ours where each block of `cols` rows of theirs is turned into as many as theirs has columns.
+fn transposed(
+    source: &dyn TensorSource,
+    from: Rows,
+    cols: usize,
+    rows: Range<usize>,
+    values: &mut [f32],
+) -> Result<(), ImportError> {
+    let width = source.shape().1;
+    let mut theirs = vec![0.0; cols * width];
+    for (row, values) in rows.clone().zip(values.chunks_exact_mut(cols)) {
+        let (block, at) = (row / width, row % width);
+        if at == 0 || row == rows.start {
+            let first = from.source(block * cols);
+            source.read(first..first + cols, &mut theirs)?;
+        }
+        values.iter_mut().zip(theirs.chunks_exact(width)).for_each(|(value, theirs)| *value = theirs[at]);
+    }
+    Ok(())
+}
+
 /// The largest magnitude of a tensor.
 fn largest(tensor: &Imported, checkpoint: &Checkpoint, watch: &Watch<'_>) -> Result<f32, ConvertError> {
-    let (source, rows, _) = source(checkpoint, tensor).expect("families::import found it");
+    let (source, rows, transform) = source(checkpoint, tensor).expect("families::import found it");
+    // Others keep the shape, by which rows are found.
+    let turns = transform == Transform::TransposeBlocks;
+    let kept = if turns { transform } else { Transform::AsIs };
     let mut largest = 0.0f32;
     for tiles in batches(tensor) {
         watch.check()?;
         let of_tile = |tile| {
-            let values = read(tensor, (source, rows, Transform::AsIs), rows_of(tensor, tile))?;
+            let values = read(tensor, (source, rows, kept), rows_of(tensor, tile))?;
             Ok::<_, ImportError>(values.iter().fold(0.0f32, |max, v| max.max(v.abs())))
         };
         let maxima: Result<Vec<f32>, _> = tiles.into_par_iter().map(of_tile).collect();

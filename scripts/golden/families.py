@@ -13,6 +13,8 @@ from transformers import (
     Glm4ForCausalLM,
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
+    Glm4MoeLiteConfig,
+    Glm4MoeLiteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
@@ -119,6 +121,26 @@ def no_head_dim(config: dict) -> None:
     """Llama 2 left `head_dim` to be hidden_size / num_attention_heads."""
     config.pop("head_dim")
 
+
+# Three heads whose parts are all of different widths.
+LATENT = dict(
+    hidden_size=20,
+    intermediate_size=34,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    kv_lora_rank=13,
+    qk_rope_head_dim=6,
+    qk_nope_head_dim=10,
+    v_head_dim=9,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_shared_experts=2,
+    moe_intermediate_size=12,
+    routed_scaling_factor=1.5,
+)
 
 # Small enough to be committed; the heads together are not the hidden size.
 MUSE_TEXT = dict(
@@ -501,6 +523,32 @@ FIXTURES = [
             moe_intermediate_size=12,
             routed_scaling_factor=1.5,
             first_k_dense_replace=1,
+        ),
+        "bfloat16",
+        positions=20,
+    ),
+    # Latents of which one part is rotated; a dense layer and one of experts beside two shared ones.
+    Fixture(
+        "glm4-moe-lite",
+        Glm4MoeLiteForCausalLM,
+        Glm4MoeLiteConfig,
+        LATENT | dict(q_lora_rank=14, attention_bias=True),
+        "bfloat16",
+        positions=20,
+    ),
+    # Queries of the input itself, pairs half a rotation apart, and layers by a list.
+    Fixture(
+        "glm4-moe-lite-options",
+        Glm4MoeLiteForCausalLM,
+        Glm4MoeLiteConfig,
+        LATENT
+        | dict(
+            q_lora_rank=None,
+            rope_interleave=False,
+            tie_word_embeddings=True,
+            mlp_layer_types=["sparse", "dense"],
+            n_shared_experts=1,
+            norm_topk_prob=False,
         ),
         "bfloat16",
         positions=20,

@@ -112,6 +112,10 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
             "delta net   {heads} heads, {keys} of keys, {rows} x {columns}, on {count} of {layers} layers"
         )?;
     }
+    if let Some(a) = spec.layers.iter().find_map(Layer::latent) {
+        let (kept, values) = (a.kept(), a.value_dim);
+        writeln!(out, "attention   {} heads over {kept} numbers a position, values {values} wide", a.heads)?;
+    }
     let windows = || spec.layers.iter().filter_map(|l| l.attention()?.window);
     for window in windows().collect::<std::collections::BTreeSet<_>>() {
         let count = windows().filter(|w| *w == window).count();

@@ -151,6 +151,12 @@ impl<'a> Config<'a> {
         self.map.get(key).is_some_and(|v| !v.is_null())
     }
 
+    /// True where the key is there and null, of a config in which that is not what its absence means.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.asked.borrow_mut().insert(key.into());
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
     /// Accepts `key` only where it is absent, null or one of `allowed`.
     pub fn only(&self, key: &str, allowed: &[Value], rule: &str) -> Result<(), ImportError> {
         let fits = self.value(key).is_none_or(|v| {

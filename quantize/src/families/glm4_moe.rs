@@ -4,6 +4,8 @@
 //! Several shared experts are one feed-forward of their widths together. Groups of experts, of which a token would
 //! choose some first, are refused: published models have one group.
 
+use std::collections::HashMap;
+
 use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score};
 
 use super::{Common, Config, Draft, Family, Rope};
@@ -59,7 +61,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         qkv_bias: config.bool("attention_bias", false)?,
         ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
     };
-    let experts = experts(config)?;
+    let experts = experts(config, 1.0)?;
     let shared = config.size("n_shared_experts", 64)? * experts.dim;
     let dense = config.u32("first_k_dense_replace")?.unwrap_or(1);
     let layer = |i: u32| {
@@ -73,22 +75,25 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let layers = (0..common.layers).map(layer).collect();
     let mut draft = common.draft_with(config, "glm4_moe", layers, rope)?;
     // A shared expert is a feed-forward of ours under a name of theirs.
-    draft.aliases = (dense..common.layers)
-        .flat_map(|i| {
-            ["gate", "up", "down"].map(|of| (format!("l{i}.ffn.{of}"), format!("l{i}.shared.{of}")))
-        })
-        .collect();
+    draft.aliases = shared_experts((dense..common.layers).map(|i| i as usize));
     Ok(draft)
 }
 
-fn experts(config: &Config<'_>) -> Result<Experts, ImportError> {
+/// The feed-forwards of these layers under their names of shared experts.
+pub(super) fn shared_experts(layers: impl Iterator<Item = usize>) -> HashMap<String, String> {
+    let of_layer =
+        |i| ["gate", "up", "down"].map(|of| (format!("l{i}.ffn.{of}"), format!("l{i}.shared.{of}")));
+    layers.flat_map(of_layer).collect()
+}
+
+pub(super) fn experts(config: &Config<'_>, default_scale: f64) -> Result<Experts, ImportError> {
     let count = config.size("n_routed_experts", 4096)?;
     let used = config.size("num_experts_per_tok", count)?;
     Ok(Experts {
         score: Score::Sigmoid,
         choice_bias: true,
         normalise: config.bool("norm_topk_prob", true)?,
-        scale: config.f64("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+        scale: config.f64("routed_scaling_factor")?.unwrap_or(default_scale) as f32,
         ..Experts::new(count, used, config.size("moe_intermediate_size", 1 << 20)?)
     })
 }

@@ -11,7 +11,9 @@ mod gemma3;
 mod gemma4;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod llama;
+mod mla;
 mod muse_glimmer;
 mod muse_spark;
 mod origin;
@@ -25,7 +27,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use muse_format::{Attention, Expected, Layer, Role, Spec, Vision};
+use muse_format::{Expected, Layer, Role, Spec, Vision};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,7 +37,7 @@ pub use self::origin::{Blocks, Origin, Pairs, Rows, Transform};
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 17] = [
+const FAMILIES: [&Family; 18] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
@@ -53,6 +55,7 @@ const FAMILIES: [&Family; 17] = [
     &gemma4::TEXT,
     &glm4::FAMILY,
     &glm4_moe::FAMILY,
+    &glm4_moe_lite::FAMILY,
 ];
 
 /// How a family is written down by Hugging Face.
@@ -102,6 +105,8 @@ struct Draft {
     unused: Vec<String>,
     /// Tensors that the family's rules for a decoder do not name: our name, theirs, and what becomes of it.
     named: HashMap<String, (String, Transform)>,
+    /// Tensors that are some rows of one of theirs, by our names.
+    parts: HashMap<String, mla::Part>,
     /// Tensors outside the decoder that no checkpoint holds.
     computed: HashMap<String, Vec<f32>>,
     /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
@@ -123,6 +128,7 @@ impl Draft {
             alternating: Vec::new(),
             unused: Vec::new(),
             named: HashMap::new(),
+            parts: HashMap::new(),
             computed: HashMap::new(),
             image_markers: None,
             read_processor: None,
@@ -220,14 +226,13 @@ impl Family {
         let cols = usize::try_from(cols).expect("bounded by Spec::validate");
         if let Some(index) = name.strip_prefix("rope.") {
             let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
-            let uses = |a: &&Attention| a.rope == Some(index);
-            let user =
-                draft.spec.layers.iter().filter_map(Layer::attention).find(uses).expect("a table has a user");
-            let values = draft.ropes[index as usize].frequencies(user.head_dim);
+            let mut rotations = draft.spec.layers.iter().filter_map(Layer::rotation);
+            let (_, width) = rotations.find(|(table, _)| *table == index).expect("a table has a user");
+            let values = draft.ropes[index as usize].frequencies(width);
             let values = values.ok_or_else(|| ImportError::Config {
                 key: "rope_scaling.factors".into(),
                 value: "a shorter list".into(),
-                rule: format!("a head of {} needs {} factors", user.head_dim, user.head_dim / 2),
+                rule: format!("a head of {width} needs {} factors", width / 2),
             })?;
             return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
         }
@@ -243,6 +248,17 @@ impl Family {
             }
             let (theirs, rows_of) = (theirs.clone(), Rows::default());
             let origin = Origin::Tensor { name: theirs, rows: rows_of, transform: *transform };
+            return Ok(Imported { name, role, rows, cols, origin });
+        }
+        if let Some(part) = draft.parts.get(&name) {
+            let source = checkpoint.tensors.get(&part.theirs);
+            let source = source.ok_or_else(|| ImportError::MissingTensor(part.theirs.clone()))?;
+            if source.shape() != part.shape {
+                let (name, actual, expected) = (part.theirs.clone(), source.shape(), part.shape);
+                return Err(ImportError::Shape { name, actual, expected });
+            }
+            let (theirs, rows_of, transform) = (part.theirs.clone(), part.rows, part.transform);
+            let origin = Origin::Tensor { name: theirs, rows: rows_of, transform };
             return Ok(Imported { name, role, rows, cols, origin });
         }
         if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {

@@ -41,18 +41,22 @@ impl Rows {
 
     /// The source's row for ours.
     pub fn source(&self, row: usize) -> usize {
-        if let Some(Blocks { len, every }) = self.blocks {
-            return self.first + row / len * every + row % len;
-        }
-        let Some(Pairs { head_dim, rotated }) = self.pairs else { return self.first + row };
+        let row = self.pairs.map_or(row, |pairs| pairs.source(row));
+        self.first + self.blocks.map_or(row, |Blocks { len, every }| row / len * every + row % len)
+    }
+}
+
+impl Pairs {
+    /// Where our element lies in heads with pairs side by side.
+    fn source(self, row: usize) -> usize {
+        let Self { head_dim, rotated } = self;
         let (head, at) = (row / head_dim * head_dim, row % head_dim);
         let half = rotated / 2;
-        let at = match at {
+        head + match at {
             at if at < half => 2 * at,
             at if at < rotated => 2 * (at - half) + 1,
             at => at,
-        };
-        self.first + head + at
+        }
     }
 }
 
@@ -70,6 +74,8 @@ pub enum Transform {
     Exp,
     /// Rows become columns.
     Transpose,
+    /// Rows of each of [`Rows::blocks`] become columns; ours has one such block below the other.
+    TransposeBlocks,
     /// `sigmoid(w / temperature)`: what a gate lets in beside the residual stream.
     GateIn {
         temperature: f32,
@@ -93,7 +99,7 @@ impl Transform {
             values.iter_mut().for_each(|value| *value = f(*value) as f32);
         };
         match self {
-            Self::AsIs | Self::Transpose => {}
+            Self::AsIs | Self::Transpose | Self::TransposeBlocks => {}
             Self::Times { factor } => values.iter_mut().for_each(|value| *value *= factor),
             Self::Exp => each(values, &|w| f64::from(w).exp()),
             Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),

@@ -1,6 +1,7 @@
 mod experts;
 mod gemma4;
 mod glm4;
+mod mla;
 mod muse_glimmer;
 mod muse_spark;
 mod qwen3_5;

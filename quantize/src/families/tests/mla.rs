@@ -1,0 +1,147 @@
+use muse_format::{LatentAttention, Mixer};
+use serde_json::{Map, Value, json};
+
+use super::{base, checkpoint, spec, with};
+use crate::checkpoint::ImportError;
+use crate::families::{Blocks, Imported, Origin, Pairs, Rows, Transform, import};
+
+/// The keys of GLM-4.7-Flash as published, its sizes smaller.
+fn flash(changes: &Value) -> Map<String, Value> {
+    let more = json!({"num_key_value_heads": 4, "head_dim": null, "q_lora_rank": 24, "kv_lora_rank": 20,
+        "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 9, "attention_bias": false,
+        "topk_method": "noaux_tc", "norm_topk_prob": true, "n_group": 1, "topk_group": 1, "n_routed_experts": 6,
+        "n_shared_experts": 1, "routed_scaling_factor": 1.8, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
+        "moe_intermediate_size": 20, "num_nextn_predict_layers": 1, "partial_rotary_factor": 1.0,
+        "rope_scaling": null, "rope_theta": 1_000_000});
+    let config = Value::Object(with(base("glm4_moe_lite", "Glm4MoeLiteForCausalLM"), &more));
+    with(config, changes)
+}
+
+#[test]
+fn a_published_config_is_read() {
+    let model = spec(flash(&json!({}))).expect("glm4_moe_lite");
+    let latent = LatentAttention {
+        heads: 4,
+        query_rank: Some(24),
+        rank: 20,
+        key_dim: 10,
+        rope_dim: 6,
+        value_dim: 9,
+        scale: 0.25,
+        rope: 0,
+        norm_eps: 1e-6,
+        bias: false,
+    };
+    assert!(model.layers.iter().all(|layer| layer.mixer == Mixer::Latent(latent.clone())));
+    let widths: Vec<_> =
+        model.layers.iter().map(|l| (l.ffn.as_ref().map(|f| f.dim), l.experts.is_some())).collect();
+    assert_eq!(widths, [(Some(48), false), (Some(20), true), (Some(20), true)]);
+    let experts = model.layers[2].experts.clone().expect("experts");
+    assert_eq!((experts.count, experts.used, experts.scale, experts.choice_bias), (6, 2, 1.8, true));
+    let types = json!({"q_lora_rank": null, "mlp_layer_types": ["sparse", "dense", "sparse"]});
+    let other = spec(flash(&types)).expect("queries of the input");
+    let sparse: Vec<_> = other.layers.iter().map(|l| l.experts.is_some()).collect();
+    assert_eq!(
+        (sparse, other.layers[0].latent().expect("latent").query_rank),
+        (vec![true, false, true], None)
+    );
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_with_its_key() {
+    let cases = [
+        ("num_key_value_heads", json!(2)),
+        ("head_dim", json!(16)),
+        ("qk_head_dim", json!(15)),
+        ("kv_lora_rank", json!(0)),
+        ("q_lora_rank", json!(0)),
+        ("qk_nope_head_dim", json!(null)),
+        ("v_head_dim", json!("9")),
+        ("n_group", json!(2)),
+        ("topk_group", json!(2)),
+        ("scoring_func", json!("softmax")),
+        ("topk_method", json!("greedy")),
+        ("first_k_dense_replace", json!(2)),
+        ("mlp_layer_types", json!(["dense", "sparse"])),
+        ("mlp_layer_types", json!(["dense", "sparse", "linear"])),
+        ("partial_rotary_factor", json!(0.5)),
+        ("rope_interleave", json!(1)),
+        ("hidden_act", json!("gelu")),
+        ("index_topk", json!(8)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        match spec(flash(&json!({ key: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == key => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let mut absent = flash(&json!({}));
+    absent.remove("q_lora_rank");
+    assert!(matches!(spec(absent), Err(ImportError::Config { key, .. }) if key == "q_lora_rank"));
+}
+
+/// One dense layer.
+fn imported(changes: &Value) -> Vec<Imported> {
+    let mut config = flash(changes);
+    config.insert("num_hidden_layers".into(), 1.into());
+    let layer = |part: &str| format!("model.layers.0.{part}");
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_owned(), 100, 64),
+        ("model.norm.weight".to_owned(), 1, 64),
+        (layer("input_layernorm.weight"), 1, 64),
+        (layer("post_attention_layernorm.weight"), 1, 64),
+        (layer("self_attn.q_a_proj.weight"), 24, 64),
+        (layer("self_attn.q_a_proj.bias"), 1, 24),
+        (layer("self_attn.q_a_layernorm.weight"), 1, 24),
+        (layer("self_attn.q_b_proj.weight"), 64, 24),
+        (layer("self_attn.kv_a_proj_with_mqa.weight"), 26, 64),
+        (layer("self_attn.kv_a_proj_with_mqa.bias"), 1, 26),
+        (layer("self_attn.kv_a_layernorm.weight"), 1, 20),
+        (layer("self_attn.kv_b_proj.weight"), 76, 20),
+        (layer("self_attn.o_proj.weight"), 64, 36),
+        (layer("self_attn.o_proj.bias"), 1, 64),
+        ("model.layers.47.eh_proj.weight".to_owned(), 64, 128),
+    ];
+    for (part, rows, cols) in [("gate", 48, 64), ("up", 48, 64), ("down", 64, 48)] {
+        tensors.push((layer(&format!("mlp.{part}_proj.weight")), rows, cols));
+    }
+    let tensors: Vec<_> = tensors.iter().map(|(name, rows, cols)| (name.as_str(), *rows, *cols)).collect();
+    let import = import(&checkpoint(config, &tensors)).expect("a model of one layer");
+    assert_eq!(import.left_out.iter().map(|left| left.tensors).collect::<Vec<_>>(), [1]);
+    import.tensors
+}
+
+#[test]
+fn heads_are_taken_apart_and_keys_turned() {
+    let pairs = Some(Pairs { head_dim: 6, rotated: 6 });
+    let blocks = |first, len, every| Rows { first, blocks: Some(Blocks { len, every }), pairs: None };
+    let whole = Rows::default();
+    let expected = [
+        ("q", "q_b_proj.weight", blocks(0, 10, 16), Transform::AsIs),
+        ("q_rope", "q_b_proj.weight", Rows { pairs, ..blocks(10, 6, 16) }, Transform::AsIs),
+        ("latent", "kv_a_proj_with_mqa.weight", whole, Transform::AsIs),
+        ("latent_bias", "kv_a_proj_with_mqa.bias", whole, Transform::AsIs),
+        ("k_rope", "kv_a_proj_with_mqa.weight", Rows { first: 20, pairs, ..whole }, Transform::AsIs),
+        ("k_rope_bias", "kv_a_proj_with_mqa.bias", Rows { first: 20, pairs, ..whole }, Transform::AsIs),
+        ("key_up", "kv_b_proj.weight", blocks(0, 10, 19), Transform::TransposeBlocks),
+        ("value_up", "kv_b_proj.weight", blocks(10, 9, 19), Transform::AsIs),
+        ("q_down_norm", "q_a_layernorm.weight", whole, Transform::AsIs),
+    ];
+    let of = |tensors: &[Imported], ours: &str| {
+        let tensor = tensors.iter().find(|t| t.name == format!("l0.attn.{ours}")).expect(ours);
+        let Origin::Tensor { name, rows, transform } = &tensor.origin else { panic!("{ours} is computed") };
+        (name.clone(), *rows, *transform)
+    };
+    let tensors = imported(&json!({"attention_bias": true}));
+    for (ours, theirs, rows, transform) in expected {
+        let theirs = format!("model.layers.0.self_attn.{theirs}");
+        assert_eq!(of(&tensors, ours), (theirs, rows, transform), "{ours}");
+    }
+    let halves = imported(&json!({"attention_bias": true, "rope_interleave": false}));
+    assert_eq!(of(&halves, "q_rope").1, blocks(10, 6, 16));
+    // The third pair of the second head.
+    let (_, rows, _) = of(&tensors, "q_rope");
+    assert_eq!([8, 11].map(|row| rows.source(row)), [16 + 10 + 4, 16 + 10 + 5]);
+}
