@@ -96,6 +96,8 @@ fn linear_agrees() {
             (17, 576, 2),
             (48, 576, 65),
             (200, 64, 1),
+            // Rows of a prompt, shared out to threads.
+            (100, 64, 197),
         ] {
             let weights =
                 [tensor(layout, rows, cols, &mut random), tensor(Layout::F32, 5, cols, &mut random)];

@@ -14,9 +14,11 @@ use crate::{Linear, Tensor};
 
 /// Tiles whose outputs are written together: one row of outputs is far from the next, so that each is worth a longer
 /// write.
-const STRIP: usize = 16;
-/// Chunks for each thread: enough that a thread which is late leaves little to wait for.
-const CHUNKS_A_THREAD: usize = 8;
+const STRIP: usize = 15;
+/// Chunks for each thread: enough that a thread which is late leaves little to wait for, and long strips.
+const CHUNKS_A_THREAD: usize = 4;
+/// Blocks of rows that make it worth reading all weights for them alone.
+const WORTH_A_PART: usize = 4;
 /// Bytes of weights times rows of activations that make a chunk worth claiming.
 const WORTH_A_CHUNK: usize = 64 * 1024;
 
@@ -32,7 +34,6 @@ pub(super) struct Multiply {
 struct Inputs<'a> {
     q8: MatmulQ8,
     float: MatmulFloat,
-    tokens: usize,
     x: &'a [f32],
     /// Present where a weight is quantized.
     quantized: Option<Batch<'a>>,
@@ -44,6 +45,8 @@ struct Product<'a> {
     weight: &'a Tensor,
     bias: Option<&'a [f32]>,
     tiles: usize,
+    /// Tiles that no thread shares with another.
+    unit: usize,
 }
 
 impl Multiply {
@@ -85,25 +88,31 @@ impl Multiply {
             self.quantize.run(pool, &mut self.scratch, x, cols);
             self.scratch.view(tokens, cols)
         });
-        let inputs = Inputs { q8: self.q8, float: self.float, tokens, x, quantized };
-        let products: Vec<Product<'_>> = products.iter_mut().map(|p| Product::new(p, tokens)).collect();
-        let tiles: usize = products.iter().map(|product| product.tiles).sum();
+        let inputs = Inputs { q8: self.q8, float: self.float, x, quantized };
+        let unit = if tokens == 1 { 1 } else { self.q8.tiles() };
+        let products: Vec<Product<'_>> = products.iter_mut().map(|p| Product::new(p, tokens, unit)).collect();
+        let units: usize = products.iter().map(Product::units).sum();
         let bytes: usize = products.iter().map(|product| product.weight.bytes().len()).sum();
         let worth = (bytes * tokens).div_ceil(WORTH_A_CHUNK);
-        let chunks = worth.min(pool.threads() * CHUNKS_A_THREAD).clamp(1, tiles.max(1));
-        pool.run(chunks, &|chunk| {
-            let own = chunk * tiles / chunks..(chunk + 1) * tiles / chunks;
+        let blocks = tokens.div_ceil(BLOCK);
+        // Rows stay with a thread from one operation to the next.
+        let parts = (blocks / WORTH_A_PART).clamp(1, pool.threads());
+        let chunks = (worth.min(pool.threads() * CHUNKS_A_THREAD) / parts).clamp(1, units.max(1));
+        pool.run(parts * chunks, &|chunk| {
+            let (part, chunk) = (chunk / chunks, chunk % chunks);
+            let own = chunk * units / chunks..(chunk + 1) * units / chunks;
             if tokens == 1 {
-                inputs.tiles::<1>(&products, own)
+                inputs.units::<1>(&products, own, 0..1)
             } else {
-                inputs.tiles::<BLOCK>(&products, own)
+                let first = |part: usize| tokens.min(part * blocks / parts * BLOCK);
+                inputs.units::<BLOCK>(&products, own, first(part)..first(part + 1))
             }
         });
     }
 }
 
 impl<'a> Product<'a> {
-    fn new(product: &'a mut Linear<'_, CpuBackend>, tokens: usize) -> Self {
+    fn new(product: &'a mut Linear<'_, CpuBackend>, tokens: usize, unit: usize) -> Self {
         let rows = product.weight.rows();
         let bias = product.bias.map(Tensor::f32);
         assert!(bias.is_none_or(|bias| bias.len() == rows));
@@ -112,46 +121,55 @@ impl<'a> Product<'a> {
             weight: product.weight,
             bias,
             tiles: rows.div_ceil(TILE_ROWS),
+            unit,
         }
+    }
+
+    fn units(&self) -> usize {
+        self.tiles.div_ceil(self.unit)
     }
 }
 
 impl Inputs<'_> {
-    /// Multiplies the tiles `own`, counted over all products, by all rows of activations, `T` at a time: one block, or the only row.
-    fn tiles<const T: usize>(&self, products: &[Product<'_>], own: Range<usize>) {
+    /// Multiplies the units `own`, counted over all products, by some rows of activations, `T` at a time: one block, or
+    /// the only row.
+    fn units<const T: usize>(&self, products: &[Product<'_>], own: Range<usize>, tokens: Range<usize>) {
         let mut sums = [[[0.0; TILE_ROWS]; T]; STRIP];
         let mut begin = 0;
         for product in products {
-            let end = begin + product.tiles;
-            let tiles = own.start.clamp(begin, end) - begin..own.end.clamp(begin, end) - begin;
+            let end = begin + product.units();
+            let tile = |unit: usize| product.tiles.min((unit.clamp(begin, end) - begin) * product.unit);
+            let tiles = tile(own.start)..tile(own.end);
             for first in tiles.clone().step_by(STRIP) {
-                self.strip(product, first..tiles.end.min(first + STRIP), &mut sums);
+                let strip = first..tiles.end.min(first + STRIP);
+                self.strip::<T>(product, strip, tokens.clone(), sums.as_flattened_mut());
             }
             begin = end;
         }
     }
 
-    /// Multiplies up to [`STRIP`] tiles of one product; `sums` is working memory.
+    /// Multiplies some tiles of one product; `sums` is working memory for that many and `T` rows.
     fn strip<const T: usize>(
         &self,
         product: &Product<'_>,
         tiles: Range<usize>,
-        sums: &mut [[[f32; TILE_ROWS]; T]; STRIP],
+        tokens: Range<usize>,
+        sums: &mut [[f32; TILE_ROWS]],
     ) {
         let weight = product.weight;
         let first = tiles.start * TILE_ROWS;
         let rows = weight.rows().min(tiles.end * TILE_ROWS) - first;
-        for begin in (0..self.tokens).step_by(T) {
-            let tokens = T.min(self.tokens - begin);
-            for (sums, tile) in sums.iter_mut().zip(tiles.clone()) {
-                self.multiply(product, tile, begin, &mut sums[..tokens]);
-            }
+        for begin in tokens.clone().step_by(T) {
+            let tokens = T.min(tokens.end - begin);
+            let sums = &mut sums[..tiles.len() * tokens];
+            self.multiply(product, tiles.clone(), begin, tokens, sums);
             for t in 0..tokens {
                 // SAFETY: rows of a tile are in no other tile, a tile is in one chunk, and each token comes once.
                 let out = unsafe { product.out.slice((begin + t) * weight.rows() + first, rows) };
                 let (whole, rest) = out.as_chunks_mut::<TILE_ROWS>();
-                whole.iter_mut().zip(&*sums).for_each(|(out, sums)| *out = sums[t]);
-                rest.iter_mut().zip(&sums[tiles.len() - 1][t]).for_each(|(out, sum)| *out = *sum);
+                let mut own = sums[t..].iter().step_by(tokens);
+                whole.iter_mut().zip(own.by_ref()).for_each(|(out, sums)| *out = *sums);
+                rest.iter_mut().zip(own.flatten()).for_each(|(out, sum)| *out = *sum);
                 if let Some(bias) = product.bias {
                     out.iter_mut().zip(&bias[first..]).for_each(|(out, bias)| *out += bias);
                 }
@@ -159,19 +177,28 @@ impl Inputs<'_> {
         }
     }
 
-    /// Multiplies one tile by the rows of activations from `begin`, one for each element of `sums`.
-    fn multiply(&self, product: &Product<'_>, tile: usize, begin: usize, sums: &mut [[f32; TILE_ROWS]]) {
+    /// Multiplies tiles by `tokens` rows of activations from `begin`; `sums` is `(tiles, tokens)`.
+    fn multiply(
+        &self,
+        product: &Product<'_>,
+        tiles: Range<usize>,
+        begin: usize,
+        tokens: usize,
+        sums: &mut [[f32; TILE_ROWS]],
+    ) {
         let weight = product.weight;
-        let tokens = sums.len();
         match weight.layout() {
             Layout::F32 | Layout::F16 | Layout::Bf16 => {
                 let x = &self.x[begin * weight.cols()..][..tokens * weight.cols()];
-                self.float.run(weight, tile, sums, x);
+                for (tile, sums) in tiles.zip(sums.chunks_exact_mut(tokens)) {
+                    self.float.run(weight, tile, sums, x);
+                }
             }
             layout => {
                 let x = self.quantized.expect("activations of a quantized weight are quantized");
                 let len = weight.bytes().len() / product.tiles;
-                self.q8.run(layout, sums, &weight.bytes()[tile * len..][..len], x.block(begin));
+                let tiles = &weight.bytes()[tiles.start * len..tiles.end * len];
+                self.q8.run(layout, sums, tiles, x.block(begin), tokens);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One tile of 16 quantized rows times 8-bit activations: `out[t][r] = w[r] . x[t]`, f32.
+//! Tiles of 16 quantized rows times 8-bit activations: `out[tile][t][r] = w[tile][r] . x[t]`, f32.
 //!
 //! Decode has one row of activations and reads every weight once, so there a variant is judged in GB/s of weights;
 //! prefill has many rows and reuses each unpacked weight, so there it is judged in operations per second. All
@@ -39,15 +39,17 @@ mod neon_tile;
 #[cfg(test)]
 mod tests;
 
-/// `out` has an element for each row of activations; `tile` is `x.groups * 32 / group` blocks, rounded up; `group`
-/// is that of the weights, a multiple of 32.
+/// `out` has an element for each tile and row of activations; a tile is `x.groups * 32 / group` blocks, rounded up;
+/// `group` is that of the weights, a multiple of 32.
 ///
 /// # Safety
 /// The variant's `supported` returned true for the features of this CPU.
-type Run = unsafe fn(out: &mut [[f32; TILE_ROWS]], tile: &[u8], group: usize, x: Activations<'_>);
+type Run = unsafe fn(out: &mut [[f32; TILE_ROWS]], tiles: &[u8], group: usize, x: Activations<'_>);
 
 /// A variant's entry for each layout.
 pub(super) struct Kernel {
+    /// The most tiles of one call.
+    tiles: usize,
     q8: Run,
     q4: Run,
     q4_asym: Run,
@@ -61,6 +63,7 @@ const VARIANTS: &[Variant<Kernel>] = &[
         name: "avx512-vnni",
         supported: |f| f.has(Level::Avx512Vnni),
         run: Kernel {
+            tiles: avx512_vnni::TILES,
             q8: avx512_vnni::q8,
             q4: avx512_vnni::q4,
             q4_asym: avx512_vnni::q4_asym,
@@ -71,13 +74,20 @@ const VARIANTS: &[Variant<Kernel>] = &[
     Variant {
         name: "avx2",
         supported: |f| f.has(Level::Avx2),
-        run: Kernel { q8: avx2::q8, q4: avx2::q4, q4_asym: avx2::q4_asym, q4_codebook: avx2::q4_codebook },
+        run: Kernel {
+            tiles: 1,
+            q8: avx2::q8,
+            q4: avx2::q4,
+            q4_asym: avx2::q4_asym,
+            q4_codebook: avx2::q4_codebook,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     Variant {
         name: "neon-i8mm",
         supported: |f| f.has(Level::NeonI8mm),
         run: Kernel {
+            tiles: 1,
             q8: neon_i8mm::q8,
             q4: neon_i8mm::q4,
             q4_asym: neon_i8mm::q4_asym,
@@ -89,6 +99,7 @@ const VARIANTS: &[Variant<Kernel>] = &[
         name: "neon-dotprod",
         supported: |f| f.has(Level::NeonDotprod),
         run: Kernel {
+            tiles: 1,
             q8: neon_dotprod::q8,
             q4: neon_dotprod::q4,
             q4_asym: neon_dotprod::q4_asym,
@@ -99,12 +110,19 @@ const VARIANTS: &[Variant<Kernel>] = &[
     Variant {
         name: "neon",
         supported: |f| f.has(Level::Neon),
-        run: Kernel { q8: neon::q8, q4: neon::q4, q4_asym: neon::q4_asym, q4_codebook: neon::q4_codebook },
+        run: Kernel {
+            tiles: 1,
+            q8: neon::q8,
+            q4: neon::q4,
+            q4_asym: neon::q4_asym,
+            q4_codebook: neon::q4_codebook,
+        },
     },
     Variant {
         name: "generic",
         supported: |_| true,
         run: Kernel {
+            tiles: 1,
             q8: generic::q8,
             q4: generic::q4,
             q4_asym: generic::q4_asym,
@@ -131,11 +149,23 @@ impl MatmulQ8 {
         self.0.name()
     }
 
-    /// Multiplies one tile of a tensor in `layout`.
+    /// Tiles that are best multiplied in one call.
+    pub(super) fn tiles(self) -> usize {
+        self.0.get().tiles
+    }
+
+    /// Multiplies neighbouring tiles of a tensor in `layout` by `tokens` rows of activations; `out` is `(tiles, tokens)`.
     ///
     /// # Panics
     /// If the layout is not quantized or the lengths do not agree.
-    pub(super) fn run(self, layout: Layout, out: &mut [[f32; TILE_ROWS]], tile: &[u8], x: Activations<'_>) {
+    pub(super) fn run(
+        self,
+        layout: Layout,
+        out: &mut [[f32; TILE_ROWS]],
+        tiles: &[u8],
+        x: Activations<'_>,
+        tokens: usize,
+    ) {
         let kernel = self.0.get();
         let (run, group) = match layout {
             Layout::Q8 { group } => (kernel.q8, usize::from(group)),
@@ -144,11 +174,13 @@ impl MatmulQ8 {
             Layout::Q4Codebook { group } => (kernel.q4_codebook, usize::from(group)),
             Layout::F32 | Layout::F16 | Layout::Bf16 => panic!("{layout} is not quantized"),
         };
-        x.assert_rows(out.len());
+        x.assert_rows(tokens);
         assert!(group > 0 && group.is_multiple_of(super::quantize::GROUP));
-        let blocks = (x.groups * super::quantize::GROUP).div_ceil(group);
-        assert_eq!(tile.len(), blocks * layout.block_bytes());
-        // SAFETY: a `Supported` exists only for a variant that this CPU can run.
-        unsafe { run(out, tile, group, x) }
+        let tile = (x.groups * super::quantize::GROUP).div_ceil(group) * layout.block_bytes();
+        assert!(tokens > 0 && out.len().is_multiple_of(tokens) && tiles.len() == out.len() / tokens * tile);
+        for (out, tiles) in out.chunks_mut(kernel.tiles * tokens).zip(tiles.chunks(kernel.tiles * tile)) {
+            // SAFETY: a `Supported` exists only for a variant that this CPU can run.
+            unsafe { run(out, tiles, group, x) }
+        }
     }
 }

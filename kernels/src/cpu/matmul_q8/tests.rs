@@ -41,18 +41,21 @@ fn expected(row: &[Weights], x: Activations<'_>) -> (f64, f64) {
     (sum, magnitude)
 }
 
-fn assert_agrees(matmul: MatmulQ8, layout: Layout, tile: &[u8], x: Activations<'_>, tokens: usize) {
-    let mut out = vec![[f32::NAN; TILE_ROWS]; tokens];
-    matmul.run(layout, &mut out, tile, x);
+fn assert_agrees(matmul: MatmulQ8, layout: Layout, tiles: &[u8], x: Activations<'_>, tokens: usize) {
+    let len = (x.groups * GROUP).div_ceil(layout.group()) * layout.block_bytes();
+    let mut out = vec![[f32::NAN; TILE_ROWS]; tiles.len() / len * tokens];
+    matmul.run(layout, &mut out, tiles, x, tokens);
     let case = format!("{} {layout} {} groups, {tokens} tokens", matmul.name(), x.groups);
-    for r in 0..TILE_ROWS {
-        let row = unpacked(layout, tile, x.groups, r);
-        for (t, out) in out.iter().enumerate() {
-            let actual = out[r];
-            let (sum, magnitude) = expected(&row, x.row(t));
-            let bound = (x.groups + 6) as f64 * f64::from(f32::EPSILON) * magnitude;
-            let error = (f64::from(actual) - sum).abs();
-            assert!(error <= bound, "{case}: ({t}, {r}) is {actual}, not {sum}; bound {bound}");
+    for (tile, (out, bytes)) in out.chunks_exact(tokens).zip(tiles.chunks_exact(len)).enumerate() {
+        for r in 0..TILE_ROWS {
+            let row = unpacked(layout, bytes, x.groups, r);
+            for (t, out) in out.iter().enumerate() {
+                let actual = out[r];
+                let (sum, magnitude) = expected(&row, x.row(t));
+                let bound = (x.groups + 6) as f64 * f64::from(f32::EPSILON) * magnitude;
+                let error = (f64::from(actual) - sum).abs();
+                assert!(error <= bound, "{case}: ({tile}, {t}, {r}) is {actual}, not {sum}; bound {bound}");
+            }
         }
     }
 }
@@ -69,9 +72,9 @@ fn every_variant_agrees() {
     let mut random = Random::new(2);
     for matmul in MatmulQ8::all(Features::detect()) {
         for layout in layouts() {
-            for groups in [1, 2, 3, 6, 18] {
-                let tile = quantized_bytes(layout, 1, groups * GROUP, &mut random);
-                for tokens in [1, 2, 3, 4, 5, 8, 15, 16, 17, 33] {
+            for (groups, tiles) in [(1, 1), (2, 4), (3, 3), (6, 2), (18, 7)] {
+                let tiles = quantized_bytes(layout, tiles, groups * GROUP, &mut random);
+                for tokens in [1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 15, 16, 17, 33] {
                     let quants: Vec<i8> =
                         (0..tokens * groups * GROUP).map(|_| random.int(-127, 127) as i8).collect();
                     let scales: Vec<f32> = random.normal(tokens * groups).iter().map(|s| s.abs()).collect();
@@ -85,7 +88,7 @@ fn every_variant_agrees() {
                         corrections: &corrections,
                         totals: &totals(&corrections, &scales),
                     };
-                    assert_agrees(matmul, layout, &tile, x, tokens);
+                    assert_agrees(matmul, layout, &tiles, x, tokens);
                 }
             }
         }
@@ -134,5 +137,5 @@ fn a_short_tile_is_refused() {
     let (scales, totals) = (&[0.0; 2], &[0.0; 2]);
     let x = Activations { groups: 2, stride: 1, quants: &[0; 64], scales, corrections: &[0; 2], totals };
     let layout = Layout::Q4 { group: 32 };
-    MatmulQ8::best(Features::detect()).run(layout, &mut [[0.0; TILE_ROWS]], &[0; 288], x);
+    MatmulQ8::best(Features::detect()).run(layout, &mut [[0.0; TILE_ROWS]], &[0; 288], x, 1);
 }
