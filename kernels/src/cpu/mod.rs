@@ -66,6 +66,9 @@ use crate::{
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
 const WORTH_A_CHUNK: usize = 16 * 1024;
 
+/// Elements of a line of the cache, which no two threads write.
+const LINE: usize = 16;
+
 /// Runs a model on the CPU's own vector units, with one pool of threads.
 pub struct CpuBackend {
     features: Features,
@@ -144,14 +147,19 @@ impl CpuBackend {
         self.multiply.variants().into_iter().chain(others).collect()
     }
 
-    /// Calls `run` with pieces of the first `len` elements of `x`, each a multiple of `unit`, and where they begin.
+    /// Calls `run` with pieces of the first `len` elements of `x`, each a multiple of `unit`, and where they begin: as
+    /// many for each thread, so that rows stay with one from one operation to the next.
     fn split(&mut self, x: &mut [f32], len: usize, unit: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
         let x = Output::new(&mut x[..len]);
-        let piece = WORTH_A_CHUNK.next_multiple_of(unit.max(1));
-        self.pool.run(len.div_ceil(piece), &|chunk| {
-            let at = chunk * piece;
+        let pieces = match len.div_ceil(WORTH_A_CHUNK) {
+            pieces @ 0..=1 => pieces,
+            pieces => pieces.next_multiple_of(self.pool.threads()),
+        };
+        let units = len.div_ceil(unit.max(1));
+        let start = |piece: usize| len.min(piece * units / pieces * unit);
+        self.pool.run(pieces, &|piece| {
             // SAFETY: the pieces of different chunks do not meet, and each chunk comes once.
-            run(at, unsafe { x.slice(at, piece.min(len - at)) });
+            run(start(piece), unsafe { x.slice(start(piece), start(piece + 1) - start(piece)) });
         });
     }
 }
@@ -230,9 +238,12 @@ impl Backend for CpuBackend {
         rows: usize,
         eps: f32,
     ) -> Result<(), BackendError> {
-        let len = rows * weight.cols();
-        out[..len].copy_from_slice(&x[..len]);
-        self.rms_norm_in_place(out, weight, rows, eps)
+        let (elementwise, weight) = (self.elementwise, weight.f32());
+        self.split(out, rows * weight.len(), weight.len(), |at, out| {
+            out.copy_from_slice(&x[at..][..out.len()]);
+            out.chunks_exact_mut(weight.len()).for_each(|x| elementwise.rms_norm(x, weight, eps));
+        });
+        Ok(())
     }
 
     fn rms_norm_in_place(
@@ -244,9 +255,7 @@ impl Backend for CpuBackend {
     ) -> Result<(), BackendError> {
         let (elementwise, weight) = (self.elementwise, weight.f32());
         self.split(x, rows * weight.len(), weight.len(), |_, x| {
-            for x in x.chunks_exact_mut(weight.len()) {
-                elementwise.rms_norm(x, weight, eps);
-            }
+            x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.rms_norm(x, weight, eps));
         });
         Ok(())
     }
@@ -373,7 +382,7 @@ impl Backend for CpuBackend {
         activation: Activation,
     ) -> Result<(), BackendError> {
         let elementwise = self.elementwise;
-        self.split(gate, len, 1, |at, gate| elementwise.glu(gate, &up[at..][..gate.len()], activation));
+        self.split(gate, len, LINE, |at, gate| elementwise.glu(gate, &up[at..][..gate.len()], activation));
         Ok(())
     }
 
@@ -417,7 +426,7 @@ impl Backend for CpuBackend {
 
     fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
         let elementwise = self.elementwise;
-        self.split(x, len, 1, |_, x| elementwise.activate(x, activation));
+        self.split(x, len, LINE, |_, x| elementwise.activate(x, activation));
         Ok(())
     }
 
@@ -483,7 +492,8 @@ impl Backend for CpuBackend {
     }
 
     fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
-        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
+        let elementwise = self.elementwise;
+        self.split(x, len, LINE, |at, x| elementwise.add(x, &y[at..][..x.len()]));
         Ok(())
     }
 
@@ -521,7 +531,7 @@ impl Backend for CpuBackend {
         softcap: Option<f32>,
     ) -> Result<(), BackendError> {
         let elementwise = self.elementwise;
-        self.split(x, len, 1, |_, x| elementwise.scale_and_cap(x, scale, softcap));
+        self.split(x, len, LINE, |_, x| elementwise.scale_and_cap(x, scale, softcap));
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! Worker threads that share one job at a time.
 //!
-//! A job is `chunks` calls of a closure. Every thread, the caller included, claims the next chunk from one atomic
-//! until none is left; the caller then waits for the chunks that others still run, never for a thread that has not
-//! claimed one. So a worker that lost its core to a neighbour costs at most the chunk it holds. Workers spin for
-//! a moment after a job, as the next operation of a step is microseconds away, and then sleep.
+//! A job is `chunks` calls of a closure. Every thread, the caller included, claims one chunk after another until none is
+//! left, those of its own share first; the caller then waits for the chunks that others still run, never for a thread
+//! that has not claimed one. So a worker that lost its core to a neighbour costs at most the chunk it holds. Shares are
+//! runs of chunks: operations whose chunks follow the rows of a batch find them in the cache of the core that wrote them.
+//! Workers spin for a moment after a job, as the next operation of a step is microseconds away, and then sleep.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,8 +25,8 @@ pub(super) struct Pool {
 }
 
 struct Shared {
-    /// Chunks that nobody has claimed. Taking one by compare-and-swap gives the right to read `job`.
-    unclaimed: AtomicUsize,
+    /// One a thread, the caller's first.
+    shares: Vec<Share>,
     /// Chunks not finished.
     unfinished: AtomicUsize,
     /// Written by the caller while `unfinished` is 0, read by whoever holds a chunk.
@@ -36,8 +38,15 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// Chunks of a share that nobody has claimed. Taking one by compare-and-swap gives the right to read `job`. In a cache
+/// line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share(AtomicUsize);
+
 #[derive(Clone)]
 struct Job {
+    chunks: usize,
     run: *const (dyn Fn(usize) + Sync),
     caller: Thread,
 }
@@ -56,7 +65,7 @@ impl Pool {
     pub(super) fn new(threads: usize) -> Self {
         assert!(threads > 0);
         let shared = Arc::new(Shared {
-            unclaimed: AtomicUsize::new(0),
+            shares: (0..threads).map(|_| Share::default()).collect(),
             unfinished: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
@@ -95,16 +104,18 @@ impl Pool {
             )
         };
         // SAFETY: `unfinished` is 0 between jobs and `&mut self` admits one caller, so nobody holds a chunk.
-        unsafe { *shared.job.get() = Some(Job { run, caller: thread::current() }) };
+        unsafe { *shared.job.get() = Some(Job { chunks, run, caller: thread::current() }) };
         shared.unfinished.store(chunks, Ordering::Relaxed);
-        // Orders the job before the claim, and, against `asleep`, this store before the loads below.
-        shared.unclaimed.store(chunks, Ordering::SeqCst);
+        // Orders the job before the claims, and, against `asleep`, these stores before the loads below.
+        for index in 0..shared.shares.len() {
+            shared.shares[index].0.store(shared.share(index, chunks).len(), Ordering::SeqCst);
+        }
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
-        shared.claim_all();
+        shared.claim_all(0);
         let finished = || shared.unfinished.load(Ordering::Acquire) == 0;
         while !spin_until(finished) {
             thread::park_timeout(Duration::from_millis(1));
@@ -128,16 +139,30 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Runs chunks until none is unclaimed.
-    fn claim_all(&self) {
-        let claim =
-            || self.unclaimed.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1));
-        while let Ok(left) = claim() {
-            // SAFETY: this thread holds chunk `left - 1`, so `unfinished` is not 0 and the caller does not write.
+    /// The chunks of a share.
+    fn share(&self, index: usize, chunks: usize) -> Range<usize> {
+        index * chunks / self.shares.len()..(index + 1) * chunks / self.shares.len()
+    }
+
+    /// Takes the last chunk of a share, of thread `own`'s or the next that has one: which share, and how many were left.
+    fn claim(&self, own: usize) -> Option<(usize, usize)> {
+        let order = (own..self.shares.len()).chain(0..own);
+        order.into_iter().find_map(|index| {
+            let share = &self.shares[index].0;
+            let left = share.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1));
+            left.ok().map(|left| (index, left))
+        })
+    }
+
+    /// Runs chunks until none is unclaimed; `own` is the thread's share.
+    fn claim_all(&self, own: usize) {
+        while let Some((index, left)) = self.claim(own) {
+            // SAFETY: this thread holds a chunk, so `unfinished` is not 0 and the caller does not write.
             let job = unsafe { (*self.job.get()).clone().expect("a chunk has a job") };
+            let chunk = self.share(index, job.chunks).start + left - 1;
             // SAFETY: as above, the caller is still inside `run`, which borrows the closure.
             let run = unsafe { &*job.run };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(left - 1))) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(chunk))) {
                 self.panic.lock().unwrap_or_else(|poison| poison.into_inner()).get_or_insert(panic);
             }
             if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -147,10 +172,11 @@ impl Shared {
     }
 
     fn work(&self, index: usize) {
-        let news = || self.unclaimed.load(Ordering::SeqCst) > 0 || self.stop.load(Ordering::SeqCst);
+        let unclaimed = || self.shares.iter().any(|share| share.0.load(Ordering::SeqCst) > 0);
+        let news = || unclaimed() || self.stop.load(Ordering::SeqCst);
         while !self.stop.load(Ordering::Relaxed) {
             if spin_until(news) {
-                self.claim_all();
+                self.claim_all(index + 1);
                 continue;
             }
             self.asleep[index].store(true, Ordering::SeqCst);

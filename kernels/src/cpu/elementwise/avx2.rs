@@ -5,7 +5,7 @@ use muse_format::Activation;
 use super::{Kernel, portable};
 
 pub(super) const KERNEL: Kernel =
-    Kernel { glu, exp_and_sum, scale_and_cap, multiply, add_products, max, rms_norm, layer_norm };
+    Kernel { glu, exp_and_sum, scale_and_cap, add, multiply, add_products, max, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -20,6 +20,11 @@ fn exp_and_sum(x: &mut [f32], scale: f32, max: f32) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
     portable::scale_and_cap::<true>(x, scale, softcap);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn add(x: &mut [f32], y: &[f32]) {
+    portable::add(x, y);
 }
 
 #[target_feature(enable = "avx2,fma")]

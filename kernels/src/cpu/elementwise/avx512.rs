@@ -11,7 +11,7 @@ use super::{Kernel, portable};
 use crate::cpu::load_x86::load_some;
 
 pub(super) const KERNEL: Kernel =
-    Kernel { glu, exp_and_sum, scale_and_cap, multiply, add_products, max, rms_norm, layer_norm };
+    Kernel { glu, exp_and_sum, scale_and_cap, add, multiply, add_products, max, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -57,6 +57,11 @@ fn exp(x: __m512) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn scale_and_cap(x: &mut [f32], scale: f32, softcap: Option<f32>) {
     portable::scale_and_cap::<true>(x, scale, softcap);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn add(x: &mut [f32], y: &[f32]) {
+    portable::add(x, y);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]

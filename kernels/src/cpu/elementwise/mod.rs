@@ -32,6 +32,8 @@ pub(super) struct Kernel {
     exp_and_sum: unsafe fn(x: &mut [f32], scale: f32, max: f32) -> f32,
     /// `x = soft_cap(scale * x)`
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
+    /// `x = x + y`
+    add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// `x = x * y`
     multiply: unsafe fn(x: &mut [f32], y: &[f32]),
     /// `x = x + y * z`
@@ -91,6 +93,13 @@ impl Elementwise {
     pub(super) fn exp_and_sum(self, x: &mut [f32], scale: f32, max: f32) -> f32 {
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().exp_and_sum)(x, scale, max) }
+    }
+
+    /// `x[i] += y[i]`
+    pub(super) fn add(self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().add)(x, y) }
     }
 
     /// `x[i] *= y[i]`

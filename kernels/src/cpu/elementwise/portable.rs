@@ -13,6 +13,7 @@ pub(super) const KERNEL: Kernel = Kernel {
     glu: glu::<FUSED>,
     exp_and_sum: exp_and_sum::<FUSED>,
     scale_and_cap: scale_and_cap::<FUSED>,
+    add,
     multiply,
     add_products: add_products::<FUSED>,
     max,
@@ -127,6 +128,11 @@ pub(super) fn scale_and_cap<const FUSED: bool>(x: &mut [f32], scale: f32, softca
             }
         }
     }
+}
+
+#[inline(always)]
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
 #[inline(always)]
