@@ -122,7 +122,8 @@ impl CpuBackend {
                         Some(x) => {
                             let x = x.block(row / BLOCK * BLOCK).rows(row % BLOCK, sums.len());
                             let tile = &weight.bytes()[tile * tile_bytes..][..tile_bytes];
-                            q8.run(weight.layout(), sums, tile, x);
+                            let rows = sums.len();
+                            q8.run(weight.layout(), sums, tile, x, rows);
                         }
                     }
                     for (token, sums) in (first..).zip(sums) {
