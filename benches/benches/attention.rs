@@ -39,6 +39,7 @@ impl Case {
             head_dim,
             scale,
             window: None,
+            chunk: None,
             softcap: None,
             bidirectional: false,
             until: None,

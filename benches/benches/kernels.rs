@@ -130,6 +130,7 @@ fn attention(criterion: &mut Criterion) {
         head_dim,
         scale: 0.1,
         window: None,
+        chunk: None,
         softcap: None,
         bidirectional: false,
         until: None,

@@ -62,7 +62,7 @@ pub fn bytes_per_token(mapped: &Mapped, plan: &Plan, lengths: Lengths, sessions:
     let bytes = |table: &str| mapped.stored(table).map_or(0, |(_, bytes)| bytes);
     let looked_up = bytes("per_layer.table") + if spec.tied_head { 0 } else { bytes("embed") };
     let layer = |(layer, shape): (&Layer, &CacheShape)| {
-        let window = layer.attention().and_then(|a| a.window).unwrap_or(u32::MAX);
+        let window = layer.attention().and_then(|a| a.reach()).unwrap_or(u32::MAX);
         let seen = (lengths.depth + lengths.answer / 2).min(window);
         u64::from(seen) * shape.position_bytes()
     };

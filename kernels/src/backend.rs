@@ -1,4 +1,4 @@
-use muse_format::{Activation, Score};
+use muse_format::{Activation, Score, Temperature};
 
 use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, Span, Tensor};
 
@@ -47,6 +47,8 @@ pub struct Routing {
     pub normalise: bool,
     /// Multiplies the weights, after that.
     pub scale: f32,
+    /// Weights multiply what experts read in place of what they give.
+    pub weigh_input: bool,
     pub activation: Activation,
 }
 
@@ -214,6 +216,18 @@ pub trait Backend {
         head_dim: u32,
     ) -> Result<(), BackendError>;
 
+    /// Multiplies each row of `x`, rows of `width`, by what `temperature` says of its position in `spans`.
+    fn temper(
+        &mut self,
+        x: &mut Self::Buffer,
+        spans: &[Span],
+        width: usize,
+        temperature: Temperature,
+    ) -> Result<(), BackendError> {
+        let _ = (x, spans, width, temperature);
+        Err(BackendError::Unsupported("temper".into()))
+    }
+
     /// Rotates each head of `x`, `(rows, heads * head_dim)`, by a place on a plane: with `n = frequencies.cols`, element
     /// `i < 2 n` of a head pairs with `i + head_dim / 2` and turns by `places[row][i / n] * frequencies[i % n]` (an f32
     /// product); other elements stay. Heo et al. 2024, <https://arxiv.org/abs/2403.13298>.
@@ -266,7 +280,8 @@ pub trait Backend {
         rows: usize,
     ) -> Result<(), BackendError>;
 
-    /// `out[r]` is the sum of `weight * norm(expert(x[r]))` over the experts that row `r` chooses, for `rows` rows.
+    /// `out[r]` is the sum of `weight * norm(expert(x[r]))`, or of `norm(expert(weight * x[r]))`, over the experts that row
+    /// `r` chooses, for `rows` rows.
     ///
     /// `logits` is `(rows, experts)`, the products of a router. Their scores follow from [`Routing::score`]; the `used`
     /// experts of the largest score plus `choice_bias` are chosen, the lower index where two are equal. Weights are the

@@ -93,8 +93,13 @@ mod tests {
 
     use super::*;
 
-    const SOFTMAX: Routing =
-        Routing { score: Score::Softmax, normalise: false, scale: 1.0, activation: Activation::Silu };
+    const SOFTMAX: Routing = Routing {
+        score: Score::Softmax,
+        normalise: false,
+        scale: 1.0,
+        weigh_input: false,
+        activation: Activation::Silu,
+    };
 
     fn chosen(used: usize, logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> Vec<(u32, f32)> {
         let mut chosen = vec![Choice::default(); used];

@@ -95,8 +95,8 @@ impl FromStr for CacheDtype {
 pub struct CacheShape {
     pub dtype: CacheDtype,
     pub slots: u32,
-    /// Positions kept a slot. Position `p` lives at `p % capacity`: a layer with a window is a ring of at least
-    /// `window + batch_tokens - 1`, any other holds the whole context. Rounded up to whole tiles of
+    /// Positions kept a slot. Position `p` lives at `p % capacity`: a layer with a window, or chunks, is a ring of at
+    /// least `window + batch_tokens - 1`, any other holds the whole context. Rounded up to whole tiles of
     /// [`TILE_POSITIONS`].
     pub capacity: u32,
     pub kv_heads: u32,
@@ -126,6 +126,9 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Positions a query sees, itself included; `None` for all before it.
     pub window: Option<u32>,
+    /// A query sees what lies before it in its own chunk of so many positions, counted from the first; in place of a window,
+    /// and of attention to what lies before only.
+    pub chunk: Option<u32>,
     /// `cap * tanh(score / cap)` before the softmax.
     pub softcap: Option<f32>,
     /// A query also sees the positions after it, as far as its window reaches to either side and its span goes: a span
@@ -147,7 +150,11 @@ impl AttentionShape {
             false => position,
             true => (span.start + (span.len - 1)).min(position.saturating_add(before)),
         };
-        position.saturating_sub(before)..=last
+        let first = match self.chunk {
+            None => position.saturating_sub(before),
+            Some(chunk) => position - position % chunk,
+        };
+        first..=last
     }
 }
 

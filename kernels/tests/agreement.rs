@@ -10,7 +10,7 @@ mod test_data;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use muse_format::{Activation, Layout, Score};
+use muse_format::{Activation, Layout, Score, Temperature};
 use muse_kernels::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CpuBackend, Expert, ExpertsShape,
     Features, Linear, Mixture, ReferenceBackend, Routing, ScaledNorm, Span, Tensor,
@@ -176,6 +176,7 @@ struct AttentionCase {
     start: u32,
     len: u32,
     window: Option<u32>,
+    chunk: Option<u32>,
     softcap: Option<f32>,
     capacity: u32,
 }
@@ -183,13 +184,14 @@ struct AttentionCase {
 impl AttentionCase {
     fn shape(&self) -> AttentionShape {
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let Self { heads, kv_heads, head_dim, window, softcap, .. } = *self;
+        let Self { heads, kv_heads, head_dim, window, chunk, softcap, .. } = *self;
         AttentionShape {
             heads,
             kv_heads,
             head_dim,
             scale,
             window,
+            chunk,
             softcap,
             bidirectional: false,
             until: None,
@@ -219,7 +221,7 @@ impl AttentionCase {
         backend.store(&mut cache, &k, &v, &spans).unwrap();
         let size = tokens * (heads * head_dim) as usize;
         let (q, mut out) = (random.normal(size), vec![f32::NAN; size]);
-        backend.attention(&mut out, &q, &cache, &spans, &self.shape()).unwrap();
+        backend.attention(&mut out, &q, &cache, &spans, &self.shape())?;
         Ok(out)
     }
 
@@ -274,6 +276,7 @@ fn attention_agrees() {
         start: 0,
         len: 5,
         window: None,
+        chunk: None,
         softcap: None,
         capacity: 400,
     };
@@ -293,10 +296,17 @@ fn attention_agrees() {
         AttentionCase { start: 90, len: 20, window: Some(17), capacity: 36, ..base },
         AttentionCase { start: 777, len: 5, window: Some(150), capacity: 160, softcap: Some(20.0), ..base },
         AttentionCase { start: 10, len: 1, window: Some(1), ..base },
+        AttentionCase { start: 90, len: 20, chunk: Some(7), ..base },
+        AttentionCase { heads: 3, kv_heads: 1, head_dim: 7, start: 60, len: 65, chunk: Some(50), ..base },
+        AttentionCase { start: 84, len: 20, chunk: Some(17), capacity: 36, ..base },
+        AttentionCase { start: 749, len: 5, chunk: Some(150), capacity: 160, softcap: Some(20.0), ..base },
+        AttentionCase { start: 3, len: 270, chunk: Some(130), ..base },
+        AttentionCase { start: 10, len: 2, chunk: Some(1), ..base },
         // One row each and long: positions are split into parts.
         AttentionCase { heads: 2, kv_heads: 1, start: 1023, len: 1, capacity: 1040, ..base },
         AttentionCase { heads: 30, kv_heads: 1, head_dim: 6, start: 777, len: 1, capacity: 780, ..base },
         AttentionCase { start: 1999, len: 1, window: Some(800), capacity: 816, softcap: Some(9.0), ..base },
+        AttentionCase { start: 1598, len: 1, chunk: Some(800), capacity: 816, ..base },
     ];
     for case in cases {
         for dtype in CacheDtype::ALL {
@@ -307,12 +317,40 @@ fn attention_agrees() {
                 match case.run(cpu, dtype) {
                     Ok(actual) => case.compare(dtype, &name, &actual, &expected),
                     // Refused before any model is served.
-                    Err(BackendError::Unsupported(_)) if packed && name.contains("sm_") => {}
+                    Err(BackendError::Unsupported(_))
+                        if (packed || case.chunk.is_some()) && name.contains("sm_") => {}
                     Err(error) => panic!("{case:?} {dtype:?} {name}: {error}"),
                 }
             });
         }
     }
+}
+
+#[test]
+fn queries_grow_with_their_positions() {
+    let temperature = Temperature { every: 4, strength: 0.5 };
+    let spans = [Span { slot: 1, start: 2, len: 2 }, Span { slot: 0, start: 11, len: 1 }];
+    // Positions 2, 3 and 11: 0, 1 and 3 times 4 positions are behind them with their own.
+    let factors = [1.0, 1.0 + 0.5 * 2.0_f64.ln(), 1.0 + 0.5 * 4.0_f64.ln()];
+    let x = Random::new(21).normal(3 * 6);
+    let expected: Vec<f32> = x
+        .chunks_exact(6)
+        .zip(factors)
+        .flat_map(|(x, f)| x.iter().map(move |x| (f64::from(*x) * f) as f32))
+        .collect();
+    let mut reference = x.clone();
+    ReferenceBackend::new().temper(&mut reference, &spans, 6, temperature).unwrap();
+    assert_eq!(reference, expected);
+    each_backend!(|cpu| {
+        let mut actual = x.clone();
+        match cpu.temper(&mut actual, &spans, 6, temperature) {
+            Err(BackendError::Unsupported(_)) => assert!(cpu.describe().starts_with("cuda")),
+            done => {
+                done.unwrap();
+                assert_eq!(actual, expected);
+            }
+        }
+    });
 }
 
 #[test]
@@ -340,7 +378,7 @@ fn rope_agrees_and_notices_a_new_batch() {
     });
 }
 
-/// Runs the same mixture on a backend; the outputs of the rows of a batch, or none where it has no kernel for norms or scales.
+/// Runs the same mixture on a backend; the outputs of the rows of a batch, or none where it has no kernel for all of it.
 fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
     backend: &mut B,
     case: &MixtureCase,
@@ -367,7 +405,7 @@ fn mixed<B: Backend<Weight = Tensor, Buffer = Vec<f32>>>(
     backend.reserve_experts(rows, shape).unwrap();
     let mut out = vec![f32::NAN; rows * dim + 1];
     match backend.experts(&mut out, x, logits, rows, &mixture) {
-        Err(BackendError::Unsupported(_)) if case.norm.is_some() || case.scales.is_some() => return None,
+        Err(BackendError::Unsupported(_)) if case.is_rare() => return None,
         done => done.unwrap(),
     }
     assert!(out.pop().unwrap().is_nan(), "wrote past the batch");
@@ -383,17 +421,32 @@ struct MixtureCase {
     norm: Option<[Tensor; 2]>,
 }
 
+impl MixtureCase {
+    /// Whether it has parts that not every backend has kernels for.
+    fn is_rare(&self) -> bool {
+        self.norm.is_some() || self.scales.is_some() || self.routing.weigh_input
+    }
+}
+
 #[test]
 fn experts_agree() {
     let mut random = Random::new(15);
-    let routing =
-        Routing { score: Score::Softmax, normalise: true, scale: 1.5, activation: Activation::Silu };
+    let routing = Routing {
+        score: Score::Softmax,
+        normalise: true,
+        scale: 1.5,
+        weigh_input: false,
+        activation: Activation::Silu,
+    };
     let sigmoid = Routing { score: Score::Sigmoid, normalise: false, ..routing };
+    let weigh_input = Routing { weigh_input: true, scale: 1.0, ..sigmoid };
     for (layout, dim, ffn_dim, count, used, routing, [biased, scaled, normed]) in [
         (Layout::F32, 33, 20, 5, 2, routing, [false, false, false]),
         (Layout::F32, 40, 50, 8, 8, sigmoid, [true, false, false]),
         (Layout::F32, 44, 30, 6, 3, sigmoid, [true, false, true]),
         (Layout::F32, 36, 30, 6, 4, routing, [false, true, false]),
+        (Layout::F32, 37, 21, 4, 1, weigh_input, [false, false, false]),
+        (Layout::Q8 { group: 32 }, 72, 48, 5, 3, weigh_input, [false, false, false]),
         (Layout::Bf16, 64, 17, 3, 1, sigmoid, [false, true, false]),
         (Layout::Q8 { group: 32 }, 72, 48, 9, 3, routing, [true, false, false]),
         (Layout::Q4 { group: 64 }, 128, 96, 4, 2, routing, [false, false, true]),

@@ -94,6 +94,7 @@ fn attend<B: Backend<Buffer = Vec<f32>>>(
         head_dim: HEAD_DIM,
         scale: (HEAD_DIM as f32).powf(-0.5),
         window: Some(seen.end - seen.start),
+        chunk: None,
         softcap: None,
         bidirectional: false,
         until: Some(seen.end - 1),

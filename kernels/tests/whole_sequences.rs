@@ -34,6 +34,7 @@ fn shape(heads: u32, kv_heads: u32, head_dim: u32, window: Option<u32>) -> Atten
         head_dim,
         scale,
         window,
+        chunk: None,
         softcap: None,
         bidirectional: true,
         until: None,
@@ -74,6 +75,9 @@ fn a_query_sees_both_sides_within_its_sequence() {
     assert_eq!(sees(Some(3), 8), 6..=9);
     let causal = AttentionShape { bidirectional: false, ..shape(1, 1, 2, Some(3)) };
     assert_eq!((causal.sees(&span, 1), causal.sees(&span, 8)), (0..=1, 6..=8));
+    let chunked = AttentionShape { chunk: Some(4), window: None, ..causal };
+    let seen = [0, 3, 4, 7, 8].map(|position| *chunked.sees(&span, position).start());
+    assert_eq!(seen, [0, 0, 4, 4, 8]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The pipeline: an [`Import`] in file order -> layouts -> bytes, band by band, so that memory holds a few bands of
 //! one tensor whatever the size of the model.
 
+use std::borrow::Cow;
 use std::io::{Seek, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -157,7 +158,8 @@ fn write_tensor<W: Write + Seek + Send>(
 ) -> Result<Loss, ConvertError> {
     let from = source(checkpoint, job.tensor).expect("families::import found it");
     let compute = |tiles: Range<usize>| -> Result<Vec<(Vec<u8>, Loss)>, ConvertError> {
-        tiles.into_par_iter().map(|tile| band(job, from, tile)).collect()
+        let values = Batch::new(job.tensor, from, tiles.clone())?;
+        tiles.into_par_iter().map(|tile| band(job, from, tile, &values)).collect()
     };
     let mut loss = Loss::default();
     let mut ready: Vec<(Vec<u8>, Loss)> = Vec::new();
@@ -191,7 +193,48 @@ fn rows_of(tensor: &Imported, tile: usize) -> Range<usize> {
     tile * TILE_ROWS..tensor.rows.min((tile + 1) * TILE_ROWS)
 }
 
-fn band(job: &Job<'_>, from: Source<'_>, tile: usize) -> Result<(Vec<u8>, Loss), ConvertError> {
+/// The values of some tiles. Where rows are columns of theirs, which lie far apart, all are read at once; else a tile's are
+/// read as it is wanted.
+struct Batch {
+    first_row: usize,
+    /// `(rows, cols)`
+    values: Option<Vec<f32>>,
+}
+
+impl Batch {
+    fn new(tensor: &Imported, from: Source<'_>, tiles: Range<usize>) -> Result<Self, ImportError> {
+        let rows = tiles.start * TILE_ROWS..tensor.rows.min(tiles.end * TILE_ROWS);
+        let first_row = rows.start;
+        let values = match from.2 {
+            Transform::Transpose { .. } => Some(read(tensor, from, rows)?),
+            _ => None,
+        };
+        Ok(Self { first_row, values })
+    }
+
+    /// The values of `rows`, which are of these tiles.
+    fn rows<'a>(
+        &'a self,
+        tensor: &Imported,
+        from: Source<'_>,
+        rows: Range<usize>,
+    ) -> Result<Cow<'a, [f32]>, ImportError> {
+        match &self.values {
+            None => read(tensor, from, rows).map(Cow::Owned),
+            Some(values) => {
+                let at = |row: usize| (row - self.first_row) * tensor.cols;
+                Ok(Cow::Borrowed(&values[at(rows.start)..at(rows.end)]))
+            }
+        }
+    }
+}
+
+fn band(
+    job: &Job<'_>,
+    from: Source<'_>,
+    tile: usize,
+    values: &Batch,
+) -> Result<(Vec<u8>, Loss), ConvertError> {
     let rows = rows_of(job.tensor, tile);
     let cols = job.tensor.cols;
     let first = rows.start;
@@ -201,7 +244,7 @@ fn band(job: &Job<'_>, from: Source<'_>, tile: usize) -> Result<(Vec<u8>, Loss),
         value,
         layout: job.layout,
     };
-    let weights = read(job.tensor, from, rows.clone())?;
+    let weights = values.rows(job.tensor, from, rows.clone())?;
     if job.kept {
         let groups: Result<Vec<_>, _> = rows.map(|row| from.0.groups(from.1.source(row))).collect();
         return pack::keep_tile(job.layout, &groups?, &weights, cols).map_err(too_large);
@@ -221,27 +264,26 @@ fn read(
     rows: Range<usize>,
 ) -> Result<Vec<f32>, ImportError> {
     let mut values = vec![0.0; rows.len() * tensor.cols];
-    match () {
-        () if transform == Transform::Transpose => {
-            let mut theirs = vec![0.0; tensor.rows * tensor.cols];
-            source.read(0..tensor.cols, &mut theirs)?;
-            for (i, value) in values.iter_mut().enumerate() {
-                let (row, col) = (rows.start + i / tensor.cols, i % tensor.cols);
-                *value = theirs[col * tensor.rows + row];
+    match transform {
+        Transform::Transpose { first } => {
+            let mut theirs = vec![0.0; values.len()];
+            let columns = from.first + rows.start..from.first + rows.end;
+            source.read_columns(first..first + tensor.cols, columns, &mut theirs)?;
+            for (row, values) in values.chunks_exact_mut(tensor.cols).enumerate() {
+                let column = theirs.iter().skip(row).step_by(rows.len());
+                values.iter_mut().zip(column).for_each(|(value, theirs)| *value = *theirs);
             }
         }
-        () if transform == Transform::TransposeBlocks => {
-            transposed(source, from, tensor.cols, rows.clone(), &mut values)?;
-        }
-        () if tensor.role == Role::Vector && !(from.are_contiguous() && source.shape().1 == tensor.cols) => {
+        Transform::TransposeBlocks => transposed(source, from, tensor.cols, rows.clone(), &mut values)?,
+        _ if tensor.role == Role::Vector && !(from.are_contiguous() && source.shape().1 == tensor.cols) => {
             let mut theirs = vec![0.0; source.shape().1];
             source.read(0..1, &mut theirs)?;
             values.iter_mut().enumerate().for_each(|(i, value)| *value = theirs[from.source(i)]);
         }
-        () if from.are_contiguous() => {
+        _ if from.are_contiguous() => {
             source.read(from.first + rows.start..from.first + rows.end, &mut values)?;
         }
-        () => {
+        _ => {
             for (row, values) in rows.clone().zip(values.chunks_exact_mut(tensor.cols)) {
                 let row = from.source(row);
                 source.read(row..row + 1, values)?;
@@ -280,14 +322,15 @@ fn transposed(
 /// The largest magnitude of a tensor.
 fn largest(tensor: &Imported, checkpoint: &Checkpoint, watch: &Watch<'_>) -> Result<f32, ConvertError> {
     let (source, rows, transform) = source(checkpoint, tensor).expect("families::import found it");
-    // Others keep the shape, by which rows are found.
-    let turns = transform == Transform::TransposeBlocks;
-    let kept = if turns { transform } else { Transform::AsIs };
+    // What becomes of values is not looked at, but where they lie.
+    let turns = matches!(transform, Transform::Transpose { .. } | Transform::TransposeBlocks);
     let mut largest = 0.0f32;
     for tiles in batches(tensor) {
         watch.check()?;
+        let from = (source, rows, if turns { transform } else { Transform::AsIs });
+        let batch = Batch::new(tensor, from, tiles.clone())?;
         let of_tile = |tile| {
-            let values = read(tensor, (source, rows, kept), rows_of(tensor, tile))?;
+            let values = batch.rows(tensor, from, rows_of(tensor, tile))?;
             Ok::<_, ImportError>(values.iter().fold(0.0f32, |max, v| max.max(v.abs())))
         };
         let maxima: Result<Vec<f32>, _> = tiles.into_par_iter().map(of_tile).collect();

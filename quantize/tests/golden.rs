@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 23] = [
+const FIXTURES: [(&str, Bits); 25] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -26,6 +26,8 @@ const FIXTURES: [(&str, Bits); 23] = [
     ("llama", Bits::ThirtyTwo),
     ("llama-bias", Bits::Sixteen),
     ("llama3-rope", Bits::Sixteen),
+    ("llama4", Bits::Sixteen),
+    ("llama4-options", Bits::Sixteen),
     ("qwen2", Bits::Sixteen),
     ("qwen2-window", Bits::Sixteen),
     ("qwen3", Bits::Sixteen),

@@ -6,8 +6,8 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
 use support::{
-    Rng, beside, byte_text, difference, everything, gated, latent, mixture, naive, plain, shared, step,
-    steps, write,
+    Rng, beside, byte_text, chunked, difference, everything, gated, latent, mixture, naive, plain, shared,
+    step, steps, write,
 };
 
 const LAYOUTS: [Layout; 7] = [
@@ -48,6 +48,7 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
         ("mixture", mixture()),
         ("gated", gated()),
         ("beside", beside()),
+        ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
     ] {
@@ -73,6 +74,7 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
         ("mixture", mixture()),
         ("gated", gated()),
         ("beside", beside()),
+        ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
     ] {
@@ -153,7 +155,9 @@ fn sequences_in_other_slots_change_nothing() {
 
 #[test]
 fn experts_that_stay_in_the_file_answer_as_those_in_memory() {
-    for (name, spec) in [("mixture", mixture()), ("gated", gated()), ("beside", beside())] {
+    for (name, spec) in
+        [("mixture", mixture()), ("gated", gated()), ("beside", beside()), ("chunked", chunked())]
+    {
         let tokens = Rng(5).tokens(40, spec.vocab);
         for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
             for chunk in [1, 7, 40] {
@@ -171,15 +175,17 @@ fn experts_that_stay_in_the_file_answer_as_those_in_memory() {
 
 #[test]
 fn a_ring_answers_like_a_cache_that_keeps_everything() {
-    let spec = everything();
-    let tokens = Rng(13).tokens(96, spec.vocab);
-    // A batch of 96 makes every layer keep all 96 positions; of 4, the windows of 5 and 13 become rings of 16.
-    let mut full = engine(&spec, Layout::F32, &reference(96));
-    let mut ring = engine(&spec, Layout::F32, &reference(4));
-    assert!(ring.info().working_bytes < full.info().working_bytes);
-    let expected = steps(&mut *full, 0, &tokens, 96);
-    for chunk in [1, 3, 4] {
-        assert!(steps(&mut *ring, 0, &tokens, chunk) == expected, "by {chunk}");
+    // A batch of 96 makes every layer keep all 96 positions; of 4, the windows of 5 and 13 and the chunks of 6 become rings
+    // of 16.
+    for (name, spec) in [("everything", everything()), ("chunked", chunked())] {
+        let tokens = Rng(13).tokens(96, spec.vocab);
+        let mut full = engine(&spec, Layout::F32, &reference(96));
+        let mut ring = engine(&spec, Layout::F32, &reference(4));
+        assert!(ring.info().working_bytes < full.info().working_bytes, "{name}");
+        let expected = steps(&mut *full, 0, &tokens, 96);
+        for chunk in [1, 3, 4] {
+            assert!(steps(&mut *ring, 0, &tokens, chunk) == expected, "{name} by {chunk}");
+        }
     }
 }
 
@@ -246,13 +252,14 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 }
 
 /// Models by name.
-fn models() -> [(&'static str, Spec); 7] {
+fn models() -> [(&'static str, Spec); 8] {
     [
         ("plain", plain()),
         ("everything", everything()),
         ("mixture", mixture()),
         ("gated", gated()),
         ("beside", beside()),
+        ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
     ]
@@ -261,7 +268,7 @@ fn models() -> [(&'static str, Spec); 7] {
 /// Those that `choice` has kernels for.
 fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
     models().into_iter().filter(move |(name, _)| {
-        choice != BackendChoice::Cuda || !["gated", "beside", "latent"].contains(name)
+        choice != BackendChoice::Cuda || !["gated", "beside", "chunked", "latent"].contains(name)
     })
 }
 
@@ -282,7 +289,7 @@ fn says_what_the_reference_says(choice: BackendChoice) {
                 // squares (see `COARSE` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
                 // Where a router's choice may tip, no bound on the logits follows from it.
                 let coarse = chunk == 48 && *layout != Layout::F32 && rounds_prompts;
-                if coarse && ["mixture", "shared"].contains(&name) {
+                if coarse && ["mixture", "beside", "chunked", "shared"].contains(&name) {
                     continue;
                 }
                 let bound = if coarse { 4.0 * 3f64.sqrt() / 64.0 } else { bound };

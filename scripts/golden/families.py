@@ -15,6 +15,10 @@ from transformers import (
     Glm4MoeForCausalLM,
     Glm4MoeLiteConfig,
     Glm4MoeLiteForCausalLM,
+    Llama4Config,
+    Llama4ForCausalLM,
+    Llama4ForConditionalGeneration,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
@@ -226,6 +230,36 @@ GEMMA4 = dict(
         sliding_attention=dict(rope_type="default", rope_theta=10000.0),
         full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=50000.0),
     ),
+)
+
+
+# Chunks of 7 positions, queries that grow every 5; a layer of experts beside a dense one.
+LLAMA4_TEXT = dict(
+    hidden_size=20,
+    intermediate_size=12,
+    intermediate_size_mlp=34,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    num_local_experts=3,
+    interleave_moe_layer_step=2,
+    attention_chunk_size=7,
+    floor_scale=5,
+    attn_scale=0.4,
+)
+LLAMA4_VISION = dict(
+    hidden_size=8,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=4,
+    patch_size=2,
+    vision_output_dim=8,
+    projector_input_dim=8,
+    projector_output_dim=8,
 )
 
 
@@ -482,6 +516,43 @@ FIXTURES = [
         "bfloat16",
         tokenizer="sentencepiece",
         positions=20,
+    ),
+    Fixture(
+        "llama4",
+        Llama4ForConditionalGeneration,
+        Llama4Config,
+        dict(text_config=LLAMA4_TEXT, vision_config=LLAMA4_VISION),
+        "bfloat16",
+    ),
+    # Two experts a token on the layers of a list, no norms, biases, a table of factors that meet, a tied head; a layer
+    # that rotates and sees all, and one that does neither.
+    Fixture(
+        "llama4-options",
+        Llama4ForCausalLM,
+        Llama4TextConfig,
+        LLAMA4_TEXT
+        | dict(
+            num_hidden_layers=3,
+            moe_layers=[1, 2],
+            num_experts_per_tok=2,
+            num_key_value_heads=2,
+            use_qk_norm=False,
+            attention_bias=True,
+            attn_temperature_tuning=False,
+            tie_word_embeddings=True,
+            no_rope_layers=[1, 0, 1],
+            layer_types=["chunked_attention", "chunked_attention", "full_attention"],
+            rope_parameters=dict(
+                rope_type="llama3",
+                rope_theta=100.0,
+                factor=4.0,
+                low_freq_factor=1.0,
+                high_freq_factor=1.0,
+                original_max_position_embeddings=64,
+            ),
+        ),
+        "bfloat16",
+        published=rope_keys_of_transformers_4,
     ),
     # 6 of 12 elements of a head are rotated.
     Fixture(

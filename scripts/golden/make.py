@@ -75,9 +75,11 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             # A tied table as large as the blocks' output would answer every token with itself.
             parameter.data = (0.12 if tied(model.config) else 0.5) * noise
         else:
-            # Experts lie in one tensor, the input last; routers choose clearly.
-            gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith(("mlp.gate.weight", "router.proj.weight")) else 1.2
-            parameter.data = gain / parameter.shape[-1] ** 0.5 * noise
+            # Experts lie in one tensor, the input last, of Llama 4 first; routers choose clearly.
+            across = "llama4" in family and ".experts." in name
+            fan_in = parameter.shape[1 if across else -1]
+            gain = 2.0 if "q_proj" in name or "k_proj" in name or name.endswith(("mlp.gate.weight", "router.proj.weight", "router.weight")) else 1.2
+            parameter.data = gain / fan_in**0.5 * noise
 
 
     for name, buffer in model.named_buffers():

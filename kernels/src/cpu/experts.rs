@@ -93,7 +93,8 @@ impl CpuBackend {
         scratch.route(logits, mixture);
         out.fill(0.0);
         let rows = logits.len() / mixture.experts.len();
-        if rows == 1 {
+        // One row's experts have one input, unless their weights are part of it.
+        if rows == 1 && !mixture.routing.weigh_input {
             self.one_row(scratch, out, x, mixture)
         } else {
             self.by_expert(scratch, out, x, mixture)
@@ -145,6 +146,10 @@ impl CpuBackend {
             let row = |pair: &u32| *pair as usize / mixture.used * dim;
             for (gathered, pair) in gathered.chunks_exact_mut(dim).zip(own) {
                 gathered.copy_from_slice(&x[row(pair)..][..dim]);
+                if mixture.routing.weigh_input {
+                    let weight = chosen[*pair as usize].weight;
+                    gathered.iter_mut().for_each(|x| *x *= weight);
+                }
             }
             let mut products = [
                 Linear { out: &mut *gate, weight: &expert.gate, bias: None },
@@ -159,7 +164,8 @@ impl CpuBackend {
             )?;
             self.normed(down, own.len(), mixture)?;
             for (down, pair) in down.chunks_exact(dim).zip(own) {
-                add_weighted(&mut out[row(pair)..][..dim], down, chosen[*pair as usize].weight);
+                let weight = if mixture.routing.weigh_input { 1.0 } else { chosen[*pair as usize].weight };
+                add_weighted(&mut out[row(pair)..][..dim], down, weight);
             }
         }
         Ok(())

@@ -45,7 +45,7 @@ mod quantize;
 mod rope;
 mod variant;
 
-use muse_format::Activation;
+use muse_format::{Activation, Temperature};
 
 use self::attention::{Attend, Rotated, Work};
 use self::delta::Delta;
@@ -57,7 +57,7 @@ pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
-use crate::reference::{dequantize_row, join, mean};
+use crate::reference::{dequantize_row, join, mean, temper};
 use crate::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape,
     HostDeltaState, Linear, Mixture, Span, Tensor,
@@ -315,6 +315,17 @@ impl Backend for CpuBackend {
             }
         });
         self.rotations = rotations;
+        Ok(())
+    }
+
+    fn temper(
+        &mut self,
+        x: &mut Vec<f32>,
+        spans: &[Span],
+        width: usize,
+        temperature: Temperature,
+    ) -> Result<(), BackendError> {
+        temper(x, spans, width, temperature);
         Ok(())
     }
 

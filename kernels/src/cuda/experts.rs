@@ -58,6 +58,9 @@ impl CudaBackend {
         if mixture.scales.is_some() {
             return Err(BackendError::Unsupported("a factor for each expert".into()));
         }
+        if routing.weigh_input {
+            return Err(BackendError::Unsupported("experts whose input is weighted".into()));
+        }
         let stacks = [
             Stack::new(experts, |e| &e.gate)?,
             Stack::new(experts, |e| &e.up)?,

@@ -210,6 +210,9 @@ impl Backend for CudaBackend {
         if shape.bidirectional || shape.until.is_some() {
             return Err(BackendError::Unsupported("attention to later positions".into()));
         }
+        if shape.chunk.is_some() {
+            return Err(BackendError::Unsupported("attention by chunks".into()));
+        }
         let seen = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();
         let seen = spans.iter().map(seen).max().unwrap_or(0);
         assert!(

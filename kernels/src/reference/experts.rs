@@ -13,6 +13,13 @@ pub(super) fn run(out: &mut [f32], x: &[f32], logits: &[f32], mixture: &Mixture<
         choose(&mut chosen, logits, vectors, &mixture.routing);
         let mut sums = vec![0.0_f64; dim];
         for choice in &chosen {
+            let weighed: Vec<f32>;
+            let (x, weight) = if mixture.routing.weigh_input {
+                weighed = x.iter().map(|x| choice.weight * x).collect();
+                (&weighed[..], 1.0)
+            } else {
+                (x, choice.weight)
+            };
             let expert = &mixture.experts[choice.expert as usize];
             let (mut gate, mut up) = (vec![0.0; expert.gate.rows()], vec![0.0; expert.up.rows()]);
             linear::run(&mut gate, &expert.gate, None, x);
@@ -24,7 +31,7 @@ pub(super) fn run(out: &mut [f32], x: &[f32], logits: &[f32], mixture: &Mixture<
                 rowwise::multiply(&mut down, norm.scale.f32());
                 rowwise::rms_norm(&mut down, norm.weight.f32(), norm.eps);
             }
-            let weighted = down.iter().map(|y| f64::from(choice.weight) * f64::from(*y));
+            let weighted = down.iter().map(|y| f64::from(weight) * f64::from(*y));
             sums.iter_mut().zip(weighted).for_each(|(sum, y)| *sum += y);
         }
         out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = *sum as f32);

@@ -8,12 +8,12 @@ mod quantize;
 mod rowwise;
 mod weights;
 
-use muse_format::Activation;
+use muse_format::{Activation, Temperature};
 
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, TINY, quantize_group};
-pub(crate) use rowwise::{join, mean};
+pub(crate) use rowwise::{join, mean, temper};
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
@@ -162,6 +162,17 @@ impl Backend for ReferenceBackend {
                 rowwise::rotate(head, frequencies.f32(), position);
             }
         }
+        Ok(())
+    }
+
+    fn temper(
+        &mut self,
+        x: &mut Vec<f32>,
+        spans: &[Span],
+        width: usize,
+        temperature: Temperature,
+    ) -> Result<(), BackendError> {
+        rowwise::temper(x, spans, width, temperature);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-use muse_format::Activation;
+use muse_format::{Activation, Temperature};
 
 use crate::Span;
 
@@ -44,6 +44,16 @@ pub(super) fn rotate_2d(head: &mut [f32], frequencies: &[f32], place: [u32; 2]) 
         let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
         head[i] = (a * cos - b * sin) as f32;
         head[i + half] = (a * sin + b * cos) as f32;
+    }
+}
+
+/// Multiplies each of the `width` wide rows of `x` by what `temperature` says of its position in `spans`.
+pub(crate) fn temper(x: &mut [f32], spans: &[Span], width: usize, temperature: Temperature) {
+    let positions = spans.iter().flat_map(|span| (0..span.len).map(move |i| span.start + i));
+    for (x, position) in x.chunks_exact_mut(width).zip(positions) {
+        let steps = (u64::from(position) + 1) / u64::from(temperature.every);
+        let factor = 1.0 + f64::from(temperature.strength) * (steps as f64).ln_1p();
+        x.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
     }
 }
 

@@ -57,6 +57,21 @@ pub trait TensorSource: Send + Sync {
     /// The f32 values of `rows`, row-major, into `out` of `rows.len() * cols`.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ImportError>;
 
+    /// The f32 values of `cols` of `rows`, row-major, into `out` of `rows.len() * cols.len()`.
+    fn read_columns(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ImportError> {
+        let mut whole = vec![0.0; self.shape().1];
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols.len())) {
+            self.read(row..row + 1, &mut whole)?;
+            out.copy_from_slice(&whole[cols.clone()]);
+        }
+        Ok(())
+    }
+
     /// The groups of `row`, `cols / 32` of them; [`Native::Groups`] only.
     fn groups(&self, row: usize) -> Result<Vec<Group>, ImportError>;
 }

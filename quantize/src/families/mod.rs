@@ -13,10 +13,12 @@ mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod llama;
+mod llama4;
 mod mla;
 mod muse_glimmer;
 mod muse_spark;
 mod origin;
+mod place;
 mod qwen2;
 mod qwen3;
 mod qwen3_5;
@@ -34,14 +36,17 @@ use serde_json::Value;
 use self::common::{Common, LAYER, windows};
 use self::config::Config;
 pub use self::origin::{Blocks, Origin, Pairs, Rows, Transform};
+use self::place::{Place, of_any_expert};
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 18] = [
+const FAMILIES: [&Family; 20] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
     &llama::FAMILY,
+    &llama4::FAMILY,
+    &llama4::TEXT,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
@@ -266,23 +271,32 @@ impl Family {
         }
         let mut theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
         let mut place = self.place(&name, draft);
-        // Whoever trained a model further may have saved its experts one by one.
-        if let Some(apart) = self.expert_apart(&name).filter(|apart| checkpoint.tensors.contains_key(apart)) {
-            (theirs, place) = (apart, (0, 1));
+        // Whoever trained a model further may have saved its experts one by one; a GGUF's are read that way.
+        let apart = self.expert_apart(&name).filter(|apart| checkpoint.tensors.contains_key(apart));
+        let is_apart = apart.is_some();
+        if let Some(apart) = apart {
+            (theirs, place) = (apart, Place::ALONE);
         }
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-        let mut from = Rows { first: place.0 * rows, pairs: self.pairs(&name, draft), blocks: None };
+        let first = (place.expert * place.of + place.index) * rows;
+        let mut from = Rows { first, pairs: self.pairs(&name, draft), blocks: None };
         if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(&name)) {
-            place.1 = *of;
+            place.of = *of;
             from =
                 Rows { first: index * len, blocks: Some(Blocks { len: *len, every: of * len }), pairs: None };
         }
-        let own = draft.transforms.iter().find(|(part, _)| *part == part_of(&name)).map(|(_, own)| *own);
+        let part = of_any_expert(part_of(&name));
+        let own = draft.transforms.iter().find(|(own, _)| *own == part).map(|(_, own)| *own);
+        let own = own.filter(|own| !(is_apart && matches!(own, Transform::Transpose { .. })));
         let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
-        let transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
-        let all = place.1 * rows;
-        let expected = if transform == Transform::Transpose { (cols, all) } else { (all, cols) };
+        let mut transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
+        let mut expected = (place.experts * place.of * rows, cols);
+        if let Transform::Transpose { first } = &mut transform {
+            // Experts lie one below the other, what is fused side by side.
+            expected = (place.experts * cols, place.of * rows);
+            (*first, from.first) = (place.expert * cols, place.index * rows);
+        }
         if source.shape() != expected {
             return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
         }
@@ -293,32 +307,6 @@ impl Family {
             cols,
             origin: Origin::Tensor { name: theirs, rows: from, transform },
         })
-    }
-
-    /// Their name of an expert's matrix as a tensor of its own, where the family has all experts' in one.
-    fn expert_apart(&self, name: &str) -> Option<String> {
-        let ["experts", expert, matrix] = part_of(name).split('.').collect::<Vec<_>>()[..] else {
-            return None;
-        };
-        let together = self.layer.iter().find(|(ours, _)| *ours == format!("experts.*.{matrix}"))?.1;
-        let (parent, _) = together.rsplit_once('.').filter(|_| !together.contains('*'))?;
-        let layer = layer_of(name)?;
-        Some(format!("{}.layers.{layer}.{parent}.{expert}.{matrix}_proj.weight", self.prefix))
-    }
-
-    /// Which of the matrices that a tensor of theirs holds one below the other is ours, and of how many.
-    fn place(&self, name: &str, draft: &Draft) -> (usize, usize) {
-        let part = part_of(name);
-        let (index, of) = (self.fused)(part).unwrap_or((0, 1));
-        let ["experts", expert, matrix] = part.split('.').collect::<Vec<_>>()[..] else { return (index, of) };
-        let ours = format!("experts.*.{matrix}");
-        if self.layer.iter().any(|(part, theirs)| *part == ours && theirs.contains('*')) {
-            return (index, of);
-        }
-        let layer = &draft.spec.layers[layer_of(name).expect("experts are a layer's")];
-        let count = layer.experts.as_ref().map_or(1, |experts| experts.count as usize);
-        let expert: usize = expert.parse().expect("Spec::tensors numbers its experts");
-        (expert * of + index, count * of)
     }
 
     /// How the pairs of our tensor `name` lie in the source, where they are to be moved.

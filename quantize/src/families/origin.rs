@@ -72,8 +72,10 @@ pub enum Transform {
     },
     /// `exp(w)`.
     Exp,
-    /// Rows become columns.
-    Transpose,
+    /// Rows become columns, theirs from `first` on; [`Rows::first`] is a column of theirs.
+    Transpose {
+        first: usize,
+    },
     /// Rows of each of [`Rows::blocks`] become columns; ours has one such block below the other.
     TransposeBlocks,
     /// `sigmoid(w / temperature)`: what a gate lets in beside the residual stream.
@@ -99,7 +101,7 @@ impl Transform {
             values.iter_mut().for_each(|value| *value = f(*value) as f32);
         };
         match self {
-            Self::AsIs | Self::Transpose | Self::TransposeBlocks => {}
+            Self::AsIs | Self::Transpose { .. } | Self::TransposeBlocks => {}
             Self::Times { factor } => values.iter_mut().for_each(|value| *value *= factor),
             Self::Exp => each(values, &|w| f64::from(w).exp()),
             Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),

@@ -157,7 +157,8 @@ fn read(config: &Config<'_>, family: &str) -> Result<Draft, ImportError> {
         (draft.spec.ropes, draft.ropes) = (0, Vec::new());
     }
     draft.alternating = vec![("attn.q", [0, 2], head_dim as usize), ("attn.gate", [1, 2], head_dim as usize)];
-    draft.transforms = vec![("delta.taps", Transform::Transpose), ("delta.rate", Transform::Exp)];
+    draft.transforms =
+        vec![("delta.taps", Transform::Transpose { first: 0 }), ("delta.rate", Transform::Exp)];
     if experts.is_some() {
         draft.aliases = shared(common.layers);
     }

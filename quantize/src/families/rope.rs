@@ -127,8 +127,8 @@ impl Rope {
                 let context = f64::from(model.size("max_position_embeddings", u32::MAX)?);
                 let original_context = object.f64("original_max_position_embeddings")?.unwrap_or(context);
                 let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
-                if high <= low {
-                    return Err(object.refuse("high_freq_factor", "it must be above low_freq_factor"));
+                if high < low {
+                    return Err(object.refuse("high_freq_factor", "it must not be below low_freq_factor"));
                 }
                 Scaling::Llama3 { factor: need("factor")? as f32, low, high, original_context }
             }
@@ -191,7 +191,8 @@ impl Scaling {
                 if wavelength > (original_context / low) as f32 {
                     return Some(frequency / factor);
                 }
-                if wavelength < (original_context / high) as f32 {
+                // Where both factors are one, nothing lies between them.
+                if wavelength < (original_context / high) as f32 || high == low {
                     return Some(frequency);
                 }
                 let smooth = (*original_context as f32 / wavelength - *low as f32) / (high - low) as f32;

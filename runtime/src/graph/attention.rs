@@ -14,6 +14,7 @@ pub(super) fn shape(a: &Attention) -> AttentionShape {
         head_dim: a.head_dim,
         scale: a.scale,
         window: a.window,
+        chunk: a.chunk,
         softcap: a.softcap,
         bidirectional: a.bidirectional,
         until: None,
@@ -49,6 +50,9 @@ pub(super) fn attention<B: Backend>(
     }
     if let Some(rope) = a.rope {
         backend.rope(q, &ropes[rope as usize], spans, a.heads, a.head_dim)?;
+    }
+    if let Some(temperature) = a.temperature {
+        backend.temper(q, spans, (a.heads * a.head_dim) as usize, temperature)?;
     }
     if w.kv.is_some() {
         store(backend, a, w, ropes, k, v, &mut caches[own], spans, eps)?;

@@ -61,6 +61,7 @@ pub(crate) fn routing(experts: &Experts) -> Routing {
         score: experts.score,
         normalise: experts.normalise,
         scale: experts.scale,
+        weigh_input: experts.weigh_input,
         activation: experts.activation,
     }
 }

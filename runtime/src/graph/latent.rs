@@ -15,6 +15,7 @@ fn shape(a: &LatentAttention) -> AttentionShape {
         head_dim: a.kept(),
         scale: a.scale,
         window: None,
+        chunk: None,
         softcap: None,
         bidirectional: false,
         until: None,

@@ -39,7 +39,7 @@ pub struct Model<B: Backend> {
     tower: Option<Tower<B>>,
     /// Tokens of a step, those that stand for images blanked.
     blanked: Vec<u32>, // (batch_tokens)
-    /// Of the layers that forget: window and ring length.
+    /// Of the layers that forget: how many positions a query sees at most, and ring length.
     rings: Vec<(u32, u32)>,
     /// Where each slot's recurrent states go on; none where no layer has one.
     recurrent: Option<Recurrent>,
@@ -71,7 +71,7 @@ impl<B: Backend> Model<B> {
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
         let mut rings: Vec<_> =
-            rings.filter_map(|(layer, cache)| Some((layer.attention()?.window?, cache.capacity))).collect();
+            rings.filter_map(|(layer, cache)| Some((layer.attention()?.reach()?, cache.capacity))).collect();
         rings.sort_unstable();
         rings.dedup();
         let shape = plan.delta_states.iter().flatten().next();

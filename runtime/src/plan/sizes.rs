@@ -1,6 +1,6 @@
 //! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
 
-use muse_format::{Embedding, Experts, Layer, Spec, Vision};
+use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
     CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
     cuda_reserved_bytes,
@@ -136,11 +136,13 @@ pub(super) struct Dims {
     pub image_tokens: u32,
 }
 
-/// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window of the first row
-/// of the largest batch after the last row is stored.
+/// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window, or chunk, of the first
+/// row of the largest batch after the last row is stored.
 fn capacity(layer: &Layer, d: Dims) -> u32 {
-    let needed =
-        layer.attention().and_then(|a| a.window).map_or(d.context, |w| d.context.min(w + d.batch_tokens - 1));
+    let needed = layer
+        .attention()
+        .and_then(Attention::reach)
+        .map_or(d.context, |w| d.context.min(w + d.batch_tokens - 1));
     needed.next_multiple_of(TILE_POSITIONS as u32)
 }
 

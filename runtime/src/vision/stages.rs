@@ -142,6 +142,7 @@ impl<B: Backend> Tower<B> {
             head_dim,
             scale: f64::from(head_dim).powf(-0.5) as f32,
             window: Some(last - first + 1),
+            chunk: None,
             softcap: None,
             bidirectional: false,
             until: Some(last),

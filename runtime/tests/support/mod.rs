@@ -13,7 +13,7 @@ use half::f16;
 use muse_format::{
     Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
     LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Spec,
-    TILE_ROWS, Text as TextMeta, Vision, VisionLayer, Writer,
+    TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -200,6 +200,19 @@ pub fn beside() -> Spec {
     spec.layers[1].experts = Some(Experts { expert_scale: true, latent: Some(24), ..experts.clone() });
     spec.layers[0].experts = Some(experts);
     spec.layers[0].post_norms = true;
+    spec
+}
+
+/// A layer that attends by chunks and one whose queries grow with their positions, with one expert for each token, which
+/// reads as much of it as its score says, beside dense feed-forwards.
+pub fn chunked() -> Spec {
+    let mut spec = plain();
+    let experts = Experts { score: Score::Sigmoid, weigh_input: true, ..Experts::new(5, 1, 20) };
+    spec.layers[0].experts = Some(Experts { used: 2, ..experts.clone() });
+    spec.layers[1].experts = Some(experts);
+    spec.layers[0].attention_mut().unwrap().chunk = Some(6);
+    let second = spec.layers[1].attention_mut().unwrap();
+    (second.rope, second.temperature) = (None, Some(Temperature { every: 3, strength: 0.4 }));
     spec
 }
 

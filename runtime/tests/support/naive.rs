@@ -60,12 +60,17 @@ fn heads(file: &File<'_>, a: &Attention, l: usize, part: &str, y: &[f64], positi
 
 fn attention(a: &Attention, t: usize, q: &[Vec<f64>], k: &[Vec<Vec<f64>>], v: &[Vec<Vec<f64>>]) -> Vec<f64> {
     let group = (a.heads / a.kv_heads) as usize;
-    let visible = |s: usize| s <= t && a.window.is_none_or(|w| t - s < w as usize);
+    let same_chunk = |s: usize| a.chunk.is_none_or(|chunk| s / chunk as usize == t / chunk as usize);
+    let visible = |s: usize| s <= t && a.window.is_none_or(|w| t - s < w as usize) && same_chunk(s);
+    let grown = a.temperature.map_or(1.0, |temperature| {
+        let steps = ((t + 1) as f64 / f64::from(temperature.every)).floor();
+        1.0 + f64::from(temperature.strength) * (1.0 + steps).ln()
+    });
     let mut mixed = Vec::new();
     for (h, q) in q.iter().enumerate() {
         let score = |s: usize| {
             let dot: f64 = q.iter().zip(&k[s][h / group]).map(|(q, k)| q * k).sum();
-            if visible(s) { cap(dot * f64::from(a.scale), a.softcap).exp() } else { 0.0 }
+            if visible(s) { cap(grown * dot * f64::from(a.scale), a.softcap).exp() } else { 0.0 }
         };
         let weights: Vec<f64> = (0..k.len()).map(score).collect();
         let total: f64 = weights.iter().sum();
@@ -160,14 +165,16 @@ fn mixture(file: &File<'_>, experts: &Experts, l: usize, x: &[f64], y: &[f64], e
     };
     let mut sum = vec![0.0; x.len()];
     for e in chosen {
+        let own = if experts.expert_scale { tensor(file, &named("expert_scale"))[*e] } else { 1.0 };
+        let weight = own * f64::from(experts.scale) * scores[*e] / total;
+        let (before, weight) = if experts.weigh_input { (weight, 1.0) } else { (1.0, weight) };
+        let x: Vec<f64> = x.iter().map(|x| before * x).collect();
         let mut out = gated(file, &named(&e.to_string()), experts.activation, &x);
         if let Some(eps) = experts.each_norm_eps {
             let scaled: Vec<f64> =
                 out.iter().zip(tensor(file, &named("each_scale"))).map(|(x, s)| x * s).collect();
             out = norm(&scaled, &tensor(file, &named("each_norm")), eps);
         }
-        let own = if experts.expert_scale { tensor(file, &named("expert_scale"))[*e] } else { 1.0 };
-        let weight = own * f64::from(experts.scale) * scores[*e] / total;
         sum.iter_mut().zip(out).for_each(|(sum, x)| *sum += weight * x);
     }
     let sum = if experts.latent.is_some() { affine(file, &named("out"), &sum) } else { sum };

@@ -105,6 +105,7 @@ fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
         head_dim: 8,
         scale: 1.0,
         window: None,
+        chunk: None,
         softcap: None,
         bidirectional: false,
         until: None,

@@ -115,6 +115,19 @@ impl Stored {
     }
 }
 
+impl Stored {
+    /// Reads `out.len()` elements from the `first` on.
+    fn run(&self, first: usize, out: &mut [f32]) -> Result<(), ImportError> {
+        let skip = first as u64;
+        match self.dtype {
+            Dtype::F32 => self.elements(self.offset + 4 * skip, out, f32::from_le_bytes),
+            Dtype::F16 => self.elements(self.offset + 2 * skip, out, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => self.elements(self.offset + 2 * skip, out, |b| bf16::from_le_bytes(b).to_f32()),
+            other => Err(ImportError::TensorType { name: self.name.clone(), kind: format!("{other:?}") }),
+        }
+    }
+}
+
 impl TensorSource for Stored {
     fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
@@ -135,13 +148,22 @@ impl TensorSource for Stored {
             "rows {rows:?} of {}",
             self.name
         );
-        let skip = (rows.start * self.cols) as u64;
-        match self.dtype {
-            Dtype::F32 => self.elements(self.offset + 4 * skip, out, f32::from_le_bytes),
-            Dtype::F16 => self.elements(self.offset + 2 * skip, out, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => self.elements(self.offset + 2 * skip, out, |b| bf16::from_le_bytes(b).to_f32()),
-            other => Err(ImportError::TensorType { name: self.name.clone(), kind: format!("{other:?}") }),
-        }
+        self.run(rows.start * self.cols, out)
+    }
+
+    fn read_columns(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ImportError> {
+        assert!(
+            rows.end <= self.rows && cols.end <= self.cols && out.len() == rows.len() * cols.len(),
+            "rows {rows:?}, columns {cols:?} of {}",
+            self.name
+        );
+        let mut parts = rows.zip(out.chunks_exact_mut(cols.len()));
+        parts.try_for_each(|(row, out)| self.run(row * self.cols + cols.start, out))
     }
 
     fn groups(&self, _row: usize) -> Result<Vec<Group>, ImportError> {

@@ -1,6 +1,7 @@
 mod experts;
 mod gemma4;
 mod glm4;
+mod llama4;
 mod mla;
 mod muse_glimmer;
 mod muse_spark;
@@ -51,6 +52,12 @@ fn family(name: &str) -> Value {
         "qwen2" => base("qwen2", "Qwen2ForCausalLM"),
         "qwen3" => base("qwen3", "Qwen3ForCausalLM"),
         "muse_glimmer" => muse_glimmer(),
+        "llama4" => {
+            let more = json!({"intermediate_size_mlp": 80, "num_local_experts": 6, "num_experts_per_tok": 1,
+                "attention_chunk_size": 32, "no_rope_layer_interval": 2, "floor_scale": 16, "attn_scale": 0.25,
+                "interleave_moe_layer_step": 1, "router_jitter_noise": 0.0});
+            Value::Object(with(base("llama4_text", "Llama4ForCausalLM"), &more))
+        }
         "glm4" => base("glm4", "Glm4ForCausalLM"),
         "glm4_moe" => {
             let more = json!({"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
@@ -222,6 +229,17 @@ fn what_is_not_implemented_is_refused_by_name_and_value() {
         ("gemma4", "sliding_window", json!(null)),
         ("gemma4", "global_head_dim", json!(0)),
         ("gemma4", "attention_softcap", json!(30.0)),
+        ("llama4", "attention_chunk_size", json!(null)),
+        ("llama4", "attention_chunk_size", json!(0)),
+        ("llama4", "no_rope_layers", json!([1, 1])),
+        ("llama4", "no_rope_layer_interval", json!(0)),
+        ("llama4", "layer_types", json!(["full_attention", "full_attention", "sliding_attention"])),
+        ("llama4", "moe_layers", json!([3])),
+        ("llama4", "num_experts_per_tok", json!(7)),
+        ("llama4", "attn_temperature_tuning", json!(4)),
+        ("llama4", "floor_scale", json!(0)),
+        ("llama4", "attn_scale", json!(-0.1)),
+        ("llama4", "hidden_act", json!("gelu")),
         ("glm4_moe", "n_group", json!(2)),
         ("glm4_moe", "topk_group", json!(2)),
         ("glm4_moe", "n_routed_experts", json!(0)),
@@ -278,7 +296,7 @@ fn rope_rules_that_are_not_implemented_are_refused() {
         ),
         (
             "rope_scaling.high_freq_factor",
-            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 3.9}),
         ),
         ("rope_scaling.full_attention", json!({"full_attention": {"rope_type": "default"}})),
         ("rope_scaling.mrope_section", json!({"rope_type": "default", "mrope_section": [1, 2]})),

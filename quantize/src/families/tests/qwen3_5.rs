@@ -163,7 +163,7 @@ fn tensors_come_from_where_they_lie() {
         assert_eq!([0, 15, 16, 63].map(|row| rows.source(row)), [0, 15, 32, 111]);
         let (_, rows, _) = origin("l3.attn.gate");
         assert_eq!([0, 15, 16, 63].map(|row| rows.source(row)), [16, 31, 48, 127]);
-        assert_eq!(origin("l0.delta.taps").2, Transform::Transpose);
+        assert_eq!(origin("l0.delta.taps").2, Transform::Transpose { first: 0 });
         assert_eq!(origin("l0.delta.rate").2, Transform::Exp);
         for (name, centred) in
             [("norm", true), ("l0.attn.norm", true), ("l3.attn.k_norm", true), ("l0.delta.norm", false)]

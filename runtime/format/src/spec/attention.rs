@@ -16,6 +16,9 @@ pub struct Attention {
     pub scale: f32,
     /// A query sees itself and the `window - 1` positions before it; `None` sees all.
     pub window: Option<u32>,
+    /// A query sees what lies before it in its own chunk: positions are cut into chunks of so many, from the first on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<u32>,
     /// A query sees as many positions after it as before it: texts are read whole and cannot be continued.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bidirectional: bool,
@@ -41,6 +44,19 @@ pub struct Attention {
     pub out_bias: bool,
     /// `cap * tanh(scores / cap)` before the softmax.
     pub softcap: Option<f32>,
+    /// Queries grow with their position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<Temperature>,
+}
+
+/// A query at `position` is multiplied by `1 + strength * ln(1 + floor((position + 1) / every))`, so that attention stays
+/// sharp over long texts. Nakanishi 2025, <https://arxiv.org/abs/2501.19399>.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Temperature {
+    /// Positions.
+    pub every: u32,
+    pub strength: f32,
 }
 
 impl Attention {
@@ -53,6 +69,7 @@ impl Attention {
             head_dim,
             scale: f64::from(head_dim).powf(-0.5) as f32,
             window: None,
+            chunk: None,
             bidirectional: false,
             rope: None,
             qk_norm: false,
@@ -63,7 +80,13 @@ impl Attention {
             out_gate: false,
             out_bias: false,
             softcap: None,
+            temperature: None,
         }
+    }
+
+    /// The most positions that a query sees, itself included; `None` for all.
+    pub fn reach(&self) -> Option<u32> {
+        self.window.or(self.chunk)
     }
 
     /// Checks what layer `i` of `spec` says of itself.
@@ -76,12 +99,19 @@ impl Attention {
         if let Some(window) = self.window {
             bounded(field("window"), window, 1 << 27)?;
         }
+        if let Some(chunk) = self.chunk {
+            bounded(field("chunk"), chunk, 1 << 27)?;
+        }
+        if let Some(temperature) = self.temperature {
+            bounded(field("temperature.every"), temperature.every, 1 << 27)?;
+            finite_positive(field("temperature.strength"), temperature.strength)?;
+        }
         if let Some(cap) = self.softcap {
             finite_positive(field("softcap"), cap)?;
         }
         let source = self.kv_from.map(|from| spec.layers.get(from as usize).filter(|_| (from as usize) < i));
         let shares = |source: Option<&Layer>| {
-            let shape = |a: &Attention| (a.kv_heads, a.head_dim, a.window);
+            let shape = |a: &Attention| (a.kv_heads, a.head_dim, a.window, a.chunk);
             let b = source.and_then(Layer::attention);
             b.is_some_and(|b| b.kv_from.is_none() && shape(b) == shape(self))
         };
@@ -91,6 +121,9 @@ impl Attention {
             }
             () if self.bidirectional && spec.embedding.is_none() => {
                 "only a model that embeds texts may see what follows"
+            }
+            () if self.chunk.is_some() && (self.window.is_some() || self.bidirectional) => {
+                "chunks are of attention to all that lies before, in place of a window"
             }
             () if !self.heads.is_multiple_of(self.kv_heads) => "heads must be a multiple of kv_heads",
             () if !self.head_dim.is_multiple_of(2) => "head_dim must be even",

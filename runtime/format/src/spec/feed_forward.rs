@@ -47,6 +47,9 @@ pub struct Experts {
     /// A factor for each expert on its weight, after that.
     #[serde(default, skip_serializing_if = "is_false")]
     pub expert_scale: bool,
+    /// Weights multiply what experts read in place of what they give.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub weigh_input: bool,
     /// Router and experts read the residual stream, each through an RMS norm of its own, in place of what the dense
     /// feed-forward reads; what the experts give and what the feed-forward beside them gives is normed before they are added.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -94,6 +97,7 @@ impl Experts {
             normalise: false,
             scale: 1.0,
             expert_scale: false,
+            weigh_input: false,
             own_norms: false,
             each_norm_eps: None,
         }

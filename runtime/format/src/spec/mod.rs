@@ -17,7 +17,7 @@ mod vision;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::attention::Attention;
+pub use self::attention::{Attention, Temperature};
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
