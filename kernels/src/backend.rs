@@ -228,6 +228,23 @@ pub trait Backend {
         Err(BackendError::Unsupported("temper".into()))
     }
 
+    /// [`rope`](Self::rope) by three numbers a row in place of its position, `turns[row]`: frequency `i` multiplies the
+    /// second where `i % 3 == 1` and `i < 3 * axes[0]`, the third where `i % 3 == 2` and `i < 3 * axes[1]`, and the first
+    /// elsewhere. Where a row's three are one, it turns as by that position, bit for bit. Wang et al. 2024,
+    /// <https://arxiv.org/abs/2409.12191>.
+    fn rope_axes(
+        &mut self,
+        x: &mut Self::Buffer,
+        frequencies: &Self::Weight,
+        turns: &[[u32; 3]],
+        axes: [u32; 2],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let _ = (x, frequencies, turns, axes, heads, head_dim);
+        Err(BackendError::Unsupported("rope_axes".into()))
+    }
+
     /// Rotates each head of `x`, `(rows, heads * head_dim)`, by a place on a plane: with `n = frequencies.cols`, element
     /// `i < 2 n` of a head pairs with `i + head_dim / 2` and turns by `places[row][i / n] * frequencies[i % n]` (an f32
     /// product); other elements stay. Heo et al. 2024, <https://arxiv.org/abs/2403.13298>.

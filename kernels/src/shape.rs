@@ -19,6 +19,14 @@ pub struct Span {
     pub len: u32,
 }
 
+/// Which of a row's three numbers frequency `i` turns by; see [`Backend::rope_axes`](crate::Backend::rope_axes).
+pub(crate) fn axis(i: usize, axes: [u32; 2]) -> usize {
+    match i % 3 {
+        axis @ (1 | 2) if i < 3 * axes[axis - 1] as usize => axis,
+        _ => 0,
+    }
+}
+
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheDtype {

@@ -71,6 +71,53 @@ fn rotations_on_a_plane_agree() {
     }
 }
 
+#[test]
+fn rotations_along_three_axes_agree() {
+    let mut random = Random::new(32);
+    // Pairs that turn by time, row and column, at most 2 by a row and 1 by a column; the last element stays.
+    let (axes, head_dim, by) = ([2, 1], 15, [0, 1, 2, 0, 1, 0, 0]);
+    let turns: Vec<[u32; 3]> = (0..21).map(|i| [i * 100, i % 5 + 1, i / 5 * 40]).collect();
+    let table = Tensor::from_f32(1, 7, (0..7).map(|i| 0.5_f32.powi(i)).collect());
+    let x = random.normal(turns.len() * 3 * head_dim as usize);
+    let mut expected = x.clone();
+    ReferenceBackend::new().rope_axes(&mut expected, &table, &turns, axes, 3, head_dim).unwrap();
+    for (i, axis) in by.into_iter().enumerate() {
+        let at = (6 * 3 + 1) * head_dim as usize + i;
+        let (sin, cos) = f64::from(turns[6][axis] as f32 * table.f32()[i]).sin_cos();
+        let exact = f64::from(x[at]) * cos - f64::from(x[at + 7]) * sin;
+        assert!(
+            (f64::from(expected[at]) - exact).abs() <= 12.0 * EPSILON,
+            "{i}: {} is not {exact}",
+            expected[at]
+        );
+    }
+    // A text's three numbers are one: as by its positions, to the last bit.
+    let text: Vec<[u32; 3]> = (40..61).map(|at| [at; 3]).collect();
+    let span = [Span { slot: 0, start: 40, len: 21 }];
+    let same = |by_axes: Vec<f32>, by_position: Vec<f32>| {
+        let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(by_axes), bits(by_position));
+    };
+    let mut reference = ReferenceBackend::new();
+    let (mut by_axes, mut by_position) = (x.clone(), x.clone());
+    reference.rope_axes(&mut by_axes, &table, &text, axes, 3, head_dim).unwrap();
+    reference.rope(&mut by_position, &table, &span, 3, head_dim).unwrap();
+    same(by_axes, by_position);
+    each_cpu(|cpu| {
+        let mut actual = x.clone();
+        cpu.rope_axes(&mut actual, &table, &turns, axes, 3, head_dim).unwrap();
+        for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+            // A sine, a product and a sum each round once; inputs are within 6.
+            let error = (f64::from(*actual) - f64::from(*expected)).abs();
+            assert!(error <= 4.0 * EPSILON * 12.0, "{i} is {actual}, not {expected}");
+        }
+        let (mut by_axes, mut by_position) = (x.clone(), x.clone());
+        cpu.rope(&mut by_position, &table, &span, 3, head_dim).unwrap();
+        cpu.rope_axes(&mut by_axes, &table, &text, axes, 3, head_dim).unwrap();
+        same(by_axes, by_position);
+    });
+}
+
 const PATCHES: u32 = 70;
 const HEADS: u32 = 3;
 const HEAD_DIM: u32 = 24;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
-use crate::families::Import;
+use crate::families::{ImageMarkers, Import};
 
 /// Reads both from a checkpoint; `vocab` bounds the ids.
 ///
@@ -51,18 +51,20 @@ pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaTex
     let id = |token: &str| {
         tokenizer.token_to_id(token).ok_or_else(|| malformed(format!("has no {token}, which images need")))
     };
-    let [token, before, after] = markers;
-    let (token, before, after) = (id(token)?, id(before)?, id(after)?);
+    let ImageMarkers { token: text, around } = markers;
+    let token = id(text)?;
+    let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
     let rule = |rule: String| {
         Err(ImportError::Config { key: "image_token_id".into(), value: vision.token.to_string(), rule })
     };
     if token != vision.token {
-        return rule(format!("the tokenizer's {} is {token}", markers[0]));
+        return rule(format!("the tokenizer's {text} is {token}"));
     }
-    if before.max(after) >= import.spec.vocab {
+    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &import.spec.vocab) {
         return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
     }
-    Ok(Some(MediaText { token, before: Some(before), after: Some(after) }))
+    let [before, after] = around.map_or([None; 2], |around| around.map(Some));
+    Ok(Some(MediaText { token, before, after }))
 }
 
 /// Whether raw text gets BOS: as tokenizer_config.json says; else as tokenizer.json does it.

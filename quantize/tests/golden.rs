@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 25] = [
+const FIXTURES: [(&str, Bits); 27] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -41,15 +41,19 @@ const FIXTURES: [(&str, Bits); 25] = [
     ("qwen3-5", Bits::Sixteen),
     ("qwen3-5-options", Bits::Sixteen),
     ("qwen3-5-moe", Bits::Sixteen),
+    ("qwen3-5-images", Bits::Sixteen),
+    ("qwen3-5-moe-images", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
 ];
 
 /// Those of which a prompt has images.
-const SEEING: [(&str, Bits); 3] = [
+const SEEING: [(&str, Bits); 5] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark-images", Bits::Sixteen),
+    ("qwen3-5-images", Bits::Sixteen),
+    ("qwen3-5-moe-images", Bits::Sixteen),
 ];
 
 /// Largest error of a logit, in standard deviations of the position's logits: what this project promises. Both sides

@@ -6,18 +6,18 @@ mod converted;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
+use muse_format::MediaText;
 use muse_quantize::policy::Bits;
 use muse_runtime::{
     BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Medium,
-    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, TextError, Usage, eval, load,
+    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Speculation, TextError, Usage, eval,
+    load,
 };
 
 use converted::converted;
 
-/// `<|image_start|>`, `<|patch|>` and `<|image_end|>` of the fixture.
-const BEFORE: u32 = 307;
+/// What stands for a vector of an image in the fixtures: `<|patch|>`, `<|image_pad|>`.
 const TOKEN: u32 = 308;
-const AFTER: u32 = 309;
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -59,12 +59,21 @@ struct Answer(mpsc::Receiver<Event>);
 
 impl Answer {
     fn begin(scheduler: &Scheduler, session: u64, messages: Vec<Message>) -> Result<Self, Refusal> {
+        Self::begin_with(scheduler, session, messages, options())
+    }
+
+    fn begin_with(
+        scheduler: &Scheduler,
+        session: u64,
+        messages: Vec<Message>,
+        options: GenerateOptions,
+    ) -> Result<Self, Refusal> {
         let (sender, events) = mpsc::channel();
         let sink = Box::new(move |event| {
             let _ = sender.send(event);
             Ok(())
         });
-        scheduler.respond(session, Prompt::Chat(messages), options(), sink)?;
+        scheduler.respond(session, Prompt::Chat(messages), options, sink)?;
         Ok(Self(events))
     }
 
@@ -84,8 +93,13 @@ impl Answer {
 
 /// What the model says when nobody else is there, by `eval`.
 fn alone(messages: &[Message]) -> (String, u32) {
-    let mut engine = engine("muse-glimmer", 1, 64);
+    alone_by("muse-glimmer", messages)
+}
+
+fn alone_by(model: &'static str, messages: &[Message]) -> (String, u32) {
+    let mut engine = engine(model, 1, 64);
     let text = engine.text();
+    let MediaText { before, after, .. } = text.medium(MediumKind::Image).unwrap();
     let vision = engine.info().vision.clone().unwrap();
     let files = messages.iter().flat_map(|message| &message.images);
     let images: Vec<_> =
@@ -97,9 +111,9 @@ fn alone(messages: &[Message]) -> (String, u32) {
         match id {
             TOKEN => {
                 let count = rest.next().unwrap().tokens(&vision.spec) as usize;
-                tokens.push(BEFORE);
+                tokens.extend(before);
                 tokens.extend(std::iter::repeat_n(TOKEN, count));
-                tokens.push(AFTER);
+                tokens.extend(after);
             }
             id => tokens.push(id),
         }
@@ -174,6 +188,47 @@ fn pictures_of_several_sessions_are_told_apart() {
         for ((session, answer), messages) in answers.into_iter().zip(&prompts) {
             assert_eq!(answer.end().0, alone(messages).0);
             scheduler.close_session(session);
+        }
+    }
+}
+
+/// An image's vectors turn by rows and columns, and what is behind them by less than its position: whatever is kept,
+/// taken back, proposed or computed beside others, it turns as in one go.
+#[test]
+fn turning_by_rows_and_columns_goes_on_behind_what_is_kept() {
+    let model = "qwen3-5-images";
+    for (slots, batch_tokens) in [(2, 64), (2, 5)] {
+        let scheduler = Scheduler::start(SchedulerOptions::default());
+        scheduler.add_model("seeing", engine(model, slots, batch_tokens)).unwrap();
+        for speculation in [Speculation::Off, Speculation::Always] {
+            let options = || GenerateOptions { speculation, ..options() };
+            let begin = |session, messages: &Vec<Message>| {
+                Answer::begin_with(&scheduler, session, messages.clone(), options()).unwrap()
+            };
+            let [first, other] = [(); 2].map(|()| scheduler.open_session("seeing").unwrap());
+            let mut talk = asked(&["first.png"], "aaaa");
+            let text = vec![Message::new("user", "Meanwhile, no image at all.")];
+            for turn in 0..3 {
+                // Beside it, rows that turn by their positions.
+                let (answer, beside) = (begin(first, &talk), begin(other, &text));
+                let case = format!("{slots} {batch_tokens} {speculation:?}, turn {turn}");
+                let (said, usage) = answer.end();
+                let (expected, tokens) = alone_by(model, &talk);
+                assert_eq!((said.as_str(), usage.prompt_tokens), (expected.as_str(), tokens), "{case}");
+                assert_eq!(beside.end().0, alone_by(model, &text).0, "{case}");
+                assert!(turn == 0 || usage.cached_tokens > 20, "{case}: {usage:?}");
+                // Another text in the place of its answer, as where thoughts are dropped.
+                let kept = if turn == 1 { "b" } else { &said };
+                talk.push(Message::new("assistant", kept));
+                talk.push(Message::new("user", "aa"));
+            }
+            // The same tokens with another image.
+            talk[0].images = vec![picture("second.png")];
+            talk.truncate(1);
+            let (said, usage) = begin(first, &talk).end();
+            assert_eq!(said, alone_by(model, &talk).0);
+            assert!(usage.cached_tokens < 15, "{usage:?}");
+            [first, other].into_iter().for_each(|session| scheduler.close_session(session));
         }
     }
 }

@@ -98,6 +98,16 @@ pub struct Placed {
     pub len: u32,
 }
 
+/// What media change of the rows of a step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MediaRows<'a> {
+    /// In the order of their rows.
+    pub placed: &'a [Placed],
+    /// What each row turns by, in models with [`Vision::axes`]: time, row and column. Empty where every row turns by its
+    /// position.
+    pub turns: &'a [[u32; 3]],
+}
+
 /// A model that can be stepped. Owned by one thread; nothing grows after it is made.
 pub trait Engine: Send {
     fn info(&self) -> &ModelInfo;
@@ -119,17 +129,17 @@ pub trait Engine: Send {
         logits: &mut [f32],
     ) -> Result<(), BackendError>;
 
-    /// [`step`](Self::step) with rows that are `placed`.
+    /// [`step`](Self::step) with rows that are media's or behind them.
     fn step_with_media(
         &mut self,
         spans: &[Span],
         tokens: &[u32],
-        placed: &[Placed],
+        media: MediaRows<'_>,
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        match placed {
-            [] => self.step(spans, tokens, wanted, logits),
+        match media {
+            MediaRows { placed: [], turns: [] } => self.step(spans, tokens, wanted, logits),
             _ => Err(BackendError::Unsupported("vectors in the place of tokens".into())),
         }
     }

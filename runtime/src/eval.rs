@@ -177,7 +177,7 @@ pub fn generate<'a>(
         let token = top(&row).ok_or(EvalError::NotFinite { position: u64::from(at) - 1 })?;
         generated.push(token);
         if generated.len() < count as usize {
-            row = last_row(engine, &Sequence::text(at, &[token]))?;
+            row = last_row(engine, &sequence.followed_by(at, &[token]))?;
             at += 1;
         }
     }

@@ -36,7 +36,9 @@ mod vision;
 mod weights;
 
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
-pub use engine::{EmbeddingInfo, Engine, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo};
+pub use engine::{
+    EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
+};
 pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
     read_text,

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use muse_format::{Pixels, Vision};
+use muse_format::{Fit, Given, Pixels, Resampling, Vision};
 use muse_runtime::{Image, ImageError};
 use support::seeing;
 
@@ -35,14 +35,20 @@ fn vision() -> Vision {
     Vision { pixels, ..seeing().vision.unwrap() }
 }
 
+/// [`vision`], of images that are fit by their area.
+fn by_area() -> Vision {
+    let fit = Fit::Area { pixels_min: 640, pixels_max: 1920 };
+    let pixels = Pixels { fit, resampling: Resampling::Bicubic, ..vision().pixels };
+    Vision { pixels, ..vision() }
+}
+
 fn decode(bytes: &[u8]) -> Result<Image, ImageError> {
     Image::decode(bytes, &vision(), TOKENS_MAX)
 }
 
-/// Largest and mean difference to the pixels of `NAME.rgb`.
-fn difference(name: &str) -> (f32, f32) {
-    let image = decode(&read(name)).unwrap();
-    let expected = read(&format!("{name}.rgb"));
+/// Largest and mean difference of `image` to the pixels of a file.
+fn difference(image: &Image, name: &str) -> (f32, f32) {
+    let expected = read(name);
     let (grid, expected) = expected.split_at(2);
     let [rows, cols] = [grid[0], grid[1]].map(usize::from);
     assert_eq!(image.tokens(&vision()) as usize, rows * cols / 4, "{name}");
@@ -76,12 +82,17 @@ fn pixels_are_those_of_the_reference_implementation() {
         "palette.png",
         "lossless.webp",
     ] {
-        let (largest, _) = difference(name);
+        let (largest, _) = difference(&decode(&read(name)).unwrap(), &format!("{name}.rgb"));
         assert!(largest < 0.01, "{name}: {largest}");
+    }
+    for name in ["wide.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png", "first.png"] {
+        let image = Image::decode(&read(name), &by_area(), TOKENS_MAX).unwrap();
+        let (largest, _) = difference(&image, &format!("{name}.area.rgb"));
+        assert!(largest < 0.01, "{name} by area: {largest}");
     }
     // Decoders of lossy files round their transforms, and smooth colors, each in its own way.
     for name in ["lossy.webp", "plain.jpg", "turned.jpg"] {
-        let (largest, mean) = difference(name);
+        let (largest, mean) = difference(&decode(&read(name)).unwrap(), &format!("{name}.rgb"));
         println!("{name}: {largest} at most, {mean} in the mean");
         assert!(largest <= 12.0 && mean <= 1.5, "{name}: {largest} at most, {mean} in the mean");
     }
@@ -139,6 +150,41 @@ fn what_is_no_picture_is_an_error() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_model_may_take_fewer_tokens_and_no_long_images() {
+    let decode = |bytes: &[u8], limit| Image::decode(bytes, &by_area(), limit);
+    // 61 x 97 pixels are 8 x 12 tokens of 8 x 8 pixels, or as many as are allowed.
+    for (limit, area) in [(TOKENS_MAX, [4, 6]), (10, [2, 3]), (1, [1, 1])] {
+        let image = decode(&read("wide.png"), limit).unwrap();
+        assert_eq!(image.area(&by_area()), area, "{limit}");
+    }
+    let mut long = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(1, 201).write_to(&mut long, image::ImageFormat::Png).unwrap();
+    let refused = decode(long.get_ref(), TOKENS_MAX).unwrap_err();
+    assert_eq!(refused, ImageError::Long { width: 1, height: 201 });
+}
+
+#[test]
+fn values_that_come_by_squares_are_put_in_rows() {
+    // Squares of 2 x 2 patches of one pixel, two frames: a value says its square, patch, channel and frame.
+    let pixels = Pixels { patch: 1, frames: 2, tokens_max: 6, ..Pixels::default() };
+    let rows = Vision { pixels, merge: 2, ..Vision::default() };
+    let squares = Vision { pixels: Pixels { given: Given::Squares, ..rows.pixels.clone() }, ..rows.clone() };
+    let given: Vec<f32> = (0..2 * 4 * 6).map(|i| i as f32).collect();
+    let image = Image::from_patches(2, 4, given.clone(), &squares, 6).unwrap();
+    let patch = |image: &Image, patch| {
+        let mut values = Vec::new();
+        image.patch(patch, &rows.pixels, &mut values);
+        values
+    };
+    // The patch below the first is the third of its square; its channels' first frames come before their second.
+    assert_eq!(patch(&image, 4), [12.0, 14.0, 16.0, 13.0, 15.0, 17.0]);
+    // The third of the first row begins the second square.
+    assert_eq!(patch(&image, 2), [24.0, 26.0, 28.0, 25.0, 27.0, 29.0]);
+    let plain = Image::from_patches(2, 4, given, &rows, 6).unwrap();
+    assert_eq!(patch(&plain, 4), [24.0, 25.0, 26.0, 27.0, 28.0, 29.0]);
 }
 
 /// Whatever is cut off or changed: a picture or an error.

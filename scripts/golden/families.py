@@ -62,6 +62,8 @@ class Fixture:
     positions: int = 28
     # Rows and columns of patches of each image of a second prompt.
     images: list[tuple[int, int]] = field(default_factory=list)
+    # preprocessor_config.json, where there is one.
+    processor: dict | None = None
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
     template_file: bool = True
 
@@ -298,6 +300,19 @@ QWEN3_5_TEXT = dict(
     num_hidden_layers=4,
     layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"],
 )
+
+
+def qwen_images(tower: dict, text: dict) -> dict:
+    """A tower of 2 layers, and the ids of `tokenizer.QWEN_IMAGE_TOKENS`."""
+    small = dict(depth=2, hidden_size=16, intermediate_size=20, num_heads=2, out_hidden_size=text["hidden_size"])
+    return dict(
+        vision_config=small | tower,
+        text_config=text,
+        vision_start_token_id=307,
+        image_token_id=308,
+        vision_end_token_id=309,
+        video_token_id=310,
+    )
 
 
 def with_guesses_of_the_token_after_the_next(tensors: dict) -> dict:
@@ -653,6 +668,68 @@ FIXTURES = [
         QWEN3_5_VISION | dict(text_config=QWEN3_5_TEXT | dict(intermediate_size=34)),
         "bfloat16",
         published_tensors=with_guesses_of_the_token_after_the_next,
+    ),
+    # Its tower: squares of 4 patches of 2 frames. Of 4 frequencies of the text model 2 turn by time, 1 by row, 1 by column.
+    Fixture(
+        "qwen3-5-images",
+        Qwen3_5ForConditionalGeneration,
+        Qwen3_5Config,
+        qwen_images(
+            dict(patch_size=2, num_position_embeddings=9),
+            QWEN3_5_TEXT
+            | dict(
+                intermediate_size=34,
+                num_hidden_layers=3,
+                layer_types=["linear_attention", "full_attention", "full_attention"],
+                rope_parameters=dict(
+                    rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1]
+                ),
+            ),
+        ),
+        "bfloat16",
+        tokenizer="qwen-images",
+        images=[(4, 6), (2, 2), (6, 2)],
+        # From 4 to 30 tokens an image.
+        processor=dict(
+            image_processor_type="Qwen2VLImageProcessorFast",
+            size=dict(shortest_edge=64, longest_edge=480),
+            patch_size=2,
+            temporal_patch_size=2,
+            merge_size=2,
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.5, 0.5, 0.5],
+        ),
+    ),
+    # One frame a patch, squares of 9 patches, a slower tower, the whole of a head rotated, experts.
+    Fixture(
+        "qwen3-5-moe-images",
+        Qwen3_5MoeForConditionalGeneration,
+        Qwen3_5MoeConfig,
+        qwen_images(
+            dict(
+                patch_size=3,
+                num_position_embeddings=16,
+                temporal_patch_size=1,
+                spatial_merge_size=3,
+                rope_parameters=dict(rope_type="axial", rope_theta=100.0),
+            ),
+            QWEN3_5_TEXT
+            | dict(
+                num_hidden_layers=2,
+                layer_types=["full_attention", "linear_attention"],
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=20,
+                shared_expert_intermediate_size=14,
+                rope_parameters=dict(
+                    rope_type="default", rope_theta=1000.0, partial_rotary_factor=1.0, mrope_section=[4, 1, 3]
+                ),
+            ),
+        ),
+        "float16",
+        tokenizer="qwen-images",
+        images=[(3, 6), (6, 9), (3, 3)],
+        published_tensors=experts_of_a_layer_in_two_tensors,
     ),
     # A convolution of 2 rows, as many heads of keys as of values, the whole of a head rotated, and slower.
     Fixture(

@@ -18,6 +18,7 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -90,14 +91,15 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def randomized_vision(name: str, noise: torch.Tensor) -> torch.Tensor:
-    if ".norm" in name or ".ln_" in name:
+    if "norm" in name or ".ln_" in name:
         return (1.0 if name.endswith("weight") else 0.0) + 0.25 * noise
     if name.endswith("bias"):
         return 0.3 * noise
-    if "position_embedding_table" in name:
+    if "position_embedding_table" in name or "pos_embed" in name:
         return 0.7 * noise
-    gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.2
-    return gain / noise.shape[-1] ** 0.5 * noise
+    # Queries, keys and values of Qwen are one tensor.
+    gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.8 if "qkv" in name else 1.2
+    return gain / noise[0].numel() ** 0.5 * noise
 
 
 def tied(config) -> bool:
@@ -134,6 +136,8 @@ def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTok
         save_file(fixture.published_tensors(load_file(path)), path, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     rewrite(folder / "config.json", fixture.published)
+    if fixture.processor:
+        (folder / "preprocessor_config.json").write_text(json.dumps(fixture.processor, indent=1) + "\n")
     if not fixture.template_file:
         template = folder / "chat_template.jinja"
         text = template.read_text(encoding="utf-8")
@@ -148,14 +152,17 @@ def rewrite(path: Path, change) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def greedy(model, prompt: list[int], **inputs) -> tuple[list[int], float]:
-    """Ids after `prompt`, and the smallest margin of the best logit in standard deviations."""
+def greedy(answer: Callable, prompt: list[int], last: int | None = None) -> tuple[list[int], float]:
+    """Ids after `prompt`, and the smallest margin of the best logit in standard deviations; `answer` gives the logits of
+    ids. No margin where `last` comes, which cannot be answered."""
     ids, margin = list(prompt), float("inf")
     for _ in range(GREEDY):
-        logits = model(torch.tensor([ids]), **inputs).logits[0, -1]
+        logits = answer(ids)[-1]
         best, second = logits.topk(2).values.tolist()
         margin = min(margin, (best - second) / logits.std().item())
         ids.append(int(logits.argmax()))
+        if ids[-1] == last:
+            return ids[len(prompt) :], 0.0
     return ids[len(prompt) :], margin
 
 
@@ -174,20 +181,31 @@ def with_images(fixture: Fixture, model, tokenizer) -> Images:
     """Text, and each image of `fixture.images` with its tokens and a few words behind it."""
     generator = torch.Generator().manual_seed(8)
     vision = model.config.vision_config
-    width = vision.patch_temporal * 3 * vision.patch_size**2
+    frames = getattr(vision, "patch_temporal", None) or vision.temporal_patch_size
+    merge = getattr(vision, "merge_size", None) or vision.spatial_merge_size
+    width = frames * 3 * vision.patch_size**2
     values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in fixture.images]
-    start, patch, end = tokenizer.convert_tokens_to_ids(tokenizers_made_here.IMAGE_TOKENS[:3])
+    names = tokenizers_made_here.IMAGE_TOKENS_OF[fixture.tokenizer]
+    start, patch, end = tokenizer.convert_tokens_to_ids(names[:3])
     words = lambda count: torch.randint(0, 256, (count,), generator=generator).tolist()
     ids = words(3)
     for rows, cols in fixture.images:
-        ids += [start] + [patch] * (rows * cols // vision.merge_size**2) + [end] + words(2)
+        ids += [start] + [patch] * (rows * cols // merge**2) + [end] + words(2)
     inputs = dict(
         pixel_values=torch.cat(values), image_grid_thw=torch.tensor([[1, *grid] for grid in fixture.images])
     )
-    logits = model(torch.tensor([ids]), **inputs).logits[0]
+    answer = lambda ids: model(torch.tensor([ids]), **inputs, **kinds_of(model, ids)).logits[0]
+    logits = answer(ids)
     assert logits.isfinite().all()
-    generated, margin = greedy(model, ids, **inputs)
+    generated, margin = greedy(answer, ids, last=patch)
     return Images(inputs, logits.contiguous(), ids, generated, margin)
+
+
+def kinds_of(model, ids: list[int]) -> dict[str, torch.Tensor]:
+    """Which tokens are an image's, for models that turn by its rows and columns."""
+    if "qwen" not in type(model).__name__.lower():
+        return {}
+    return dict(mm_token_type_ids=(torch.tensor([ids]) == model.config.image_token_id).int())
 
 
 def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
@@ -201,7 +219,7 @@ def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
     ids = torch.randint(0, len(tokenizer), (fixture.positions,), generator=generator).tolist()
     logits = model(torch.tensor([ids])).logits[0]
     assert logits.shape == (fixture.positions, len(tokenizer)) and logits.isfinite().all()
-    generated, margin = greedy(model, ids[:PROMPT])
+    generated, margin = greedy(lambda ids: model(torch.tensor([ids])).logits[0], ids[:PROMPT])
     golden = folder / "golden"
     shutil.rmtree(golden, ignore_errors=True)
     golden.mkdir()

@@ -1,5 +1,6 @@
 """Makes runtime/tests/pictures: small pictures of every kind that is decoded, and `NAME.rgb`, the pixels that the image
-processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patches and at most 30 tokens.
+processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patches and at most 30 tokens; of some also
+`NAME.area.rgb`, those that Qwen's makes of them, of 640 to 1920 pixels.
 
     golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import MuseGlimmerImageProcessor
+from transformers import MuseGlimmerImageProcessor, Qwen2VLImageProcessor
 
 ROOT = Path(__file__).resolve().parents[2] / "runtime" / "tests" / "pictures"
 PATCH = 4
@@ -54,6 +55,10 @@ PICTURES = {
 }
 
 
+# Larger, smaller, long, transparent, gray and turned.
+BY_AREA = ["wide.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png", "first.png"]
+
+
 def main() -> None:
     ROOT.mkdir(exist_ok=True)
     processor = MuseGlimmerImageProcessor(patch_size=PATCH, max_image_tokens=30)
@@ -70,6 +75,20 @@ def main() -> None:
         pixels = pixels.transpose(0, 3, 1, 4, 2)
         (ROOT / f"{name}.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
         print(name, picture.size, rows, cols)
+    half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    size = dict(shortest_edge=640, longest_edge=1920)
+    processor = Qwen2VLImageProcessor(patch_size=PATCH, size=size, **half)
+    for name in BY_AREA:
+        made = processor(ImageOps.exif_transpose(Image.open(ROOT / name)), return_tensors="np")
+        _, rows, cols = made["image_grid_thw"][0].tolist()
+        # Squares of 2 x 2 patches, each red, green and blue of 2 frames.
+        values = made["pixel_values"].reshape(rows // 2, cols // 2, 2, 2, 3, 2, PATCH, PATCH)
+        assert (values[:, :, :, :, :, 0] == values[:, :, :, :, :, 1]).all()
+        pixels = np.rint(values[:, :, :, :, :, 0] * 127.5 + 127.5).astype(np.uint8)
+        # Rows of pixels: (square, patch, y; square, patch, x; channel).
+        pixels = pixels.transpose(0, 2, 5, 1, 3, 6, 4)
+        (ROOT / f"{name}.area.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
+        print(name, "by area", rows, cols)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,11 @@ CHATML_WITH_IMAGES = (
     "{% if part['type'] == 'image' %}<|patch|>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
     "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The last stands for frames of a video.
+# As Qwen's: the tokens around an image are the template's to write.
+CHATML_AROUND_IMAGES = CHATML_WITH_IMAGES.replace("<|patch|>", "<|vision_start|><|image_pad|><|vision_end|>")
+# In front of an image, for its vectors, and behind it; the last stands for frames of a video.
+QWEN_IMAGE_TOKENS = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+# As those.
 IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
 TURNS = (
@@ -39,8 +43,8 @@ def lines() -> list[str]:
     return PAGE.read_text(encoding="utf-8").splitlines()
 
 
-def byte_level(images: bool = False) -> PreTrainedTokenizerFast:
-    """307 ids, a prime: 256 bytes, merges, and specials at the end; with `images` four more specials."""
+def byte_level(images: list[str] = [], template: str = CHATML) -> PreTrainedTokenizerFast:
+    """307 ids, a prime: 256 bytes, merges, and specials at the end; behind them those of `images`."""
     tokenizer = Tokenizer(models.BPE())
     digits_and_words = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     tokenizer.normalizer = normalizers.NFC()
@@ -58,14 +62,13 @@ def byte_level(images: bool = False) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in ["<s>", "<|im_start|>", "<|im_end|>", "<pad>"]]
     )
-    if images:
-        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in IMAGE_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in images])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="<|im_end|>",
         pad_token="<pad>",
-        chat_template=CHATML_WITH_IMAGES if images else CHATML,
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 
@@ -107,8 +110,12 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     )
 
 
-def byte_level_with_images() -> PreTrainedTokenizerFast:
-    return byte_level(images=True)
+MAKERS = {
+    "bytes": byte_level,
+    "images": lambda: byte_level(IMAGE_TOKENS, CHATML_WITH_IMAGES),
+    "qwen-images": lambda: byte_level(QWEN_IMAGE_TOKENS, CHATML_AROUND_IMAGES),
+    "sentencepiece": sentencepiece,
+}
 
-
-MAKERS = {"bytes": byte_level, "images": byte_level_with_images, "sentencepiece": sentencepiece}
+# The specials of an image, by tokenizer.
+IMAGE_TOKENS_OF = {"images": IMAGE_TOKENS, "qwen-images": QWEN_IMAGE_TOKENS}

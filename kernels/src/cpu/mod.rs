@@ -147,6 +147,16 @@ impl CpuBackend {
         self.multiply.variants().into_iter().chain(others).collect()
     }
 
+    /// Turns each head of `rows` rows of `x` by what was prepared for its row.
+    fn rotate(&mut self, x: &mut [f32], rotations: &Rotations, rows: usize, heads: u32, head_dim: u32) {
+        let (width, head_dim) = (heads as usize * head_dim as usize, head_dim as usize);
+        self.split(x, rows * width, width, |at, x| {
+            for (row, x) in x.chunks_exact_mut(width).enumerate() {
+                x.chunks_exact_mut(head_dim).for_each(|head| rotations.rotate(head, at / width + row));
+            }
+        });
+    }
+
     /// Calls `run` with pieces of the first `len` elements of `x`, each a multiple of `unit`, and where they begin: as
     /// many for each thread, so that rows stay with one from one operation to the next.
     fn split(&mut self, x: &mut [f32], len: usize, unit: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
@@ -308,12 +318,23 @@ impl Backend for CpuBackend {
     ) -> Result<(), BackendError> {
         let mut rotations = std::mem::take(&mut self.rotations);
         rotations.prepare(frequencies.f32(), spans);
-        let (width, head_dim) = (heads as usize * head_dim as usize, head_dim as usize);
-        self.split(x, row_count(spans) * width, width, |at, x| {
-            for (row, x) in x.chunks_exact_mut(width).enumerate() {
-                x.chunks_exact_mut(head_dim).for_each(|head| rotations.rotate(head, at / width + row));
-            }
-        });
+        self.rotate(x, &rotations, row_count(spans), heads, head_dim);
+        self.rotations = rotations;
+        Ok(())
+    }
+
+    fn rope_axes(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        turns: &[[u32; 3]],
+        axes: [u32; 2],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let mut rotations = std::mem::take(&mut self.rotations);
+        rotations.prepare_axes(frequencies.f32(), turns, axes);
+        self.rotate(x, &rotations, turns.len(), heads, head_dim);
         self.rotations = rotations;
         Ok(())
     }

@@ -1,11 +1,16 @@
 use crate::Span;
 use crate::cache::rows;
+use crate::shape::axis;
 
 /// The rotations of a batch's rows, kept until a batch or a table differs: every layer asks for the same.
 #[derive(Debug, Default)]
 pub(super) struct Rotations {
     frequencies: Vec<f32>,
+    /// Of a batch whose rows turn by their positions; else empty.
     positions: Vec<u32>,
+    /// Of a batch whose rows turn by three numbers each; else empty.
+    turns: Vec<[u32; 3]>,
+    axes: [u32; 2],
     /// `(tokens, frequencies)`
     cos: Vec<f32>,
     /// `(tokens, frequencies)`
@@ -19,18 +24,42 @@ impl Rotations {
         if self.frequencies == frequencies && positions().eq(self.positions.iter().copied()) {
             return;
         }
-        self.frequencies.clear();
-        self.frequencies.extend_from_slice(frequencies);
-        self.positions.clear();
+        self.begin(frequencies);
         self.positions.extend(positions());
+        for at in 0..self.positions.len() {
+            let position = self.positions[at];
+            self.add(|_| position);
+        }
+    }
+
+    /// Computes the rotations of rows that turn by `turns`.
+    pub(super) fn prepare_axes(&mut self, frequencies: &[f32], turns: &[[u32; 3]], axes: [u32; 2]) {
+        if self.frequencies == frequencies && self.turns == turns && self.axes == axes {
+            return;
+        }
+        self.begin(frequencies);
+        self.axes = axes;
+        self.turns.extend_from_slice(turns);
+        for turns in turns {
+            self.add(|i| turns[axis(i, axes)]);
+        }
+    }
+
+    fn begin(&mut self, frequencies: &[f32]) {
+        self.positions.clear();
+        self.turns.clear();
         self.cos.clear();
         self.sin.clear();
-        for position in &self.positions {
-            for frequency in frequencies {
-                let (sin, cos) = (*position as f32 * frequency).sin_cos();
-                self.cos.push(cos);
-                self.sin.push(sin);
-            }
+        self.frequencies.clear();
+        self.frequencies.extend_from_slice(frequencies);
+    }
+
+    /// Adds a row of which frequency `i` multiplies `position(i)`.
+    fn add(&mut self, position: impl Fn(usize) -> u32) {
+        for (i, frequency) in self.frequencies.iter().enumerate() {
+            let (sin, cos) = (position(i) as f32 * frequency).sin_cos();
+            self.cos.push(cos);
+            self.sin.push(sin);
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) use rowwise::{join, mean, temper};
 pub(crate) use weights::dequantize_row;
 
 use crate::cache::{HostCache, row_count, rows, zeroed};
+use crate::shape::axis;
 use crate::{
     AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HeadsShape, HostDeltaState, Linear,
     Mixture, Span, Tensor,
@@ -159,7 +160,26 @@ impl Backend for ReferenceBackend {
         let x = &mut x[..row_count(spans) * width];
         for (x, (_, position)) in x.chunks_exact_mut(width).zip(rows(spans)) {
             for head in x.chunks_exact_mut(head_dim as usize) {
-                rowwise::rotate(head, frequencies.f32(), position);
+                rowwise::rotate(head, frequencies.f32(), |_| position);
+            }
+        }
+        Ok(())
+    }
+
+    fn rope_axes(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        turns: &[[u32; 3]],
+        axes: [u32; 2],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let width = heads as usize * head_dim as usize;
+        let x = &mut x[..turns.len() * width];
+        for (x, turns) in x.chunks_exact_mut(width).zip(turns) {
+            for head in x.chunks_exact_mut(head_dim as usize) {
+                rowwise::rotate(head, frequencies.f32(), |i| turns[axis(i, axes)]);
             }
         }
         Ok(())

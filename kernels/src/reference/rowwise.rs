@@ -22,12 +22,12 @@ pub(super) fn multiply(x: &mut [f32], weight: &[f32]) {
     }
 }
 
-/// Turns pairs `(i, i + frequencies.len())` of one head by `position * frequencies[i]`.
-pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: u32) {
+/// Turns pairs `(i, i + frequencies.len())` of one head by `position(i) * frequencies[i]`.
+pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], position: impl Fn(usize) -> u32) {
     let half = frequencies.len();
     assert!(2 * half <= head.len());
     for (i, frequency) in frequencies.iter().enumerate() {
-        let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+        let (sin, cos) = f64::from(position(i) as f32 * frequency).sin_cos();
         let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
         head[i] = (a * cos - b * sin) as f32;
         head[i + half] = (a * sin + b * cos) as f32;

@@ -4,7 +4,7 @@
 use muse_format::{Activation, Attention, Encoder, Ffn, Layer, Spec};
 use serde_json::Value;
 
-use super::{Config, Draft, Family, Transform};
+use super::{Config, Draft, Family, Named};
 use crate::checkpoint::ImportError;
 
 pub(super) const FAMILY: Family = Family {
@@ -92,7 +92,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         ..Spec::default()
     };
     let mut draft = Draft::new(spec, Vec::new());
-    draft.named = names(layers).map(|(ours, theirs)| (ours, (theirs, Transform::AsIs))).collect();
+    draft.named = names(layers).map(|(ours, theirs)| (ours, Named::whole(theirs))).collect();
     // The projection of the first token for classifiers, and a buffer that old versions saved.
     let unused = ["pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"];
     draft.ignored = unused.map(str::to_owned).to_vec();

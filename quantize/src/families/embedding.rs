@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use muse_format::{Dense, Embedding, Pooling, Spec};
 use serde_json::{Map, Value, json};
 
-use super::{Config, Draft, Transform};
+use super::{Config, Draft, Named};
 use crate::checkpoint::{Checkpoint, ImportError, Module, Modules};
 
 /// Makes a draft that embeds one of `checkpoint`'s modules, and refuses a model that would be another with or without
@@ -34,7 +34,7 @@ pub(super) fn complete(draft: &mut Draft, checkpoint: &Checkpoint) -> Result<(),
             let (embedding, theirs) = read(modules, spec.dim)?;
             spec.embedding = Some(embedding);
             spec.context = limit(modules, &checkpoint.tokenizer_config, spec)?;
-            draft.named.extend(theirs.into_iter().map(|(ours, theirs)| (ours, (theirs, Transform::AsIs))));
+            draft.named.extend(theirs.into_iter().map(|(ours, theirs)| (ours, Named::whole(theirs))));
             Ok(())
         }
     }

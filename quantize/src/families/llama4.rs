@@ -7,7 +7,7 @@
 
 use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score, Temperature};
 
-use super::{Common, Config, Draft, Family, Rope, Transform};
+use super::{Common, Config, Draft, Family, Named, Rope, Transform};
 use crate::checkpoint::ImportError;
 
 /// The text model alone.
@@ -57,7 +57,7 @@ pub(super) const FAMILY: Family = Family {
         let tied = draft.spec.tied_head;
         config.only("tie_word_embeddings", &[tied.into()], "it must be what text_config says")?;
         let head = "language_model.lm_head.weight";
-        draft.named.insert("head".into(), (head.into(), Transform::AsIs));
+        draft.named.insert("head".into(), Named::whole(head.into()));
         if tied {
             draft.ignored.push(head.into());
         }

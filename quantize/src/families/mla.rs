@@ -65,7 +65,7 @@ fn parts(i: usize, dim: usize, a: &LatentAttention, interleaved: bool) -> Vec<(S
         [a.heads, a.rank, a.key_dim, a.rope_dim, a.value_dim].map(|n| n as usize);
     let query = a.query_rank.map(|n| n as usize);
     let pairs = interleaved.then_some(Pairs { head_dim: turned, rotated: turned });
-    let blocks = |first, len, every| Rows { first, blocks: Some(Blocks { len, every }), pairs: None };
+    let blocks = |first, len, every| Rows { first, blocks: Some(Blocks { len, every }), ..Rows::default() };
     let whole = Rows::default();
     let of_q = (heads * (key + turned), query.unwrap_or(dim));
     let of_kv = (heads * (key + value), rank);

@@ -12,6 +12,7 @@ mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
+mod image_processor;
 mod llama;
 mod llama4;
 mod mla;
@@ -35,6 +36,7 @@ use serde_json::Value;
 
 use self::common::{Common, LAYER, windows};
 use self::config::Config;
+use self::origin::Named;
 pub use self::origin::{Blocks, Origin, Pairs, Rows, Transform};
 use self::place::{Place, of_any_expert};
 use self::rope::Rope;
@@ -108,14 +110,13 @@ struct Draft {
     alternating: Vec<(&'static str, [usize; 2], usize)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
-    /// Tensors that the family's rules for a decoder do not name: our name, theirs, and what becomes of it.
-    named: HashMap<String, (String, Transform)>,
+    /// Tensors that the family's rules for a decoder do not name, by our names.
+    named: HashMap<String, Named>,
     /// Tensors that are some rows of one of theirs, by our names.
     parts: HashMap<String, mla::Part>,
     /// Tensors outside the decoder that no checkpoint holds.
     computed: HashMap<String, Vec<f32>>,
-    /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
-    image_markers: Option<[&'static str; 3]>,
+    image_markers: Option<ImageMarkers>,
     /// Takes from `preprocessor_config.json` how an image becomes patches.
     read_processor: Option<ReadProcessor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
@@ -152,8 +153,16 @@ pub struct Import {
     pub tensors: Vec<Imported>,
     /// What the checkpoint holds and this import does not keep, for the person to know.
     pub left_out: Vec<LeftOut>,
-    /// The tokens that a prompt has for an image, by text: for its vectors, in front of them and behind them.
-    pub image_markers: Option<[&'static str; 3]>,
+    pub image_markers: Option<ImageMarkers>,
+}
+
+/// The tokens that a prompt has for an image, by text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageMarkers {
+    /// For each of its vectors; a template writes one.
+    pub token: &'static str,
+    /// In front of them and behind them, where the template does not write those.
+    pub around: Option<[&'static str; 2]>,
 }
 
 /// A part of a checkpoint that is not imported.
@@ -244,15 +253,14 @@ impl Family {
         if let Some(values) = draft.computed.get(&name) {
             return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(values.clone()) });
         }
-        if let Some((theirs, transform)) = draft.named.get(&name) {
+        if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
             let source = checkpoint.tensors.get(theirs);
             let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-            if source.shape() != (rows, cols) {
-                let (name, actual, expected) = (theirs.clone(), source.shape(), (rows, cols));
-                return Err(ImportError::Shape { name, actual, expected });
+            let expected = if rows == 1 { (rows, of * cols) } else { (of * rows, cols) };
+            if source.shape() != expected {
+                return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
             }
-            let (theirs, rows_of) = (theirs.clone(), Rows::default());
-            let origin = Origin::Tensor { name: theirs, rows: rows_of, transform: *transform };
+            let origin = Origin::Tensor { name: theirs.clone(), rows: *from, transform: *transform };
             return Ok(Imported { name, role, rows, cols, origin });
         }
         if let Some(part) = draft.parts.get(&name) {
@@ -280,11 +288,14 @@ impl Family {
         let source = checkpoint.tensors.get(&theirs);
         let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
         let first = (place.expert * place.of + place.index) * rows;
-        let mut from = Rows { first, pairs: self.pairs(&name, draft), blocks: None };
+        let mut from = Rows { first, pairs: self.pairs(&name, draft), ..Rows::default() };
         if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(&name)) {
             place.of = *of;
-            from =
-                Rows { first: index * len, blocks: Some(Blocks { len: *len, every: of * len }), pairs: None };
+            from = Rows {
+                first: index * len,
+                blocks: Some(Blocks { len: *len, every: of * len }),
+                ..Rows::default()
+            };
         }
         let part = of_any_expert(part_of(&name));
         let own = draft.transforms.iter().find(|(own, _)| *own == part).map(|(_, own)| *own);

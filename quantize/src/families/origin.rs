@@ -17,6 +17,8 @@ pub struct Rows {
     pub pairs: Option<Pairs>,
     /// Where they lie between others.
     pub blocks: Option<Blocks>,
+    /// Where blocks of so many outputs, taken by twos, change places.
+    pub swapped: Option<usize>,
 }
 
 /// Blocks of `len` outputs, one of ours after each `every` of theirs.
@@ -36,12 +38,13 @@ pub struct Pairs {
 impl Rows {
     /// Whether they follow one another in the source as in ours.
     pub fn are_contiguous(&self) -> bool {
-        self.pairs.is_none() && self.blocks.is_none()
+        self.pairs.is_none() && self.blocks.is_none() && self.swapped.is_none()
     }
 
     /// The source's row for ours.
     pub fn source(&self, row: usize) -> usize {
         let row = self.pairs.map_or(row, |pairs| pairs.source(row));
+        let row = self.swapped.map_or(row, |len| ((row / len) ^ 1) * len + row % len);
         self.first + self.blocks.map_or(row, |Blocks { len, every }| row / len * every + row % len)
     }
 }
@@ -57,6 +60,23 @@ impl Pairs {
             at if at < rotated => 2 * (at - half) + 1,
             at => at,
         }
+    }
+}
+
+/// Where a tensor of ours comes from that the rules for a decoder do not name.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    pub theirs: String,
+    /// Tensors of our size that theirs holds one behind the other, and which of their outputs are ours.
+    pub of: usize,
+    pub rows: Rows,
+    pub transform: Transform,
+}
+
+impl Named {
+    /// The whole of a tensor as it is.
+    pub fn whole(theirs: String) -> Self {
+        Self { theirs, of: 1, rows: Rows::default(), transform: Transform::AsIs }
     }
 }
 
@@ -86,10 +106,11 @@ pub enum Transform {
     GateKeeps {
         temperature: f32,
     },
-    /// Columns that are `outer` numbers for each of a list, as `outer` lists: column `j * len + i` is that of
+    /// Columns that are `outer` blocks of `width` for each of a list, as `outer` lists: block `j * len + i` is that of
     /// `i * outer + j`.
     ColumnsGathered {
         outer: usize,
+        width: usize,
     },
 }
 
@@ -110,14 +131,16 @@ impl Transform {
                 let kept = |open: f64| ((1.0 - open) * (1.0 + open)).max(0.001).sqrt();
                 each(values, &|w| kept(open(w, temperature)));
             }
-            Self::ColumnsGathered { outer } => {
+            Self::ColumnsGathered { outer, width } => {
                 let mut theirs = vec![0.0; cols];
                 for row in values.chunks_exact_mut(cols) {
                     theirs.copy_from_slice(row);
-                    let lists = theirs.chunks_exact(outer);
+                    let lists = theirs.chunks_exact(outer * width);
                     let len = lists.len();
                     for (i, list) in lists.enumerate() {
-                        list.iter().enumerate().for_each(|(j, value)| row[j * len + i] = *value);
+                        for (j, block) in list.chunks_exact(width).enumerate() {
+                            row[(j * len + i) * width..][..width].copy_from_slice(block);
+                        }
                     }
                 }
             }

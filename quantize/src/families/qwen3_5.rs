@@ -1,13 +1,15 @@
-//! Qwen3.5, the text model, dense and with experts: gated DeltaNet on three of four layers, and on the others attention
+//! Qwen3.5, dense and with experts: gated DeltaNet on three of four layers, and on the others attention
 //! whose output is gated, with a quarter of each head rotated; every norm but the one inside DeltaNet stored as its
 //! distance from 1.
 //!
-//! A checkpoint has a vision tower and layers that guess the token after the next. Both are left out, and the person is
-//! told: a file of it answers text as the reference does without images, and takes no image. Positions along the axes of
-//! an image are one and the same for text.
+//! A checkpoint has layers that guess the token after the next. They are left out, and the person is told. So is the
+//! tower over images where no prompt can hold its token. Positions along the axes of an image are one and the same for
+//! text.
 //!
 //! Queries and their gates alternate by the head in one matrix. `A_log` and `dt_bias` become what the delta rule asks
 //! for: the rate `exp(A_log)` and the bias of the product that decays come from.
+
+pub(super) mod vision;
 
 use std::collections::HashMap;
 
@@ -68,7 +70,7 @@ const HARMLESS: &[&str] = &[
     "router_aux_loss_coef",
 ];
 
-/// Of the vision tower.
+/// Of the vision tower, where it is left out; a template writes the tokens around an image.
 const OUTER: &[&str] =
     &["image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id"];
 
@@ -115,6 +117,10 @@ fn read_outer(config: &Config<'_>, family: &str) -> Result<Draft, ImportError> {
     text.finish(HARMLESS)?;
     // The reference implementation reads the outer key; the text model has one of its own.
     draft.spec.tied_head = config.bool("tie_word_embeddings", false)?;
+    let vocab = draft.spec.vocab;
+    if config.u32("image_token_id")?.is_some_and(|id| id < vocab) {
+        vision::read(config, &mut draft, family)?;
+    }
     Ok(draft)
 }
 

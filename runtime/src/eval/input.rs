@@ -2,8 +2,8 @@
 
 use muse_kernels::{BackendError, Span};
 
-use crate::media::{Place, part, places};
-use crate::{Engine, Medium, PlaceError};
+use crate::media::{Place, part, places, turn};
+use crate::{Engine, MediaRows, Medium, PlaceError};
 
 /// Tokens to evaluate, and the media that the place of some of them is for, those of a kind in order.
 #[derive(Debug, Clone, Copy)]
@@ -28,18 +28,28 @@ pub(super) struct Sequence<'a> {
     places: Vec<Place>,
     /// The medium of each place.
     which: Vec<usize>,
+    /// From position 0 on, with the rows and columns of their vectors: media of models whose rows turn by those.
+    areas: Vec<(Place, [u32; 2])>,
 }
 
 impl<'a> Sequence<'a> {
     pub(super) fn text(start: u32, tokens: &'a [u32]) -> Self {
-        Self { start, tokens, media: &[], places: Vec::new(), which: Vec::new() }
+        Self { start, tokens, media: &[], places: Vec::new(), which: Vec::new(), areas: Vec::new() }
+    }
+
+    /// Text at `start`, behind all of this.
+    pub(super) fn followed_by<'b>(&self, start: u32, tokens: &'b [u32]) -> Sequence<'b> {
+        Sequence { areas: self.areas.clone(), ..Sequence::text(start, tokens) }
     }
 
     /// An input from position 0 on. Tokens that stand for media may have none.
     pub(super) fn new(engine: &dyn Engine, input: Input<'a>) -> Result<Self, PlaceError> {
         let Input { tokens, media } = input;
-        let (places, which) = places(tokens, media, engine.info())?.into_iter().unzip();
-        Ok(Self { start: 0, tokens, media, places, which })
+        let info = engine.info();
+        let (places, which): (Vec<Place>, Vec<usize>) = places(tokens, media, info)?.into_iter().unzip();
+        let area = |(place, which): (&Place, &usize)| Some((*place, media[*which].area(info)?));
+        let areas = places.iter().zip(&which).filter_map(area).collect();
+        Ok(Self { start: 0, tokens, media, places, which, areas })
     }
 
     /// The first `len` tokens.
@@ -66,7 +76,17 @@ impl<'a> Sequence<'a> {
         logits.resize(wanted.len() * engine.info().vocab as usize, 0.0);
         let span = Span { slot: 0, start: self.start + done as u32, len };
         let tokens = &self.tokens[done..done + len as usize];
-        engine.step_with_media(&[span], tokens, &placed, &wanted, logits)?;
+        let turns = self.turns(span);
+        let media = MediaRows { placed: &placed, turns: &turns };
+        engine.step_with_media(&[span], tokens, media, &wanted, logits)?;
         Ok(len as usize)
+    }
+    /// What the rows of `span` turn by, where not by their positions.
+    fn turns(&self, span: Span) -> Vec<[u32; 3]> {
+        let positions = span.start..span.start + span.len;
+        if self.areas.iter().all(|(place, _)| place.at >= positions.end) {
+            return Vec::new();
+        }
+        positions.map(|position| turn(self.areas.iter().copied(), position)).collect()
     }
 }

@@ -34,8 +34,8 @@ pub(super) fn attention<B: Backend>(
     eps: f32,
 ) -> Result<(), BackendError> {
     let own = state.own_cache(index);
-    let State { y, q, k, v, mix, gate, caches, .. } = state;
-    let rows = row_count(spans);
+    let State { y, q, k, v, mix, gate, caches, turns, axes, .. } = state;
+    let (rows, turns) = (row_count(spans), axes.map(|axes| (turns.as_slice(), axes)));
     let on_q = product(q, &w.q);
     let on_gate = w.gate.as_ref().map(|weight| Linear { out: &mut *gate, weight, bias: None });
     let on_kv = w.kv.as_ref().map(|[on_k, on_v]| [product(k, on_k), product(v, on_v)]);
@@ -49,13 +49,13 @@ pub(super) fn attention<B: Backend>(
         backend.rms_norm_in_place(q, norm, rows * a.heads as usize, eps)?;
     }
     if let Some(rope) = a.rope {
-        backend.rope(q, &ropes[rope as usize], spans, a.heads, a.head_dim)?;
+        rotate(backend, q, &ropes[rope as usize], spans, turns, [a.heads, a.head_dim])?;
     }
     if let Some(temperature) = a.temperature {
         backend.temper(q, spans, (a.heads * a.head_dim) as usize, temperature)?;
     }
     if w.kv.is_some() {
-        store(backend, a, w, ropes, k, v, &mut caches[own], spans, eps)?;
+        store(backend, a, w, ropes, k, v, &mut caches[own], spans, turns, eps)?;
     }
     let cache = &caches[a.kv_from.map_or(own, |from| from as usize)];
     backend.attention(mix, q, cache, spans, &shape(a))?;
@@ -83,10 +83,29 @@ pub(super) fn keep<B: Backend>(
     eps: f32,
 ) -> Result<(), BackendError> {
     let own = state.own_cache(index);
-    let State { y, k, v, caches, .. } = state;
+    let State { y, k, v, caches, turns, axes, .. } = state;
+    let turns = axes.map(|axes| (turns.as_slice(), axes));
     let Some([on_k, on_v]) = &w.kv else { return Ok(()) };
     backend.linear(y, row_count(spans), &mut [product(k, on_k), product(v, on_v)])?;
-    store(backend, a, w, ropes, k, v, &mut caches[own], spans, eps)
+    store(backend, a, w, ropes, k, v, &mut caches[own], spans, turns, eps)
+}
+
+/// What each row turns by, and how many frequencies by its row and column; none in models without axes.
+type Turns<'a> = Option<(&'a [[u32; 3]], [u32; 2])>;
+
+/// Turns `x`, rows of so many heads, by the positions of `spans`, or by `turns` where there are any.
+fn rotate<B: Backend>(
+    backend: &mut B,
+    x: &mut B::Buffer,
+    rope: &B::Weight,
+    spans: &[Span],
+    turns: Turns<'_>,
+    [heads, head_dim]: [u32; 2],
+) -> Result<(), BackendError> {
+    match turns {
+        None | Some(([], _)) => backend.rope(x, rope, spans, heads, head_dim),
+        Some((turns, axes)) => backend.rope_axes(x, rope, turns, axes, heads, head_dim),
+    }
 }
 
 /// Norms, rotates and stores keys and values.
@@ -100,6 +119,7 @@ fn store<B: Backend>(
     v: &mut B::Buffer,
     cache: &mut B::Cache,
     spans: &[Span],
+    turns: Turns<'_>,
     eps: f32,
 ) -> Result<(), BackendError> {
     let heads = row_count(spans) * a.kv_heads as usize;
@@ -110,7 +130,7 @@ fn store<B: Backend>(
         backend.rms_norm_in_place(v, norm, heads, eps)?;
     }
     if let Some(rope) = a.rope {
-        backend.rope(k, &ropes[rope as usize], spans, a.kv_heads, a.head_dim)?;
+        rotate(backend, k, &ropes[rope as usize], spans, turns, [a.kv_heads, a.head_dim])?;
     }
     backend.store(cache, k, v, spans)
 }

@@ -1,10 +1,12 @@
 //! What a prompt holds beside text, each a run of tokens that it takes the place of.
 
 mod places;
+mod turns;
 
 use std::fmt;
 
 pub use self::places::{Place, PlaceError, part, places};
+pub use self::turns::turn;
 use crate::{Image, ModelInfo};
 
 /// An image, ready for the tower of its model.
@@ -51,6 +53,14 @@ impl Medium {
     pub fn tokens(&self, info: &ModelInfo) -> Option<u32> {
         match self {
             Self::Image(image) => info.vision.as_ref().map(|vision| image.tokens(&vision.spec)),
+        }
+    }
+
+    /// Rows and columns of its vectors in a model whose rows turn by them; `None` in others.
+    pub fn area(&self, info: &ModelInfo) -> Option<[u32; 2]> {
+        let vision = &info.vision.as_ref()?.spec;
+        match self {
+            Self::Image(image) => vision.axes.map(|_| image.area(vision)),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::graph;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, LoadError, Medium, ModelInfo, Placed, Text};
+use crate::{Engine, LoadError, MediaRows, Medium, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -109,7 +109,9 @@ impl<B: Backend> Model<B> {
     }
 
     /// Panics where a caller broke the contract of [`Engine::step_with_media`].
-    fn check_placed(&self, placed: &[Placed], rows: usize) {
+    fn check_media(&self, media: MediaRows<'_>, rows: usize) {
+        let MediaRows { placed, turns } = media;
+        assert!(turns.is_empty() || turns.len() == rows && self.state.axes.is_some());
         let seen = self.tower.as_ref().map_or(0, Tower::tokens);
         for Placed { row, from, len } in placed {
             let ends = (u64::from(*row) + u64::from(*len), u64::from(*from) + u64::from(*len));
@@ -141,25 +143,28 @@ where
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        self.step_with_media(spans, tokens, &[], wanted, logits)
+        self.step_with_media(spans, tokens, MediaRows::default(), wanted, logits)
     }
 
     fn step_with_media(
         &mut self,
         spans: &[Span],
         tokens: &[u32],
-        placed: &[Placed],
+        media: MediaRows<'_>,
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
+        let MediaRows { placed, turns } = media;
         self.check_step(spans, tokens, wanted, logits);
-        self.check_placed(placed, tokens.len());
+        self.check_media(media, tokens.len());
         check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
         let Self { backend, spec, weights, state, tower, blanked, .. } = self;
         let blanks = spec.vision.as_ref().map_or(&[][..], |vision| &vision.blank_tokens);
         blanked.clear();
         blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { 0 } else { *token }));
+        state.turns.clear();
+        state.turns.extend_from_slice(turns);
         let vectors = tower.as_ref().filter(|_| !placed.is_empty()).map(|tower| &tower.vectors);
         graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
         if let Some(recurrent) = &mut self.recurrent {

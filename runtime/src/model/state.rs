@@ -29,6 +29,10 @@ pub struct State<B: Backend> {
     pub caches: Vec<B::Cache>, // one a layer, or one for all where nothing is kept between steps
     /// One a layer; none where it has attention.
     pub delta_states: Vec<Option<B::DeltaState>>,
+    /// [`Vision::axes`](muse_format::Vision::axes).
+    pub axes: Option<[u32; 2]>,
+    /// What rows turn by where not all turn by their positions; else empty.
+    pub turns: Vec<[u32; 3]>, // (rows)
     /// Experts that stay in the file.
     pub flash: Option<Flash>,
 }
@@ -71,6 +75,8 @@ impl<B: Backend> State<B> {
             narrow: buffer(lens.narrow)?,
             blended: buffer(lens.blended)?,
             logits: buffer(lens.logits)?,
+            axes: plan.vision.and_then(|vision| vision.axes),
+            turns: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.turned as usize)),
             flash,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
             delta_states: plan

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muse_format::MediaText;
 
 use crate::engine::Placed;
-use crate::media::{Place, part};
+use crate::media::{Place, part, turn};
 use crate::{Image, Medium, MediumKind, Message, ModelInfo, Refusal, Text, TextError};
 
 /// Media, and the tokens that they take the place of, in order.
@@ -13,6 +13,8 @@ use crate::{Image, Medium, MediumKind, Message, ModelInfo, Refusal, Text, TextEr
 pub(super) struct Media {
     places: Vec<Place>,
     media: Vec<Arc<Medium>>,
+    /// Rows and columns of the vectors of each, where the model's rows turn by them; else empty.
+    areas: Vec<[u32; 2]>,
 }
 
 /// What tells a sequence with media from another with the same tokens.
@@ -56,6 +58,7 @@ pub(super) fn place(
         media.places.push(Place { at: ids.len() as u32, len });
         ids.extend(std::iter::repeat_n(id, len as usize));
         ids.extend(sent.text.after);
+        media.areas.extend(medium.area(info));
         media.media.push(Arc::new(medium));
         // So that the media at hand are bounded by the context.
         let (tokens, limit) = (ids.len() as u32, info.context - 1);
@@ -103,6 +106,17 @@ impl Media {
     pub(super) fn keys(&self, end: u32) -> Vec<Key> {
         let keys = self.places.iter().zip(&self.media).map(|(place, medium)| (*place, *medium.hash()));
         keys.filter(|(place, _)| place.at < end).collect()
+    }
+
+    /// Whether positions before `end` turn by others than themselves.
+    pub(super) fn turns_before(&self, end: u32) -> bool {
+        self.places.first().is_some_and(|place| !self.areas.is_empty() && place.at < end)
+    }
+
+    /// What `len` positions from `start` on turn by.
+    pub(super) fn turns(&self, start: u32, len: u32) -> impl Iterator<Item = [u32; 3]> {
+        let areas = || self.places.iter().copied().zip(self.areas.iter().copied());
+        (start..start + len).map(move |position| turn(areas(), position))
     }
 
     /// How many of `len` tokens from `start` on one step may take, and the medium that it needs for them.

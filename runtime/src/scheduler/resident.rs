@@ -16,7 +16,7 @@ use super::slots::{Slots, Taken};
 use super::speculate::{Gains, lengths};
 use super::state::Shared;
 use crate::engine::Placed;
-use crate::{Engine, FinishReason, Medium, Priority};
+use crate::{Engine, FinishReason, MediaRows, Medium, Priority};
 
 /// Why an engine is of no more use.
 pub(super) enum Broken {
@@ -165,10 +165,9 @@ impl Resident {
         let vocab = self.engine.info().vocab as usize;
         let logits = &mut self.logits[..batch.wanted.len() * vocab];
         let began = Instant::now();
-        let failure = self
-            .engine
-            .step_with_media(&batch.spans, &batch.tokens, &batch.placed, &batch.wanted, logits)
-            .err();
+        let media = MediaRows { placed: &batch.placed, turns: &batch.turns };
+        let failure =
+            self.engine.step_with_media(&batch.spans, &batch.tokens, media, &batch.wanted, logits).err();
         if batch.wanted.len() == batch.tokens.len() {
             self.costs.note(batch.wanted.len() as u32, began.elapsed());
         }
@@ -285,7 +284,19 @@ impl Resident {
             batch.wanted.extend(end - wanted..end);
             batch.entries.push(Entry { at, proposed, wanted });
         }
+        batch.turns = self.turns(&batch);
         batch
+    }
+
+    /// What the rows of a batch turn by, where not all do by their positions.
+    fn turns(&self, batch: &Batch) -> Vec<[u32; 3]> {
+        let rows = || {
+            batch.entries.iter().zip(&batch.spans).map(|(entry, span)| (self.answers[entry.at].media(), span))
+        };
+        if !rows().any(|(media, span)| media.turns_before(span.start + span.len)) {
+            return Vec::new();
+        }
+        rows().flat_map(|(media, span)| media.turns(span.start, span.len)).collect()
     }
 
     /// How many tokens to propose for each answer. None while one of them reads its prompt: that is what rows are
@@ -333,6 +344,8 @@ struct Batch {
     /// Rows that are vectors of `medium`.
     placed: Vec<Placed>,
     medium: Option<Arc<Medium>>,
+    /// What rows turn by, where not all do by their positions; else empty.
+    turns: Vec<[u32; 3]>,
     /// One for each span.
     entries: Vec<Entry>,
 }

@@ -1,5 +1,8 @@
 //! How many tokens, row by row, an image of some size becomes.
 
+/// Most that one side of an image may be times the other, where it is fit by its area.
+pub(super) const LONGEST: f64 = 200.0;
+
 /// Rows and columns of tokens for `height x width` pixels, a token of `side` pixels a side: the grid nearest to the
 /// image's shape among those of about its size, which is cut down to `tokens_max` tokens first where it has more.
 ///
@@ -21,6 +24,33 @@ pub(super) fn tokens(height: u32, width: u32, side: u32, tokens_max: u32) -> (u3
     let off = |(rows, cols): &(u32, u32)| (f64::from(*rows) / f64::from(*cols) - height / width).abs();
     let best = in_order_of_a_set(near).into_iter().filter(fits).min_by(|a, b| off(a).total_cmp(&off(b)));
     best.unwrap_or_else(|| (rows.round_ties_even().max(1.0) as u32, cols.round_ties_even().max(1.0) as u32))
+}
+
+/// Rows and columns of tokens for `height x width` pixels, a token of `side` pixels a side: each side rounded to whole
+/// tokens, both scaled by one factor, and rounded down, where the image has more than `pixels_max` pixels then, or up where
+/// it has fewer than `pixels_min`. `None` where one side is more than 200 times the other.
+pub(super) fn area(
+    height: u32,
+    width: u32,
+    side: u32,
+    pixels_min: u32,
+    pixels_max: u32,
+) -> Option<(u32, u32)> {
+    if f64::from(height.max(width)) / f64::from(height.min(width)) > LONGEST {
+        return None;
+    }
+    let (height, width, side) = (f64::from(height), f64::from(width), f64::from(side));
+    let (least, most) = (f64::from(pixels_min), f64::from(pixels_max));
+    let mut sides = [height, width].map(|len| (len / side).round_ties_even());
+    let pixels = sides[0] * side * sides[1] * side;
+    if pixels > most {
+        let factor = (height * width / most).sqrt();
+        sides = [height, width].map(|len| (len / factor / side).floor().max(1.0));
+    } else if pixels < least {
+        let factor = (least / (height * width)).sqrt();
+        sides = [height, width].map(|len| (len * factor / side).ceil());
+    }
+    Some((sides[0] as u32, sides[1] as u32))
 }
 
 /// The order in which CPython walks a set of up to four pairs of small numbers, put into it in turn. The reference
@@ -116,5 +146,56 @@ mod tests {
             .filter(|(_, actual, expected)| actual != expected)
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// Height, width, side, fewest and most pixels, and the grid of transformers 5.23's `smart_resize` of Qwen.
+    type AreaCase = (u32, u32, u32, u32, u32, (u32, u32));
+    const AREA_CASES: [AreaCase; 33] = [
+        (512, 512, 32, 65536, 16777216, (16, 16)),
+        (1, 1, 32, 65536, 16777216, (8, 8)),
+        (10, 500, 32, 65536, 16777216, (2, 57)),
+        (1000, 5, 32, 65536, 16777216, (114, 1)),
+        (16000, 3000, 32, 65536, 16777216, (295, 55)),
+        (8000, 8000, 28, 3136, 1003520, (35, 35)),
+        (48, 80, 32, 1024, 4096, (2, 2)),
+        (33, 33, 4, 64, 480, (5, 5)),
+        (3, 5, 8, 256, 1920, (2, 3)),
+        (2552, 1047, 32, 3136, 16777216, (80, 33)),
+        (2671, 2172, 4, 3136, 100000, (87, 71)),
+        (2659, 213, 4, 256, 1003520, (665, 53)),
+        (1922, 1010, 28, 65536, 100000, (15, 8)),
+        (2351, 1022, 4, 65536, 100000, (119, 52)),
+        (1672, 1145, 4, 3136, 100000, (95, 65)),
+        (295, 569, 32, 65536, 1003520, (9, 18)),
+        (519, 542, 4, 256, 100000, (77, 80)),
+        (883, 680, 4, 3136, 1003520, (221, 170)),
+        (815, 2209, 32, 65536, 100000, (6, 16)),
+        (745, 2829, 4, 3136, 1003520, (128, 488)),
+        (89, 1480, 28, 256, 100000, (2, 46)),
+        (1081, 267, 28, 3136, 16777216, (39, 10)),
+        (2401, 14, 32, 65536, 16777216, (105, 1)),
+        (1385, 271, 28, 3136, 1003520, (49, 10)),
+        (1970, 2853, 28, 256, 1003520, (29, 43)),
+        (1936, 2887, 4, 256, 1003520, (205, 305)),
+        (94, 1465, 28, 256, 16777216, (3, 52)),
+        (1716, 1500, 28, 65536, 100000, (12, 10)),
+        (1855, 192, 32, 256, 16777216, (58, 6)),
+        (805, 488, 4, 3136, 1003520, (201, 122)),
+        (2100, 1454, 32, 3136, 1003520, (37, 26)),
+        (443, 2416, 32, 3136, 1003520, (13, 73)),
+        (151, 1774, 4, 256, 1003520, (38, 444)),
+    ];
+
+    #[test]
+    fn areas_are_those_of_the_reference_implementation() {
+        let wrong: Vec<_> = AREA_CASES
+            .into_iter()
+            .map(|(height, width, side, least, most, grid)| {
+                ((height, width), area(height, width, side, least, most), Some(grid))
+            })
+            .filter(|(_, actual, expected)| actual != expected)
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!((area(1, 201, 4, 16, 1 << 20), area(201, 1, 4, 16, 1 << 20)), (None, None));
     }
 }

@@ -1,6 +1,6 @@
 //! An image as a tower reads it.
 
-use muse_format::{Pixels, Vision};
+use muse_format::{Fit, Given, Pixels, Vision};
 
 use super::decode::{self, Picture};
 use super::grid::Grid;
@@ -40,6 +40,11 @@ pub enum ImageError {
     Bytes { bytes: u64, limit: u64 },
     #[error("the image is {width} x {height} pixels; at most {side} a side and {pixels} in all are taken")]
     Sides { width: u32, height: u32, side: u32, pixels: u64 },
+    #[error(
+        "the image is {width} x {height} pixels; for this model one side may be {} times the other at most",
+        fit::LONGEST
+    )]
+    Long { width: u32, height: u32 },
     #[error("the image cannot be decoded: {0}")]
     Broken(String),
 }
@@ -57,19 +62,29 @@ impl Image {
     /// [`ImageError`] where it is none, is damaged, or is too large.
     pub fn decode(bytes: &[u8], vision: &Vision, limit: u32) -> Result<Self, ImageError> {
         let Picture { width, height, rgb } = decode::decode(bytes)?;
-        let patch = vision.pixels.patch;
-        let (rows, cols) =
-            fit::tokens(height, width, patch * vision.merge, limit.min(vision.pixels.tokens_max));
-        let [rows, cols] = [rows, cols].map(|tokens| tokens * vision.merge);
+        let pixels = &vision.pixels;
+        let (patch, limit) = (pixels.patch, limit.min(pixels.tokens_max));
+        let side = patch * vision.merge;
+        let fit = match pixels.fit {
+            Fit::Shape => Some(fit::tokens(height, width, side, limit)),
+            Fit::Area { pixels_min, pixels_max } => {
+                let most = u64::from(limit) * u64::from(side) * u64::from(side);
+                let most = u32::try_from(most).map_or(pixels_max, |most| most.min(pixels_max));
+                fit::area(height, width, side, pixels_min.min(most), most)
+            }
+        };
+        let (rows, cols) = fit.ok_or(ImageError::Long { width, height })?;
+        let [rows, cols] = [rows, cols].map(|tokens| u64::from(tokens) * u64::from(vision.merge));
         // Before it is made that large: a long one may have more than it should.
-        checked(rows.into(), cols.into(), vision, limit)?;
+        let Grid { rows, cols } = checked(rows, cols, vision, limit)?;
         let size = [height, width].map(|side| side as usize);
-        let rgb = resize::resize(rgb, size, [rows, cols].map(|patches| (patches * patch) as usize));
+        let new_size = [rows, cols].map(|patches| (patches * patch) as usize);
+        let rgb = resize::resize(pixels.resampling, rgb, size, new_size);
         Self::from_rgb(rows.into(), cols.into(), rgb, vision, limit)
     }
 
-    /// An image of which `values`, `(rows * cols, values)`, were computed elsewhere; `limit` is the most tokens it may
-    /// take.
+    /// An image of which `values`, `(rows * cols, values)`, were computed elsewhere and lie as [`Pixels::given`] says;
+    /// `limit` is the most tokens it may take.
     ///
     /// # Errors
     /// [`ImageError`] where the numbers do not fit together.
@@ -89,6 +104,10 @@ impl Image {
         if !values.iter().all(|value| value.is_finite()) {
             return Err(ImageError::NotFinite);
         }
+        let values = match vision.pixels.given {
+            Given::Rows => values,
+            Given::Squares => from_squares(&values, grid, vision),
+        };
         let mut hasher = hasher(grid);
         for value in &values {
             hasher.update(&value.to_le_bytes());
@@ -128,6 +147,11 @@ impl Image {
         self.grid.len() / vision.merged()
     }
 
+    /// Rows and columns of those vectors.
+    pub fn area(&self, vision: &Vision) -> [u32; 2] {
+        [self.grid.rows / vision.merge, self.grid.cols / vision.merge]
+    }
+
     /// Adds the values of a patch to `out`.
     pub fn patch(&self, patch: u32, pixels: &Pixels, out: &mut Vec<f32>) {
         let width = pixels.values() as usize;
@@ -151,6 +175,25 @@ impl Image {
             }
         }
     }
+}
+
+/// Patches that come square by square, channel by channel in each, as they lie here.
+fn from_squares(given: &[f32], grid: Grid, vision: &Vision) -> Vec<f32> {
+    let (merge, pixels) = (vision.merge, &vision.pixels);
+    let (frames, plane) = (pixels.frames as usize, (pixels.patch * pixels.patch) as usize);
+    let mut values = Vec::with_capacity(given.len());
+    for patch in 0..grid.len() {
+        let [row, col] = grid.place(patch);
+        let square = row / merge * (grid.cols / merge) + col / merge;
+        let came = square * vision.merged() + row % merge * merge + col % merge;
+        let of_patch = &given[came as usize * 3 * frames * plane..][..3 * frames * plane];
+        for frame in 0..frames {
+            for channel in 0..3 {
+                values.extend_from_slice(&of_patch[(channel * frames + frame) * plane..][..plane]);
+            }
+        }
+    }
+    values
 }
 
 fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, ImageError> {

@@ -14,6 +14,10 @@ pub struct VisionPlan {
     pub patches: u32,
     /// Patches computed at once: whole tokens.
     pub rows: u32,
+    /// [`Vision::axes`].
+    pub axes: Option<[u32; 2]>,
+    /// Rows of a step of the language model that turn by them.
+    pub turned: u32,
     /// Keys and values of one layer at a time.
     pub cache: CacheShape,
     /// Width of the vectors that an image becomes.
@@ -40,6 +44,8 @@ impl VisionPlan {
             tokens,
             patches,
             rows,
+            axes: vision.axes,
+            turned: if vision.axes.is_some() { batch } else { 0 },
             cache: CacheShape {
                 dtype,
                 slots: 1,
@@ -88,8 +94,8 @@ impl VisionPlan {
     pub fn items(&self) -> [Item; 4] {
         let item = |shape: String, bytes: u64| Item { what: "images", shape, bytes };
         let Self { tokens, patches, rows, dim, inner, .. } = self;
-        // Which patch comes when, and where it went.
-        let order = 8 * u64::from(*patches) + 12 * u64::from(*rows);
+        // Which patch comes when, and where it went; what rows of a step turn by, for us and for the backend.
+        let order = 8 * u64::from(*patches) + 12 * u64::from(*rows) + 2 * 12 * u64::from(self.turned);
         let chunk = 4 * (5 * self.chunk_len() + 2 * self.wide_len() + self.host_len()) + order;
         let dtype = self.cache.dtype;
         [

@@ -7,7 +7,8 @@
 use muse_format::{Activation, Laid, Pixels, Vision, VisionLayer};
 
 use super::super::config::Config;
-use super::super::{Draft, Rope, Transform};
+use super::super::origin::Named;
+use super::super::{Draft, ImageMarkers, Rope, Transform, image_processor};
 use crate::checkpoint::ImportError;
 
 /// The names of its parts in a checkpoint.
@@ -99,7 +100,8 @@ pub(in super::super) fn read(
     draft.computed.insert("vision.rope".into(), frequencies);
     draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
     name_tensors(draft);
-    draft.image_markers = Some(["<|patch|>", "<|image_start|>", "<|image_end|>"]);
+    let around = Some(["<|image_start|>", "<|image_end|>"]);
+    draft.image_markers = Some(ImageMarkers { token: "<|patch|>", around });
     draft.read_processor = Some(read_processor);
     Ok(())
 }
@@ -144,11 +146,11 @@ fn name_tensors(draft: &mut Draft) {
     let vision = draft.spec.vision.as_ref().expect("it was just read");
     let (merged, blocks) = (vision.merged() as usize, vision.layers.len());
     let mut name = |ours: String, theirs: String, transform: Transform| {
-        draft.named.insert(ours, (theirs, transform));
+        draft.named.insert(ours, Named { transform, ..Named::whole(theirs) });
     };
     for (ours, theirs) in NAMES.into_iter().filter(|(_, theirs)| !theirs.is_empty()) {
         let transform = match ours {
-            "adapter.up" => Transform::ColumnsGathered { outer: merged },
+            "adapter.up" => Transform::ColumnsGathered { outer: merged, width: 1 },
             _ => Transform::AsIs,
         };
         name(format!("vision.{ours}"), format!("model.{theirs}"), transform);
@@ -172,38 +174,8 @@ fn name_tensors(draft: &mut Draft) {
 /// # Errors
 /// [`ImportError::Config`] for a step that is left out, of another kind, or of another size than the tower's.
 pub(in super::super) fn read_processor(config: &Config<'_>, vision: &mut Vision) -> Result<(), ImportError> {
-    let pixels = &mut vision.pixels;
-    for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
-        config.only(step, &[true.into()], "only the whole of the steps is supported")?;
-    }
-    config.only("resample", &[1.into()], "only 1, which is Lanczos, is supported")?;
-    config.only("rescale_factor", &[(1.0 / 255.0).into()], "only 1 / 255 is supported")?;
-    for (key, size) in
-        [("patch_size", pixels.patch), ("temporal_patch_size", pixels.frames), ("merge_size", vision.merge)]
-    {
-        config.only(key, &[size.into()], &format!("it must be the tower's, {size}"))?;
-    }
     if config.has("max_image_tokens") {
-        pixels.tokens_max = config.size("max_image_tokens", 1 << 20)?;
+        vision.pixels.tokens_max = config.size("max_image_tokens", 1 << 20)?;
     }
-    let three = |key: &str, values: Option<Vec<f64>>, default: [f32; 3]| match values.as_deref() {
-        None => Ok(default),
-        Some([red, green, blue]) => Ok([*red, *green, *blue].map(|value| value as f32)),
-        Some(_) => Err(config.refuse(key, "it must hold three numbers")),
-    };
-    pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
-    pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
-    let known = [
-        // Names of classes, and what is for other processors or for batches.
-        "image_processor_type",
-        "processor_class",
-        "feature_extractor_type",
-        "data_format",
-        "input_data_format",
-        "return_tensors",
-        "disable_grouping",
-        "device",
-        "default_to_square",
-    ];
-    config.finish(&known)
+    image_processor::read(config, vision, (1, "Lanczos"))
 }

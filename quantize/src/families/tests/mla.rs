@@ -116,7 +116,7 @@ fn imported(changes: &Value) -> Vec<Imported> {
 #[test]
 fn heads_are_taken_apart_and_keys_turned() {
     let pairs = Some(Pairs { head_dim: 6, rotated: 6 });
-    let blocks = |first, len, every| Rows { first, blocks: Some(Blocks { len, every }), pairs: None };
+    let blocks = |first, len, every| Rows { first, blocks: Some(Blocks { len, every }), ..Rows::default() };
     let whole = Rows::default();
     let expected = [
         ("q", "q_b_proj.weight", blocks(0, 10, 16), Transform::AsIs),

@@ -207,7 +207,7 @@ fn every_tensor_of_a_whole_model_is_used() {
             (Origin::Tensor { transform, .. }, _) => {
                 let centred = tensor.name.starts_with('l') && tensor.name.ends_with("norm");
                 let expected = match tensor.name.as_str() {
-                    "vision.adapter.up" => Transform::ColumnsGathered { outer: 4 },
+                    "vision.adapter.up" => Transform::ColumnsGathered { outer: 4, width: 1 },
                     _ if centred => Transform::AddOne,
                     _ => Transform::AsIs,
                 };

@@ -1,9 +1,9 @@
-use muse_format::{DeltaNet, Mixer, Role, Score};
+use muse_format::{DeltaNet, Fit, Laid, Mixer, Role, Score};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
 use crate::checkpoint::ImportError;
-use crate::families::{self, Family, LeftOut, Origin, Transform, import};
+use crate::families::{self, Config, Family, LeftOut, Origin, Transform, import};
 
 /// As published, with the keys of its tower and of the layer that guesses; 5 layers.
 fn qwen3_5(changes: &Value) -> Map<String, Value> {
@@ -30,7 +30,7 @@ fn outer(model_type: &str, architecture: &str, more: Value, changes: &Value) -> 
     );
     let text = with(Value::Object(with(Value::Object(text), &more)), changes);
     let outer = json!({"model_type": model_type, "architectures": [architecture], "text_config": text,
-        "vision_config": {"hidden_size": 8}, "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92,
+        "vision_config": {"hidden_size": 8}, "image_token_id": 900, "video_token_id": 901, "vision_start_token_id": 92,
         "vision_end_token_id": 93, "tie_word_embeddings": false});
     outer.as_object().expect("an object").clone()
 }
@@ -203,4 +203,95 @@ fn tensors_come_from_where_they_lie() {
 
 fn import_of(config: &Map<String, Value>, tensors: &[(&str, usize, usize)]) -> ImportError {
     import(&checkpoint(config.clone(), tensors)).expect_err("not a whole model")
+}
+
+/// As published but for its sizes, of a prompt that can hold its token.
+fn seeing(changes: &Value, text: &Value) -> Map<String, Value> {
+    let tower = with(
+        json!({"model_type": "qwen3_5_vision", "depth": 2, "hidden_size": 24, "hidden_act": "gelu_pytorch_tanh",
+            "intermediate_size": 20, "num_heads": 3, "in_channels": 3, "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "out_hidden_size": 64, "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [], "initializer_range": 0.02}),
+        changes,
+    );
+    with(Value::Object(qwen3_5(text)), &json!({"vision_config": tower, "image_token_id": 90}))
+}
+
+#[test]
+fn qwen3_5_sees_by_rows_and_columns() {
+    let vision = spec(seeing(&json!({}), &json!({}))).expect("qwen3_5").vision.expect("a tower");
+    assert_eq!((vision.token, vision.blank_tokens.len(), vision.axes), (90, 0, Some([11, 10])));
+    assert_eq!((vision.dim, vision.adapter_dim, vision.frequencies, vision.positions), (24, 96, 2, 6));
+    assert_eq!((vision.laid, vision.merge, vision.layers.len()), (Laid::Corners, 2, 2));
+    assert!(!vision.pre_norm && !vision.adapter_down && !vision.vector_norm && vision.patch_bias);
+    let rope = |section: Value| json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}});
+    let turned = spec(seeing(&json!({}), &rope(json!([4, 3, 1])))).expect("of its own");
+    assert_eq!(turned.vision.expect("a tower").axes, Some([3, 1]));
+    let cases = [
+        ("model_type", json!("qwen3_vl")),
+        ("hidden_act", json!("gelu")),
+        ("in_channels", json!(1)),
+        ("deepstack_visual_indexes", json!([1])),
+        ("out_hidden_size", json!(32)),
+        ("hidden_size", json!(26)),
+        ("num_heads", json!(0)),
+        ("num_position_embeddings", json!(35)),
+        ("spatial_merge_size", json!(17)),
+        ("patch_size", json!([16, 16])),
+        ("rope_parameters.rope_type", json!({"rope_type": "yarn"})),
+        ("num_experts", json!(2)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        let (outer, _) = key.split_once('.').unwrap_or((key, ""));
+        match spec(seeing(&json!({ outer: value }), &json!({}))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("vision_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    for section in [json!([4, 4]), json!([4, 0, 4])] {
+        match spec(seeing(&json!({}), &rope(section.clone()))) {
+            Err(ImportError::Config { key, .. }) if key.ends_with("mrope_section") => {}
+            other => failures.push(format!("{section}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn an_image_processor_of_qwen3_5_says_how_large_an_image_is_made() {
+    let read = |processor: Value| {
+        let mut vision = spec(seeing(&json!({}), &json!({}))).expect("qwen3_5").vision.expect("a tower");
+        let processor = processor.as_object().expect("an object").clone();
+        let processor = Config::part(&processor, "preprocessor_config.json: ");
+        families::qwen3_5::vision::read_processor(&processor, &mut vision).map(|()| vision.pixels)
+    };
+    let fit = |pixels_min, pixels_max| Fit::Area { pixels_min, pixels_max };
+    let none = read(json!({})).expect("no file");
+    assert_eq!((none.fit, none.tokens_max, none.mean), (fit(1 << 16, 1 << 24), 1 << 14, [0.5; 3]));
+    let published = json!({"size": {"longest_edge": 16777216, "shortest_edge": 65536}, "patch_size": 16,
+        "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Qwen3VLProcessor", "image_processor_type": "Qwen2VLImageProcessorFast"});
+    assert_eq!(read(published.clone()).expect("as published"), none);
+    // What transformers 5.23 takes where nothing is said.
+    let silent = read(json!({"patch_size": 16})).expect("silent");
+    assert_eq!((silent.fit, silent.tokens_max), (fit(3136, 1_003_520), 980));
+    assert_eq!((silent.mean[0], silent.deviation[2]), (0.481_454_66, 0.275_777_1));
+    let older = read(json!({"min_pixels": 1024, "max_pixels": 4096})).expect("older keys");
+    assert_eq!((older.fit, older.tokens_max), (fit(1024, 4096), 4));
+    for (key, value) in [
+        ("size", json!({"longest_edge": 1000, "shortest_edge": 500})),
+        ("size", json!({"longest_edge": 4096, "shortest_edge": 8192})),
+        ("size.longest_edge", json!({"shortest_edge": 8192})),
+        ("size.height", json!({"longest_edge": 4096, "shortest_edge": 2048, "height": 3})),
+        ("resample", json!(1)),
+        ("patch_size", json!(14)),
+        ("do_pad", json!(true)),
+    ] {
+        let mut processor = published.clone();
+        processor[key.split('.').next().expect("a key")] = value;
+        let error = read(processor).expect_err(key);
+        let key = format!("preprocessor_config.json: {key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
+    }
 }

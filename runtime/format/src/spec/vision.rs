@@ -73,6 +73,11 @@ pub struct Vision {
     /// Whether a vector is normalised before it takes a token's place.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub vector_norm: bool,
+    /// Where vectors of an image turn, in the language model, by their row and column among them: how many frequencies turn
+    /// by the row, and by the column, of every three the second and the third. The others turn by where the image begins,
+    /// from which rows and columns are counted; text behind it goes on behind the largest of all three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axes: Option<[u32; 2]>,
     pub layers: Vec<VisionLayer>,
 }
 
@@ -202,6 +207,7 @@ impl Default for Vision {
             adapter_down: true,
             adapter_bias: false,
             vector_norm: true,
+            axes: None,
             layers: Vec::new(),
         }
     }
@@ -240,6 +246,9 @@ impl Vision {
             ("adapter_dim", self.adapter_dim, DIM_MAX),
         ] {
             bounded(field(name), value, max)?;
+        }
+        if let Some(axes) = self.axes {
+            axes.into_iter().try_for_each(|count| bounded(field("axes"), count, DIM_MAX))?;
         }
         if let Fit::Area { pixels_min, pixels_max } = self.pixels.fit {
             bounded(field("pixels.fit.pixels_max"), pixels_max, 1 << 30)?;

@@ -1,0 +1,48 @@
+//! `preprocessor_config.json`: what processors of images say alike. What is absent is as the tower's family has it.
+
+use muse_format::Vision;
+
+use super::config::Config;
+use crate::checkpoint::ImportError;
+
+/// Names of classes, and what is for other processors or for batches.
+const HARMLESS: &[&str] = &[
+    "image_processor_type",
+    "processor_class",
+    "feature_extractor_type",
+    "data_format",
+    "input_data_format",
+    "return_tensors",
+    "disable_grouping",
+    "device",
+    "default_to_square",
+];
+
+/// Means and deviations; a step that is left out, or is of another kind or size than the tower's, is refused, and so is a
+/// key that nobody has read. `resampling` is the number of the one that is supported, and what people call it.
+pub(super) fn read(
+    config: &Config<'_>,
+    vision: &mut Vision,
+    resampling: (u32, &str),
+) -> Result<(), ImportError> {
+    let pixels = &mut vision.pixels;
+    for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
+        config.only(step, &[true.into()], "only the whole of the steps is supported")?;
+    }
+    let (number, name) = resampling;
+    config.only("resample", &[number.into()], &format!("only {number}, which is {name}, is supported"))?;
+    config.only("rescale_factor", &[(1.0 / 255.0).into()], "only 1 / 255 is supported")?;
+    for (key, size) in
+        [("patch_size", pixels.patch), ("temporal_patch_size", pixels.frames), ("merge_size", vision.merge)]
+    {
+        config.only(key, &[size.into()], &format!("it must be the tower's, {size}"))?;
+    }
+    let three = |key: &str, values: Option<Vec<f64>>, default: [f32; 3]| match values.as_deref() {
+        None => Ok(default),
+        Some([red, green, blue]) => Ok([*red, *green, *blue].map(|value| value as f32)),
+        Some(_) => Err(config.refuse(key, "it must hold three numbers")),
+    };
+    pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
+    pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
+    config.finish(HARMLESS)
+}
