@@ -41,6 +41,9 @@ fn gguf_name(name: &str, gemma: bool) -> String {
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("model.layers.").unwrap().split_once('.').unwrap();
+    if rest == "mlp.gate.weight" {
+        return format!("blk.{layer}.ffn_gate_inp.weight");
+    }
     let (stem, part) = rest.rsplit_once('.').unwrap();
     let (ours, _) = LAYER.iter().find(|(_, theirs)| *theirs == stem).unwrap();
     let ours = if *ours == "post_attention_norm" && !gemma { "ffn_norm" } else { ours };
@@ -108,6 +111,9 @@ fn keys(gguf: &mut Gguf, architecture: &str, config: &Json) {
         ("rope.freq_base", theta.into_iter().find_map(float)),
         ("final_logit_softcapping", float(&config["final_logit_softcapping"])),
         ("rope.scaling.factor", float(&rope["full_attention"]["factor"])),
+        ("expert_count", integer("num_experts")),
+        ("expert_used_count", integer("num_experts_per_tok")),
+        ("expert_feed_forward_length", integer("moe_intermediate_size")),
     ];
     for (key, value) in keys {
         if let Some(value) = value {
@@ -205,10 +211,38 @@ fn written(checkpoint: &Checkpoint, architecture: &str) -> Gguf {
     let mut gguf = Gguf::new();
     keys(&mut gguf, architecture, &config);
     vocabulary(&mut gguf, checkpoint);
-    let tensors = checkpoint.tensors.keys();
+    let tensors = checkpoint.tensors.keys().filter(|name| !name.contains(".experts."));
     gguf.tensors = tensors.map(|name| tensor(checkpoint, name, architecture, head_dim as usize)).collect();
+    for layer in 0..config["num_hidden_layers"].as_u64().unwrap() {
+        for part in ["gate", "up", "down"] {
+            gguf.tensors.extend(stack(checkpoint, &config, layer, part));
+        }
+    }
     gguf.tensors.extend(rope_factors(&config));
     gguf
+}
+
+/// The matrices of all experts of a layer as one tensor; nothing of a layer that has none.
+fn stack(checkpoint: &Checkpoint, config: &Json, layer: u64, part: &str) -> Option<Tensor> {
+    let count = config["num_experts"].as_u64()?;
+    let mut stacked: Option<Tensor> = None;
+    for expert in 0..count {
+        let name = format!("model.layers.{layer}.mlp.experts.{expert}.{part}_proj.weight");
+        let source = checkpoint.tensors.get(&name)?;
+        let (rows, cols) = source.shape();
+        let mut values = vec![0.0; rows * cols];
+        source.read(0..rows, &mut values).unwrap();
+        let data = values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes());
+        let all = stacked.get_or_insert_with(|| Tensor {
+            name: format!("blk.{layer}.ffn_{part}_exps.weight"),
+            dims: vec![cols as u64, rows as u64, count],
+            code: 30,
+            data: Vec::new(),
+            offset: None,
+        });
+        all.data.extend(data);
+    }
+    stacked
 }
 
 fn values(checkpoint: &Checkpoint, origin: &Origin) -> Vec<f32> {
@@ -260,6 +294,77 @@ fn a_checkpoint_written_as_gguf_is_the_same_model() {
         let import = |checkpoint| families::import(checkpoint).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_same(name, (&ours, &import(&ours)), (&theirs, &import(&theirs)));
     }
+}
+
+/// A GGUF's experts are on every layer.
+fn experts_everywhere() -> Checkpoint {
+    let mut checkpoint = safetensors::open(&fixture("qwen3-moe").join("checkpoint")).unwrap();
+    let sparse = |name: &str| !name.contains(".layers.1.");
+    let first: Vec<String> =
+        checkpoint.tensors.keys().filter(|name| name.contains(".layers.0.")).cloned().collect();
+    checkpoint.tensors.retain(|name, _| sparse(name));
+    let again = safetensors::open(&fixture("qwen3-moe").join("checkpoint")).unwrap();
+    for (name, tensor) in again.tensors {
+        if first.contains(&name) {
+            checkpoint.tensors.insert(name.replace(".layers.0.", ".layers.1."), tensor);
+        }
+    }
+    checkpoint.config.insert("mlp_only_layers".into(), Json::Array(Vec::new()));
+    checkpoint
+}
+
+#[test]
+fn experts_in_one_tensor_are_those_of_the_same_model() {
+    let theirs = experts_everywhere();
+    let bytes = written(&theirs, "qwen3moe").bytes();
+    let ours = gguf::from_bytes("qwen3-moe", bytes).unwrap();
+    let import = |checkpoint| families::import(checkpoint).unwrap_or_else(|e| panic!("{e}"));
+    assert_same("qwen3-moe", (&ours, &import(&ours)), (&theirs, &import(&theirs)));
+    let expert = &ours.tensors["model.layers.2.mlp.experts.3.down_proj.weight"];
+    assert_eq!((expert.shape(), expert.native()), ((20, 20), Native::Bf16));
+}
+
+#[test]
+fn experts_that_a_model_cannot_have_are_refused() {
+    let whole = written(&experts_everywhere(), "qwen3moe");
+    let refused = |change: &dyn Fn(&mut Gguf)| {
+        let mut gguf = whole.clone();
+        change(&mut gguf);
+        let opened = gguf::from_bytes("changed", gguf.bytes());
+        let imported = opened.and_then(|checkpoint| families::import(&checkpoint).map(|_| ()));
+        imported.expect_err("a change").to_string()
+    };
+    let key = |key: &str, value: u32| {
+        let key = format!("qwen3moe.{key}");
+        refused(&move |gguf: &mut Gguf| gguf.set(&key, Value::Integer(value)))
+    };
+    for (name, value) in
+        [("expert_gating_func", 2), ("expert_shared_count", 1), ("leading_dense_block_count", 1)]
+    {
+        let error = key(name, value);
+        assert!(error.contains(name) && error.contains(&value.to_string()), "{error}");
+    }
+    // Another number than the router has.
+    for count in [3, 5] {
+        let error = key("expert_count", count);
+        assert!(
+            error.contains(&format!("mlp.gate.weight is (4, 20); the config asks for ({count}, 20)")),
+            "{error}"
+        );
+    }
+    let name = "blk.0.ffn_up_exps.weight";
+    let error = refused(&|gguf| gguf.tensor(name).dims[2] = 3);
+    assert!(error.contains("layers.0.mlp.experts.3.up_proj.weight is missing"), "{error}");
+    let error = refused(&|gguf| gguf.tensor(name).dims[2] = 0);
+    assert!(error.contains(name), "{error}");
+    let error = refused(&|gguf| gguf.tensor(name).dims[2] = 1 << 40);
+    assert!(error.contains(name), "{error}");
+    let error = refused(&|gguf| gguf.tensor(name).dims.push(2));
+    assert!(error.contains(name), "{error}");
+    // A matrix that is several.
+    let router = "blk.0.ffn_gate_inp.weight";
+    let error = refused(&|gguf| gguf.tensor(router).dims = vec![20, 2, 2]);
+    assert!(error.contains(router), "{error}");
 }
 
 #[test]

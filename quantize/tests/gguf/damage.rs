@@ -77,10 +77,16 @@ const CASES: &[(&str, Damage, &str)] = &[
     ("a split file", Model(|g| g.set("split.count", Value::Integer(3))), "split into 3 files"),
     ("no dimensions", Model(|g| g.tensor("output_norm.weight").dims.clear()), "0 dimensions"),
     ("five dimensions", Model(|g| g.tensor("output_norm.weight").dims = vec![8, 1, 1, 1, 1]), "5 dimensions"),
+    ("three dimensions", Model(|g| g.tensor("blk.0.attn_k.weight").dims = vec![8, 2, 2]), "holds 2 matrices"),
     (
-        "three dimensions",
-        Model(|g| g.tensor("blk.0.attn_k.weight").dims = vec![8, 2, 2]),
+        "four dimensions",
+        Model(|g| g.tensor("blk.0.attn_k.weight").dims = vec![8, 2, 2, 2]),
         "only vectors and matrices",
+    ),
+    (
+        "more matrices than a layer has experts",
+        Model(|g| g.tensor("blk.0.attn_k.weight").dims = vec![8, 1, 5000]),
+        "up to 4096 of one shape",
     ),
     ("an empty tensor", Model(|g| g.tensor("output_norm.weight").dims = vec![0]), "1 x 0"),
     ("no rows", Model(|g| g.tensor("blk.0.attn_k.weight").dims = vec![8, 0]), "0 x 8"),

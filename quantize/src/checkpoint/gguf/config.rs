@@ -12,24 +12,31 @@ pub(super) enum Architecture {
     Llama,
     Qwen2,
     Qwen3,
+    /// With experts on every layer.
+    Qwen3Moe,
     Gemma3,
 }
 
-const ARCHITECTURES: [(&str, Architecture, &str, &str); 4] = [
+const ARCHITECTURES: [(&str, Architecture, &str, &str); 5] = [
     ("llama", Architecture::Llama, "llama", "LlamaForCausalLM"),
     ("qwen2", Architecture::Qwen2, "qwen2", "Qwen2ForCausalLM"),
     ("qwen3", Architecture::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+    ("qwen3moe", Architecture::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
     ("gemma3", Architecture::Gemma3, "gemma3_text", "Gemma3ForCausalLM"),
 ];
 
 /// Keys that change what a model computes, which no supported model has, and the value that changes nothing; 0 is
 /// written for "unset".
-const NEUTRAL: [(&str, f64); 6] = [
+const NEUTRAL: [(&str, f64); 9] = [
     ("attention.scale", 0.0),
     ("logit_scale", 1.0),
     ("embedding_scale", 1.0),
     ("residual_scale", 1.0),
-    ("expert_count", 0.0),
+    ("expert_shared_count", 0.0),
+    ("expert_weights_scale", 1.0),
+    ("leading_dense_block_count", 0.0),
+    // 1 is the softmax.
+    ("expert_gating_func", 1.0),
     ("rope.scaling.attn_factor", 1.0),
 ];
 
@@ -110,6 +117,29 @@ impl Keys<'_> {
         }
     }
 
+    /// The numbers of experts, which an architecture without them must not have.
+    fn experts(&self, json: &mut Map<String, Value>, architecture: Architecture) -> Result<(), ImportError> {
+        if architecture != Architecture::Qwen3Moe {
+            let count = self.integer("expert_count")?.filter(|count| *count != 0);
+            let rule = format!("the {} models that are supported have none", self.prefix);
+            return count.map_or(Ok(()), |count| Err(self.refuse("expert_count", count, rule)));
+        }
+        let dim = self.required("expert_feed_forward_length")?;
+        // Whoever reads the architecture divides weights by their sum, and has experts on every layer; no key says so.
+        for (key, value) in [
+            ("num_experts", self.required("expert_count")?.into()),
+            ("num_experts_per_tok", self.required("expert_used_count")?.into()),
+            ("moe_intermediate_size", dim.into()),
+            ("norm_topk_prob", true.into()),
+            ("decoder_sparse_step", 1.into()),
+            // Of no layer.
+            ("intermediate_size", dim.into()),
+        ] {
+            json.insert(key.into(), value);
+        }
+        Ok(())
+    }
+
     fn gemma3(
         &self,
         json: &mut Map<String, Value>,
@@ -167,7 +197,9 @@ pub(super) fn config(metadata: &Metadata, tensors: &[Tensor]) -> Result<Config, 
     set("architectures", json!([class]));
     set("model_type", model_type.into());
     set("hidden_size", hidden.into());
-    set("intermediate_size", keys.required("feed_forward_length")?.into());
+    if architecture != Architecture::Qwen3Moe {
+        set("intermediate_size", keys.required("feed_forward_length")?.into());
+    }
     set("num_hidden_layers", keys.required("block_count")?.into());
     set("num_attention_heads", heads.into());
     set("num_key_value_heads", keys.integer("attention.head_count_kv")?.unwrap_or(heads).into());
@@ -178,9 +210,13 @@ pub(super) fn config(metadata: &Metadata, tensors: &[Tensor]) -> Result<Config, 
     set("max_position_embeddings", keys.required("context_length")?.into());
     set("vocab_size", embed.shape.0.into());
     set("tie_word_embeddings", find("output.weight").is_none().into());
+    keys.experts(&mut json, architecture)?;
+    let mut set = |key: &str, value: Value| {
+        json.insert(key.into(), value);
+    };
     match architecture {
         Architecture::Gemma3 => keys.gemma3(&mut json, hidden, heads, head_dim)?,
-        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 => {
+        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
             set("hidden_act", "silu".into());
             if architecture == Architecture::Llama {
                 set("attention_bias", find("blk.0.attn_q.bias").is_some().into());

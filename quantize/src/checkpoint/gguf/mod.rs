@@ -30,6 +30,9 @@ use self::reader::Source;
 use self::tensor::{GgufTensor, RowOrder};
 use super::{Checkpoint, ImportError, TensorSource};
 
+/// Tensors that a file may hold, each expert's for itself.
+const SPLIT_MAX: usize = 1 << 20;
+
 /// Frequencies of a rotation that a file corrects (Llama 3); no `head_dim` is larger.
 const ROPE_FACTORS_MAX: usize = 4096;
 
@@ -112,6 +115,11 @@ fn tensors(gguf: Gguf, config: &Config) -> Result<BTreeMap<String, Box<dyn Tenso
         }
         let name = names::hugging_face(config.architecture, &tensor.name)
             .ok_or_else(|| ImportError::UnknownTensor(tensor.name.clone()))?;
+        let matrices = tensor.matrices;
+        if matrices != 1 && !name.contains('*') {
+            let problem = format!("{} holds {matrices} matrices; of this name it is one", tensor.name);
+            return Err(gguf.source.malformed(problem));
+        }
         let rotated = ["q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"];
         let order = match config.architecture {
             Architecture::Llama if rotated.iter().any(|end| name.ends_with(end)) => {
@@ -127,7 +135,18 @@ fn tensors(gguf: Gguf, config: &Config) -> Result<BTreeMap<String, Box<dyn Tenso
                 format!("{} has {outputs} outputs, which heads of {head_dim} do not divide", tensor.name);
             return Err(gguf.source.malformed(problem));
         }
-        all.insert(name, Box::new(GgufTensor { source: gguf.source.clone(), tensor, order }));
+        if !name.contains('*') {
+            all.insert(name, Box::new(GgufTensor { source: gguf.source.clone(), tensor, order }));
+            continue;
+        }
+        if all.len() + matrices > SPLIT_MAX {
+            let problem = format!("{} is an expert too many: {SPLIT_MAX} tensors are allowed", tensor.name);
+            return Err(gguf.source.malformed(problem));
+        }
+        for index in 0..matrices {
+            let (name, tensor) = (name.replace('*', &index.to_string()), tensor.matrix(index));
+            all.insert(name, Box::new(GgufTensor { source: gguf.source.clone(), tensor, order }));
+        }
     }
     Ok(all)
 }

@@ -2,7 +2,8 @@
 
 use super::config::Architecture;
 
-/// Hugging Face's name of GGUF's tensor `name`; `None` for one that we do not know.
+/// Hugging Face's name of GGUF's tensor `name`, with `*` for the number of an expert where it holds all of a layer's;
+/// `None` for one that we do not know.
 pub(super) fn hugging_face(architecture: Architecture, name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
@@ -15,7 +16,12 @@ pub(super) fn hugging_face(architecture: Architecture, name: &str) -> Option<Str
     let layer: u32 = layer.parse().ok().filter(|n: &u32| n.to_string() == layer)?;
     let (stem, part) = rest.rsplit_once('.')?;
     let gemma = architecture == Architecture::Gemma3;
+    let moe = architecture == Architecture::Qwen3Moe;
     let stem = match stem {
+        "ffn_gate_inp" if moe => "mlp.gate",
+        "ffn_gate_exps" if moe => "mlp.experts.*.gate_proj",
+        "ffn_up_exps" if moe => "mlp.experts.*.up_proj",
+        "ffn_down_exps" if moe => "mlp.experts.*.down_proj",
         "attn_norm" => "input_layernorm",
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
@@ -62,6 +68,13 @@ mod tests {
             (Architecture::Llama, "blk.0.post_ffw_norm.weight", None),
             (Architecture::Llama, "blk.007.attn_q.weight", None),
             (Architecture::Llama, "blk.0.ffn_gate_inp.weight", None),
+            (Architecture::Qwen3Moe, "blk.4.ffn_gate_inp.weight", Some("model.layers.4.mlp.gate.weight")),
+            (
+                Architecture::Qwen3Moe,
+                "blk.4.ffn_down_exps.weight",
+                Some("model.layers.4.mlp.experts.*.down_proj.weight"),
+            ),
+            (Architecture::Qwen3, "blk.4.ffn_down_exps.weight", None),
             (Architecture::Llama, "blk.0.attn_q.scale", None),
             (Architecture::Llama, "blk.x.attn_q.weight", None),
         ];

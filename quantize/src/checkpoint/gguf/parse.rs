@@ -14,6 +14,8 @@ const NAME_BYTES_MAX: u64 = 256;
 /// A name's length, one dimension, the type and the offset.
 const ENTRY_BYTES_MIN: u64 = 8 + 4 + 8 + 4 + 8;
 const ALIGNMENT_MAX: u32 = 1 << 20;
+/// Matrices of one tensor: experts of a layer.
+const MATRICES_MAX: u64 = 4096;
 
 /// One tensor; its extent lies in the file and overlaps no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) struct Tensor {
     pub(super) kind: Kind,
     /// `(rows, cols)`; a vector is `(1, n)`. GGUF writes the innermost dimension first.
     pub(super) shape: (usize, usize),
+    /// Matrices of this shape, one behind the other: the experts of a layer. 1 for any other tensor.
+    pub(super) matrices: usize,
     /// Where the first row starts in the file.
     pub(super) at: u64,
     /// Bytes of one row.
@@ -30,8 +34,14 @@ pub(super) struct Tensor {
 
 impl Tensor {
     fn bytes(&self) -> u64 {
-        // `tensor` checked the product against the file's length.
-        self.row_bytes as u64 * self.shape.0 as u64
+        // `entry` checked the product against the file's length.
+        self.row_bytes as u64 * self.shape.0 as u64 * self.matrices as u64
+    }
+
+    /// Its matrix `index` alone.
+    pub(super) fn matrix(&self, index: usize) -> Self {
+        let at = self.at + self.row_bytes as u64 * self.shape.0 as u64 * index as u64;
+        Self { name: format!("{}[{index}]", self.name), at, matrices: 1, ..self.clone() }
     }
 }
 
@@ -123,11 +133,14 @@ fn entry(cursor: &mut Cursor<'_>, index: u64) -> Result<Tensor, ImportError> {
     let code = cursor.u32(&what)?;
     let at = cursor.u64(&what)?;
     let kind = Kind::from_code(code).map_err(|kind| ImportError::TensorType { name: name.clone(), kind })?;
-    let [cols, rows, 1, 1] = shape else {
-        return Err(source.malformed(format!("{what} is {shape:?}; only vectors and matrices are supported")));
+    let [cols, rows, matrices @ 0..=MATRICES_MAX, 1] = shape else {
+        let problem = format!(
+            "{what} is {shape:?}; only vectors and matrices, and up to {MATRICES_MAX} of one shape, are supported"
+        );
+        return Err(source.malformed(problem));
     };
     let block = kind.block();
-    if cols == 0 || rows == 0 || cols % block.weights as u64 != 0 {
+    if cols == 0 || rows == 0 || matrices == 0 || cols % block.weights as u64 != 0 {
         let problem = format!(
             "{what} is {rows} x {cols}: a row of {kind:?} is a multiple of {} weights",
             block.weights
@@ -135,12 +148,14 @@ fn entry(cursor: &mut Cursor<'_>, index: u64) -> Result<Tensor, ImportError> {
         return Err(source.malformed(problem));
     }
     let row_bytes = (cols / block.weights as u64).checked_mul(block.bytes as u64);
-    let bytes = row_bytes.and_then(|row| row.checked_mul(rows)).unwrap_or(u64::MAX);
+    let all_rows = rows.saturating_mul(matrices);
+    let bytes = row_bytes.and_then(|row| row.checked_mul(all_rows)).unwrap_or(u64::MAX);
     if bytes > source.len {
-        let problem = format!("{what} is {rows} x {cols}; the whole file is {} bytes", source.len);
+        let times = if matrices == 1 { String::new() } else { format!("{matrices} x ") };
+        let problem = format!("{what} is {times}{rows} x {cols}; the whole file is {} bytes", source.len);
         return Err(source.malformed(problem));
     }
     let fit = |n: u64| usize::try_from(n).map_err(|_| source.malformed(format!("{what} is too large")));
-    let row_bytes = fit(bytes / rows)?;
-    Ok(Tensor { name, kind, shape: (fit(rows)?, fit(cols)?), at, row_bytes })
+    let row_bytes = fit(bytes / all_rows)?;
+    Ok(Tensor { name, kind, shape: (fit(rows)?, fit(cols)?), matrices: fit(matrices)?, at, row_bytes })
 }
