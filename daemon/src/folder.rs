@@ -103,6 +103,7 @@ fn summary(mapped: &Mapped) -> Summary {
         size_bytes: mapped.bytes().len() as u64,
         hash,
         license: mapped.provenance.license.clone().unwrap_or_default(),
+        embedding_width: mapped.spec.embedding.as_ref().map_or(0, |e| e.width(mapped.spec.dim)),
     }
 }
 

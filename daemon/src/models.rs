@@ -33,6 +33,8 @@ pub struct Summary {
     /// BLAKE3 of the file, in hex.
     pub hash: String,
     pub license: String,
+    /// Numbers of the vector that it makes of a text; 0 for a model that writes text.
+    pub embedding_width: u32,
 }
 
 /// Identity of a file's content as far as a directory entry tells: changed means look again.

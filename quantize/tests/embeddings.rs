@@ -18,8 +18,12 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 3] =
-    [("bert", Bits::ThirtyTwo), ("bert-cls", Bits::Sixteen), ("gemma3-embedding", Bits::Sixteen)];
+const FIXTURES: [(&str, Bits); 4] = [
+    ("bert", Bits::ThirtyTwo),
+    ("bert-cls", Bits::Sixteen),
+    ("gemma3-embedding", Bits::Sixteen),
+    ("qwen3-embedding", Bits::Sixteen),
+];
 
 /// Largest error of a number, in standard deviations of its vector's numbers: what this project promises.
 const TOLERANCE: f64 = 1e-3;
@@ -51,7 +55,7 @@ fn opened(name: &str) -> Checkpoint {
 fn engine(file: &Path, backend: BackendChoice, slots: u32) -> Box<dyn Engine> {
     let cache = Some(CacheDtype::F32);
     let options =
-        LoadOptions { slots, batch_tokens: 200, cache, backend, threads: Some(2), ..LoadOptions::default() };
+        LoadOptions { slots, batch_tokens: 600, cache, backend, threads: Some(2), ..LoadOptions::default() };
     load(file, &options).unwrap()
 }
 
@@ -137,7 +141,36 @@ fn text_becomes_the_ids_that_sentence_transformers_gives() {
     }
     let limits: Vec<u32> =
         FIXTURES.map(|(name, _)| families::import(&opened(name)).unwrap().spec.context).to_vec();
-    assert_eq!(limits, [48, 64, 128]);
+    assert_eq!(limits, [48, 64, 128, 200]);
+}
+
+#[test]
+fn a_model_that_embeds_may_be_saved_as_the_one_it_was_made_of() {
+    let name = "qwen3-embedding";
+    let bare = families::import(&opened(name)).unwrap();
+    assert!(bare.spec.embedding.is_some() && bare.spec.tied_head);
+    let names: Vec<String> = bare.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+    // As the layers' own class, or with the names and the head of the model that writes.
+    let mut layers = opened(name);
+    set(&mut layers.config, "architectures", vec!["Qwen3Model"]);
+    let mut whole = opened(name);
+    let tensors = std::mem::take(&mut whole.tensors);
+    whole.tensors = tensors.into_iter().map(|(name, tensor)| (format!("model.{name}"), tensor)).collect();
+    set(&mut whole.config, "tie_word_embeddings", false);
+    let head = opened(name).tensors.remove("embed_tokens.weight").unwrap();
+    whole.tensors.insert("lm_head.weight".into(), head);
+    for checkpoint in [layers, whole] {
+        let import = families::import(&checkpoint).unwrap();
+        assert_eq!(import.spec, bare.spec);
+        assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+        assert_eq!(import.tensors.iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>(), names);
+    }
+    // Without sentence-transformers' files it is the model that writes.
+    let mut writes = opened(name);
+    writes.modules = None;
+    let tensors = std::mem::take(&mut writes.tensors);
+    writes.tensors = tensors.into_iter().map(|(name, tensor)| (format!("model.{name}"), tensor)).collect();
+    assert!(families::import(&writes).unwrap().spec.embedding.is_none());
 }
 
 #[test]
@@ -148,9 +181,17 @@ fn what_is_not_implemented_is_refused_by_name() {
         families::import(&checkpoint).expect_err("it is not implemented").to_string()
     };
     type Case = (&'static str, fn(&mut Checkpoint), &'static str);
-    let cases: [Case; 13] = [
+    let cases: [Case; 14] = [
         ("gemma3-embedding", |c| c.modules = None, "modules.json: is missing"),
         ("bert", |c| c.modules = None, "modules.json: is missing"),
+        (
+            "qwen3-embedding",
+            |c| {
+                c.modules = None;
+                set(&mut c.config, "architectures", vec!["Qwen3Model"]);
+            },
+            "modules.json: is missing",
+        ),
         ("bert", |c| set(&mut c.config, "hidden_act", "relu"), "config hidden_act is \"relu\""),
         ("bert", |c| set(&mut c.config, "is_decoder", true), "config is_decoder is true"),
         ("bert", |c| set(&mut c.config, "num_attention_heads", 5), "config num_attention_heads is 5"),

@@ -84,22 +84,37 @@ pub fn encode_texts(
     Ok(encoded)
 }
 
-/// How many of `texts`, from the first on, one [`Engine::embed`] takes: at least one.
-pub(crate) fn fitting(info: &ModelInfo, texts: &[Vec<u32>]) -> usize {
-    let mut tokens = 0;
-    let fits = |text: &&Vec<u32>| {
-        tokens += text.len();
-        tokens <= info.batch_tokens as usize
-    };
-    texts.iter().take(info.slots as usize).take_while(fits).count().max(1)
+/// What one [`Engine::embed`] still takes.
+pub(crate) struct Room {
+    texts: usize,
+    tokens: usize,
+    is_empty: bool,
 }
 
-/// The vectors of `texts`, `(texts.len(), width)`, which [`fitting`] says are few enough.
-pub(crate) fn vectors(engine: &mut dyn Engine, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, BackendError> {
+impl Room {
+    pub(crate) fn new(info: &ModelInfo) -> Self {
+        Self { texts: info.slots as usize, tokens: info.batch_tokens as usize, is_empty: true }
+    }
+
+    /// How many of `texts`, from the first on, find room, which they have then. The first of all does.
+    pub(crate) fn take(&mut self, texts: &[Vec<u32>]) -> usize {
+        let fits = |text: &&Vec<u32>| {
+            let fits = self.is_empty || (self.texts > 0 && self.tokens >= text.len());
+            if fits {
+                (self.texts, self.is_empty) = (self.texts.saturating_sub(1), false);
+                self.tokens = self.tokens.saturating_sub(text.len());
+            }
+            fits
+        };
+        texts.iter().take_while(fits).count()
+    }
+}
+
+/// The vectors of `texts`, `(texts.len(), width)`, which had [`Room`].
+pub(crate) fn vectors(engine: &mut dyn Engine, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, BackendError> {
     let width = engine.info().embedding.as_ref().map_or(0, |embedding| embedding.width as usize);
-    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; texts.len() * width];
-    engine.embed(&texts, &mut out)?;
+    engine.embed(texts, &mut out)?;
     Ok(out.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect())
 }
 
@@ -111,8 +126,9 @@ pub fn embed_texts(engine: &mut dyn Engine, encoded: &EncodedTexts) -> Result<Em
     let mut made = Vec::with_capacity(encoded.texts.len());
     while made.len() < encoded.texts.len() {
         let left = &encoded.texts[made.len()..];
-        let now = fitting(engine.info(), left);
-        made.extend(vectors(engine, &left[..now])?);
+        let now = Room::new(engine.info()).take(left);
+        let now: Vec<&[u32]> = left[..now].iter().map(Vec::as_slice).collect();
+        made.extend(vectors(engine, &now)?);
     }
     Ok(Embedded { vectors: made, tokens: encoded.tokens(), truncated: encoded.truncated })
 }

@@ -21,7 +21,15 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, BertTokenizerFast, Gemma3TextConfig, Gemma3TextModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    Qwen3Config,
+    Qwen3Model,
+)
 from transformers.utils import logging
 
 import tokenizer as tokenizers_made_here
@@ -47,6 +55,8 @@ class Fixture:
     limit: int | None = None
     # Whether the files of the modules are written as before sentence-transformers 5.
     legacy: bool = False
+    # What config.json names as architecture, where that is not the class of the model.
+    architecture: str | None = None
 
 
 def word_pieces(_: Path):
@@ -83,6 +93,17 @@ def framed_pieces(_: Path):
     ids = {token: made.convert_tokens_to_ids(token) for token in ["<bos>", "<eos>"]}
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", pair="<bos> $A <eos> $B <eos>", special_tokens=list(ids.items())
+    )
+    return made
+
+
+def ended_bytes(_: Path):
+    """The bytes of the other fixtures with <|im_end|> behind a text, whose vector speaks for it."""
+    made = tokenizers_made_here.MAKERS["bytes"]()
+    made.chat_template = None
+    end = made.eos_token
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, made.eos_token_id)]
     )
     return made
 
@@ -138,6 +159,33 @@ FIXTURES = [
         True,
         {"query": "find: ", "document": "text: "},
     ),
+    # As Qwen3-Embedding: layers alone under the name of the model that writes, the last token's vector, every token
+    # seeing those before it.
+    Fixture(
+        "qwen3-embedding",
+        Qwen3Model,
+        Qwen3Config,
+        dict(
+            hidden_size=40,
+            intermediate_size=76,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=24,
+            max_position_embeddings=256,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+        ),
+        "bfloat16",
+        ended_bytes,
+        "lasttoken",
+        [],
+        True,
+        {"query": "find: ", "document": ""},
+        limit=200,
+        legacy=True,
+        architecture="Qwen3ForCausalLM",
+    ),
 ]
 
 
@@ -181,6 +229,8 @@ def write_modules(fixture: Fixture, folder: Path, seed: int) -> SentenceTransfor
     made.save(str(folder), create_model_card=False)
     if fixture.legacy:
         before_version_5(folder, fixture)
+    if fixture.architecture:
+        rewrite(folder / "config.json", lambda config: config.update(architectures=[fixture.architecture]))
     return made
 
 
@@ -195,7 +245,7 @@ def before_version_5(folder: Path, fixture: Fixture) -> None:
         mode = config.pop("pooling_mode")
         config.pop("include_prompt")
         config["word_embedding_dimension"] = config.pop("embedding_dimension")
-        for key, name in [("cls_token", "cls"), ("mean_tokens", "mean"), ("max_tokens", "max")]:
+        for key, name in [("cls_token", "cls"), ("mean_tokens", "mean"), ("max_tokens", "max"), ("lasttoken", "lasttoken")]:
             config[f"pooling_mode_{key}"] = mode == name
         config["pooling_mode_mean_sqrt_len_tokens"] = False
 

@@ -95,5 +95,6 @@ async fn signal(model: &Model, emitter: &SignalEmitter<'_>) -> zbus::Result<()> 
     model.working_bytes_changed(emitter).await?;
     model.backend_changed(emitter).await?;
     model.hash_changed(emitter).await?;
-    model.license_changed(emitter).await
+    model.license_changed(emitter).await?;
+    model.embedding_width_changed(emitter).await
 }

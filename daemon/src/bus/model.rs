@@ -111,6 +111,13 @@ impl Model {
         self.summary().hash
     }
 
+    /// Numbers of the vector that the model makes of a text; 0 for one that writes text. Embed takes the former, sessions
+    /// the latter.
+    #[zbus(property)]
+    fn embedding_width(&self) -> u32 {
+        self.summary().embedding_width
+    }
+
     /// SPDX name of the weights' license; empty where the file does not say.
     #[zbus(property)]
     fn license(&self) -> String {

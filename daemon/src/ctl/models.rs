@@ -76,12 +76,16 @@ fn row(model: &Value) -> Vec<String> {
     let aliases: Vec<_> = aliases.iter().filter_map(Value::as_str).collect();
     let number = |key: &str| model[key].as_u64().unwrap_or(0);
     let known = |value: String| if damaged { String::from("-") } else { value };
+    let family = match number("embedding_width") {
+        0 => text(model, "family"),
+        width => format!("{}, vectors of {width}", text(model, "family")),
+    };
     vec![
         text(model, "name"),
         state.into(),
         known(human_bytes(number("size_bytes"))),
         known(number("context").to_string()),
-        known(text(model, "family")),
+        known(family),
         known(text(model, "layouts")),
         aliases.join(", "),
     ]

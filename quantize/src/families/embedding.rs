@@ -9,14 +9,19 @@ use std::collections::{BTreeMap, HashMap};
 use muse_format::{Dense, Embedding, Pooling, Spec};
 use serde_json::{Map, Value, json};
 
-use super::{Config, Draft, Named};
+use super::{Config, Draft, Embeds, Named};
 use crate::checkpoint::{Checkpoint, ImportError, Module, Modules};
 
 /// Makes a draft that embeds one of `checkpoint`'s modules, and refuses a model that would be another with or without
 /// them.
 pub(super) fn complete(draft: &mut Draft, checkpoint: &Checkpoint) -> Result<(), ImportError> {
     let spec = &mut draft.spec;
-    let embeds = spec.layers.iter().any(|layer| layer.attention().is_some_and(|a| a.bidirectional));
+    let sees_both_sides = spec.layers.iter().any(|layer| layer.attention().is_some_and(|a| a.bidirectional));
+    let embeds = match draft.embeds {
+        Embeds::Bidirectional => sees_both_sides,
+        Embeds::WithModules => checkpoint.modules.is_some(),
+        Embeds::Always => true,
+    };
     let file = "modules.json".to_owned();
     match (&checkpoint.modules, embeds) {
         (None, false) => Ok(()),
@@ -33,6 +38,11 @@ pub(super) fn complete(draft: &mut Draft, checkpoint: &Checkpoint) -> Result<(),
         (Some(modules), true) => {
             let (embedding, theirs) = read(modules, spec.dim)?;
             spec.embedding = Some(embedding);
+            // Of a model that writes, the head is left where it is.
+            if !spec.tied_head {
+                spec.tied_head = true;
+                draft.ignored.push("lm_head.weight".into());
+            }
             spec.context = limit(modules, &checkpoint.tokenizer_config, spec)?;
             draft.named.extend(theirs.into_iter().map(|(ours, theirs)| (ours, Named::whole(theirs))));
             Ok(())

@@ -42,7 +42,7 @@ use self::place::{Place, of_any_expert};
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 20] = [
+const FAMILIES: [&Family; 21] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
@@ -51,6 +51,7 @@ const FAMILIES: [&Family; 20] = [
     &llama4::TEXT,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen3::EMBEDDING,
     &qwen3_moe::FAMILY,
     &qwen3_5::FAMILY,
     &qwen3_5::TEXT,
@@ -121,6 +122,19 @@ struct Draft {
     read_processor: Option<ReadProcessor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
+    /// Whether the model makes vectors of texts.
+    embeds: Embeds,
+}
+
+/// Whether a model makes vectors of texts, and writes none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Embeds {
+    /// Where its tokens see both sides.
+    Bidirectional,
+    /// Where sentence-transformers' files are beside it.
+    WithModules,
+    /// It has layers alone.
+    Always,
 }
 
 impl Draft {
@@ -139,6 +153,7 @@ impl Draft {
             image_markers: None,
             read_processor: None,
             ignored: Vec::new(),
+            embeds: Embeds::Bidirectional,
         }
     }
 }
@@ -220,6 +235,10 @@ fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
     let family = FAMILIES
         .into_iter()
         .find(|f| f.model_type == model_type && architecture.as_ref().is_none_or(|a| a == f.architecture));
+    // A model that embeds may be saved as layers alone under the name of the one that it was made of.
+    let bare = checkpoint.modules.is_some() && checkpoint.tensors.contains_key("embed_tokens.weight");
+    let layers_alone = |f: &&Family| f.model_type == model_type && f.prefix.is_empty();
+    let family = family.map(|f| if bare { FAMILIES.into_iter().find(layers_alone).unwrap_or(f) } else { f });
     family.ok_or_else(|| {
         let names: Vec<_> =
             FAMILIES.iter().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect();

@@ -1,8 +1,9 @@
-//! Qwen3 (dense): norms on query and key heads; biases on all four projections or none.
+//! Qwen3 (dense): norms on query and key heads; biases on all four projections or none. With sentence-transformers' files
+//! beside it, it embeds texts, each token seeing those before it; see `embedding.rs`.
 
 use muse_format::Attention;
 
-use super::{Common, Config, Draft, Family, LAYER, qwen2};
+use super::{Common, Config, Draft, Embeds, Family, LAYER, qwen2};
 use crate::checkpoint::ImportError;
 
 pub(super) const FAMILY: Family = Family {
@@ -18,12 +19,21 @@ pub(super) const FAMILY: Family = Family {
     left_out: &[],
 };
 
+/// The layers alone, as a model that embeds is saved.
+pub(super) const EMBEDDING: Family = Family {
+    architecture: "Qwen3Model",
+    prefix: "",
+    read: |config| Ok(Draft { embeds: Embeds::Always, ..read(config)? }),
+    ..FAMILY
+};
+
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
     // Not derived from the width where absent, unlike the other families.
     let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
     let attention = attention(config, &common, head_dim)?;
-    qwen2::draft(config, &common, attention, "qwen3")
+    let draft = qwen2::draft(config, &common, attention, "qwen3")?;
+    Ok(Draft { embeds: Embeds::WithModules, ..draft })
 }
 
 /// What Qwen3 has with and without experts; the window is the caller's.

@@ -1,13 +1,16 @@
-//! Texts on their way to vectors: a batch of them a turn, so that other requests and other models come between.
+//! Texts on their way to vectors: a batch of them a turn, of as many requests as have room in it, so that other requests
+//! and other models come between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use muse_kernels::BackendError;
+
 use super::resident::Broken;
 use super::state::Shared;
-use crate::embed::{fitting, vectors};
-use crate::{Embedded, EncodedTexts, Engine, Priority, Usage};
+use crate::embed::{Room, vectors};
+use crate::{Embedded, EncodedTexts, Engine, ModelInfo, Priority, Usage};
 
 /// How a request to embed ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,37 +61,78 @@ impl Jobs {
         self.queue.iter().map(|(job, _)| job.priority).max()
     }
 
-    /// Ends what nobody wants and embeds one batch of the first request of at least `urgent`.
+    /// Ends what nobody wants and embeds one batch: the first request's of at least `urgent`, and where there is room, the
+    /// next ones'.
     pub(super) fn turn(&mut self, engine: &mut dyn Engine, urgent: Priority) -> Result<(), Broken> {
         while let Some(at) = self.queue.iter().position(|(job, _)| job.cancelled.load(Ordering::Relaxed)) {
             self.end(at, EmbedEnd::Cancelled);
         }
-        let Some(at) = self.queue.iter().position(|(job, _)| job.priority >= urgent) else { return Ok(()) };
-        let (job, made) = &mut self.queue[at];
-        if !made.running {
-            made.running = true;
-            self.shared.locked(|state| state.note_slot(self.key, true));
+        let mut batch = self.batch(engine.info(), urgent);
+        let Some(&(first, _)) = batch.first() else { return Ok(()) };
+        let mut result = self.embed(engine, &batch);
+        if batch.len() > 1 && result.as_ref().is_err_and(|error| !error.is_final()) {
+            // Only the request whose texts cannot be embedded fails, in its turn.
+            batch.truncate(1);
+            result = self.embed(engine, &batch);
         }
-        let left = &job.encoded.texts[made.vectors.len()..];
-        let now = fitting(engine.info(), left);
-        match vectors(engine, &left[..now]) {
+        let mut vectors = match result {
+            Ok(vectors) => vectors.into_iter(),
             Err(error) => {
                 tracing::error!(%error, "texts were not embedded");
-                self.end(at, EmbedEnd::Failed(format!("the model failed: {error}")));
+                self.end(first, EmbedEnd::Failed(format!("the model failed: {error}")));
                 return if error.is_final() { Err(Broken::Failed(error.to_string())) } else { Ok(()) };
             }
-            Ok(vectors) => made.vectors.extend(vectors),
+        };
+        for &(at, count) in &batch {
+            self.queue[at].1.vectors.extend(vectors.by_ref().take(count));
         }
-        if made.vectors.len() == job.encoded.texts.len() {
-            let (tokens, truncated) = (job.encoded.tokens(), job.encoded.truncated);
-            let vectors = std::mem::take(&mut made.vectors);
-            self.end(at, EmbedEnd::Done(Embedded { vectors, tokens, truncated }));
-            return Ok(());
+        // From the last on, so that the places of the others stay what they are.
+        let mut unfinished = Vec::new();
+        for &(at, _) in batch.iter().rev() {
+            let (job, made) = &mut self.queue[at];
+            if made.vectors.len() == job.encoded.texts.len() {
+                let (tokens, truncated) = (job.encoded.tokens(), job.encoded.truncated);
+                let vectors = std::mem::take(&mut made.vectors);
+                self.end(at, EmbedEnd::Done(Embedded { vectors, tokens, truncated }));
+            } else {
+                unfinished.push(self.queue.remove(at).expect("it was just served"));
+            }
         }
         // Others come first now.
-        let served = self.queue.remove(at).expect("it was just served");
-        self.queue.push_back(served);
+        self.queue.extend(unfinished.into_iter().rev());
         Ok(())
+    }
+
+    /// Which requests have texts in the next batch, by their places in the queue, and how many; they run from now on.
+    fn batch(&mut self, info: &ModelInfo, urgent: Priority) -> Vec<(usize, usize)> {
+        let mut room = Room::new(info);
+        let mut batch = Vec::new();
+        for (at, (job, made)) in
+            self.queue.iter_mut().enumerate().filter(|(_, (job, _))| job.priority >= urgent)
+        {
+            let count = room.take(&job.encoded.texts[made.vectors.len()..]);
+            if count == 0 {
+                continue;
+            }
+            if !made.running {
+                made.running = true;
+                self.shared.locked(|state| state.note_slot(self.key, true));
+            }
+            batch.push((at, count));
+        }
+        batch
+    }
+
+    fn embed(
+        &self,
+        engine: &mut dyn Engine,
+        batch: &[(usize, usize)],
+    ) -> Result<Vec<Vec<f32>>, BackendError> {
+        let texts = batch.iter().flat_map(|(at, count)| {
+            let (job, made) = &self.queue[*at];
+            job.encoded.texts[made.vectors.len()..][..*count].iter().map(Vec::as_slice)
+        });
+        vectors(engine, &texts.collect::<Vec<_>>())
     }
 
     pub(super) fn fail_all(&mut self, message: &str) {

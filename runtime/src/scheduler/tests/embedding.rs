@@ -122,6 +122,37 @@ fn requests_take_turns_and_background_ones_wait() {
 }
 
 #[test]
+fn requests_share_a_batch_where_there_is_room() {
+    // Four texts a step of 50 ms, and the first request's step runs while eight others wait.
+    let scheduler = service(SimOptions { step_delay: Duration::from_millis(50), ..embedder(4, 64) });
+    let sessions = [(); 9].map(|()| scheduler.open_session("sim").unwrap());
+    let ends = sessions.map(|session| embed(&scheduler, session, &["t"], &EmbedOptions::default()));
+    let begun = Instant::now();
+    ends.iter().for_each(|end| assert_eq!(end.recv(), Ok(done(&["t"]))));
+    // Three or four steps; one for each request would take 450 ms.
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    assert_eq!(scheduler.status().models[0].running, 0);
+}
+
+#[test]
+fn a_text_that_fails_does_not_fail_those_beside_it() {
+    let scheduler = service(SimOptions { step_delay: Duration::from_millis(20), ..embedder(4, 64) });
+    let sessions = [(); 4].map(|()| scheduler.open_session("sim").unwrap());
+    let texts = ["a", "b", FAIL, "c"];
+    let ends: Vec<_> = sessions
+        .iter()
+        .zip(texts)
+        .map(|(session, text)| embed(&scheduler, *session, &[text], &EmbedOptions::default()))
+        .collect();
+    for (end, text) in ends.iter().zip(texts) {
+        match end.recv().unwrap() {
+            EmbedEnd::Failed(message) => assert!(text == FAIL && message.contains(FAIL), "{text}: {message}"),
+            end => assert_eq!(end, done(&[text])),
+        }
+    }
+}
+
+#[test]
 fn a_full_queue_and_a_busy_session_are_errors() {
     let options = SchedulerOptions { queue_max: 1, ..SchedulerOptions::default() };
     let scheduler = Scheduler::start(options);
