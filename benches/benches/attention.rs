@@ -44,7 +44,7 @@ impl Case {
             bidirectional: false,
             until: None,
         };
-        let stored = CacheShape { dtype, slots: 1, capacity: CONTEXT, kv_heads, head_dim };
+        let stored = CacheShape { dtype, slots: 1, capacity: CONTEXT, kv_heads, head_dim, values: true };
         let k = noise(BATCH as usize * (kv_heads * head_dim) as usize);
         let v = k.iter().map(|x| 1.0 - x).collect();
         let mut cache = || {

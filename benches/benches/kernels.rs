@@ -138,7 +138,8 @@ fn attention(criterion: &mut Criterion) {
     for (operation, rows) in [("attention of one token", 1), ("attention of 64 tokens", 64)] {
         let mut group = group(criterion, operation);
         for dtype in [CacheDtype::F16, CacheDtype::F32] {
-            let stored = CacheShape { dtype, slots: 1, capacity: positions, kv_heads, head_dim };
+            let stored =
+                CacheShape { dtype, slots: 1, capacity: positions, kv_heads, head_dim, values: true };
             let seen: u64 = (positions - rows + 1..=positions).map(u64::from).sum();
             group.throughput(match rows {
                 1 => Throughput::Bytes(stored.byte_len()),

@@ -230,6 +230,7 @@ impl Shape {
             rope: 0,
             norm_eps: 1e-6,
             bias: false,
+            sparse: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 use muse_format::{Activation, Score, Temperature};
 
-use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, Span, Tensor};
+use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, IndexShape, Span, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -122,6 +122,12 @@ pub trait Backend {
     fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
         let _ = (tokens, shape);
         Err(BackendError::Unsupported("linear_heads".into()))
+    }
+
+    /// Makes room for [`choose`](Self::choose) among `positions`.
+    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+        let _ = positions;
+        Err(BackendError::Unsupported("choose".into()))
     }
 
     /// Allocates the keys and values of one layer.
@@ -279,6 +285,42 @@ pub trait Backend {
         spans: &[Span],
         shape: &AttentionShape,
     ) -> Result<(), BackendError>;
+
+    /// Chooses for each row the `shape.top` positions of the highest `sum over h of weights[h] * max(q[h] . k, 0)` among
+    /// those up to its own, the lower position where two are equal, or all where they are no more; `k` is the one key of a
+    /// position in the cache.
+    ///
+    /// `q` is `(tokens, heads * head_dim)`, `weights` `(tokens, heads)`; `chosen` is `(tokens, top)`: positions, ascending,
+    /// and -1 where there are fewer.
+    fn choose(
+        &mut self,
+        chosen: &mut Self::Buffer,
+        q: &Self::Buffer,
+        weights: &Self::Buffer,
+        cache: &Self::Cache,
+        spans: &[Span],
+        shape: &IndexShape,
+    ) -> Result<(), BackendError> {
+        let _ = (chosen, q, weights, cache, spans, shape);
+        Err(BackendError::Unsupported("choose".into()))
+    }
+
+    /// [`attention`](Self::attention) over those positions alone that [`choose`](Self::choose) chose, `top` a row; at
+    /// least one, of those that the row sees.
+    #[allow(clippy::too_many_arguments)] // one call
+    fn attention_chosen(
+        &mut self,
+        out: &mut Self::Buffer,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: &Self::Buffer,
+        top: u32,
+    ) -> Result<(), BackendError> {
+        let _ = (out, q, cache, spans, shape, chosen, top);
+        Err(BackendError::Unsupported("attention_chosen".into()))
+    }
 
     /// `gate[i] = activation(gate[i]) * up[i]` for the first `len` elements.
     fn glu(

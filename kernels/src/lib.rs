@@ -45,5 +45,5 @@ pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes};
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;
 pub use routing::Chooser;
-pub use shape::{AttentionShape, CacheDtype, CacheShape, HeadsShape, Span, UnknownCacheDtype};
+pub use shape::{AttentionShape, CacheDtype, CacheShape, HeadsShape, IndexShape, Span, UnknownCacheDtype};
 pub use tensor::{Bytes, Tensor};

@@ -48,16 +48,16 @@ impl CacheDtype {
     /// Every one, the most exact first.
     pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Int8, Self::Int8Int4, Self::Int4];
 
-    /// Bytes of the key and the value of one position and head. Halves of bytes are rounded up to tiles of keys and to 32
-    /// numbers of a value.
-    fn bytes(self, head_dim: u64) -> u64 {
+    /// Bytes of the key and of the value of one position and head. Halves of bytes are rounded up to tiles of keys and to
+    /// 32 numbers of a value.
+    fn bytes(self, head_dim: u64) -> [u64; 2] {
         let half = |numbers: u64| 16 * numbers.div_ceil(32);
         match self {
-            Self::F32 => 2 * 4 * head_dim,
-            Self::F16 => 2 * 2 * head_dim,
-            Self::Int8 => 2 * (head_dim + 4),
-            Self::Int8Int4 => head_dim + 4 + half(head_dim) + 4,
-            Self::Int4 => head_dim.div_ceil(2) + 4 + half(head_dim) + 4,
+            Self::F32 => [4 * head_dim; 2],
+            Self::F16 => [2 * head_dim; 2],
+            Self::Int8 => [head_dim + 4; 2],
+            Self::Int8Int4 => [head_dim + 4, half(head_dim) + 4],
+            Self::Int4 => [head_dim.div_ceil(2) + 4, half(head_dim) + 4],
         }
     }
 
@@ -109,6 +109,8 @@ pub struct CacheShape {
     pub capacity: u32,
     pub kv_heads: u32,
     pub head_dim: u32,
+    /// Whether values are kept; what is stored as values is dropped where not.
+    pub values: bool,
 }
 
 impl CacheShape {
@@ -120,7 +122,8 @@ impl CacheShape {
 
     /// Bytes of the keys and values of one position of one slot.
     pub fn position_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * self.dtype.bytes(u64::from(self.head_dim))
+        let [key, value] = self.dtype.bytes(u64::from(self.head_dim));
+        u64::from(self.kv_heads) * if self.values { key + value } else { key }
     }
 }
 
@@ -172,4 +175,13 @@ pub struct HeadsShape {
     pub heads: usize,
     /// Numbers of each.
     pub cols: usize,
+}
+
+/// What choosing positions needs beyond its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexShape {
+    pub heads: u32,
+    pub head_dim: u32,
+    /// Positions that a row chooses, at most.
+    pub top: u32,
 }

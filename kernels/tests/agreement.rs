@@ -206,7 +206,8 @@ impl AttentionCase {
     ) -> Result<Vec<f32>, BackendError> {
         let mut random = Random::new(12);
         let Self { heads, kv_heads, head_dim, capacity, start, len, .. } = *self;
-        let mut cache = backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim })?;
+        let mut cache =
+            backend.cache(CacheShape { dtype, slots: 3, capacity, kv_heads, head_dim, values: true })?;
         backend.reserve(len as usize + 1, (heads * head_dim) as usize).unwrap();
         let width = (kv_heads * head_dim) as usize;
         for p in 0..start + len {

@@ -131,7 +131,8 @@ fn attend<B: Backend<Buffer = Vec<f32>>>(
     seen: Range<u32>,
     dtype: CacheDtype,
 ) -> Vec<f32> {
-    let shape = CacheShape { dtype, slots: 1, capacity: 80, kv_heads: HEADS, head_dim: HEAD_DIM };
+    let shape =
+        CacheShape { dtype, slots: 1, capacity: 80, kv_heads: HEADS, head_dim: HEAD_DIM, values: true };
     let mut cache = backend.cache(shape).unwrap();
     backend.reserve(PATCHES as usize, WIDTH).unwrap();
     backend.store(&mut cache, k, v, &[Span { slot: 0, start: 0, len: PATCHES }]).unwrap();

@@ -52,7 +52,8 @@ fn attend<B: Backend<Buffer = Vec<f32>>>(
     let tokens: usize = spans.iter().map(|span| span.len as usize).sum();
     let capacity = spans.iter().map(|span| span.len).max().unwrap();
     let slots = spans.len() as u32;
-    let mut cache = backend.cache(CacheShape { dtype, slots, capacity, kv_heads, head_dim }).unwrap();
+    let mut cache =
+        backend.cache(CacheShape { dtype, slots, capacity, kv_heads, head_dim, values: true }).unwrap();
     backend.reserve(tokens, (heads * head_dim) as usize).unwrap();
     let width = (kv_heads * head_dim) as usize;
     let (k, v) = (random.normal(tokens * width), random.normal(tokens * width));

@@ -7,7 +7,7 @@ use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
 use support::{
     Rng, beside, byte_text, chunked, difference, everything, gated, latent, mixture, naive, plain, shared,
-    step, steps, write,
+    sparse, step, steps, write,
 };
 
 const LAYOUTS: [Layout; 7] = [
@@ -51,6 +51,7 @@ fn a_forward_pass_is_the_one_that_the_spec_describes() {
         ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
+        ("sparse", sparse()),
     ] {
         let file = write(&spec, Layout::F32, 11);
         let mapped = Mapped::open(&file.path).unwrap();
@@ -77,6 +78,7 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
         ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
+        ("sparse", sparse()),
     ] {
         for layout in LAYOUTS {
             let tokens = Rng(7).tokens(50, spec.vocab);
@@ -98,6 +100,7 @@ fn a_row_of_logits_does_not_depend_on_which_others_are_wanted() {
         ("mixture", mixture()),
         ("shared", shared()),
         ("latent", latent()),
+        ("sparse", sparse()),
     ] {
         let tokens = Rng(17).tokens(24, spec.vocab);
         let vocab = spec.vocab as usize;
@@ -252,7 +255,7 @@ fn a_token_outside_the_vocabulary_is_an_error_and_the_engine_lives_on() {
 }
 
 /// Models by name.
-fn models() -> [(&'static str, Spec); 8] {
+fn models() -> [(&'static str, Spec); 9] {
     [
         ("plain", plain()),
         ("everything", everything()),
@@ -262,13 +265,14 @@ fn models() -> [(&'static str, Spec); 8] {
         ("chunked", chunked()),
         ("shared", shared()),
         ("latent", latent()),
+        ("sparse", sparse()),
     ]
 }
 
 /// Those that `choice` has kernels for.
 fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
     models().into_iter().filter(move |(name, _)| {
-        choice != BackendChoice::Cuda || !["gated", "beside", "chunked", "latent"].contains(name)
+        choice != BackendChoice::Cuda || !["gated", "beside", "chunked", "latent", "sparse"].contains(name)
     })
 }
 
@@ -287,9 +291,9 @@ fn says_what_the_reference_says(choice: BackendChoice) {
             for chunk in [1, 5, 31, 48] {
                 // 48 rows are a prompt, whose attention some CPUs round to 8 bits: 2^-6 of its result in the mean of
                 // squares (see `COARSE` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
-                // Where a router's choice may tip, no bound on the logits follows from it.
+                // Where a choice of experts or of positions may tip, no bound on the logits follows from it.
                 let coarse = chunk == 48 && *layout != Layout::F32 && rounds_prompts;
-                if coarse && ["mixture", "beside", "chunked", "shared"].contains(&name) {
+                if coarse && ["mixture", "beside", "chunked", "shared", "sparse"].contains(&name) {
                     continue;
                 }
                 let bound = if coarse { 4.0 * 3f64.sqrt() / 64.0 } else { bound };

@@ -8,7 +8,7 @@ use muse_runtime::{
     BackendChoice, CONTEXT_DEFAULT, LoadError, LoadOptions, Mapped, PROPOSED_MAX, Placement, Plan,
     WeightBytes, plan,
 };
-use support::{everything, mixture, plain, shared, write};
+use support::{everything, latent, mixture, plain, shared, sparse, write};
 
 fn options(slots: u32, batch_tokens: u32) -> LoadOptions {
     LoadOptions { slots, batch_tokens, ..LoadOptions::default() }
@@ -253,4 +253,42 @@ fn the_table_is_for_people_and_for_programs() {
     let sum: u64 = items.iter().map(|item| item["bytes"].as_u64().unwrap()).sum();
     assert_eq!(sum, plan.weight_bytes + plan.working_bytes);
     assert_eq!(json["context"], 96);
+}
+
+#[test]
+fn what_positions_keep_in_place_of_heads_is_planned() {
+    let reference = LoadOptions { backend: BackendChoice::Reference, ..options(2, 8) };
+    let cache = |spec: &Spec| -> u64 {
+        let plan = planned(spec, &reference).unwrap();
+        plan.items.iter().filter(|item| item.what == "cache").map(|item| item.bytes).sum()
+    };
+    // 2 slots of 96 positions in f16: 37 + 10 and 16 + 10 numbers, and 2 heads of 10, each twice.
+    assert_eq!(cache(&latent()), 2 * 96 * 2 * 2 * (47 + 26 + 20));
+    // Three layers of 47, and keys alone of 12 and of 33.
+    assert_eq!(cache(&sparse()), 2 * 96 * 2 * (3 * 2 * 47 + 12 + 33));
+    let plan = planned(&sparse(), &options(2, 8)).unwrap();
+    let bytes = |what: &str| {
+        plan.items.iter().find(|item| item.shape.starts_with(what)).unwrap_or_else(|| panic!("{what}")).bytes
+    };
+    // Rows of 8: 3 heads of 47, of 10 and of 18; 3 and 12 scored by, of which up to 12 positions come.
+    assert_eq!([bytes("q:"), bytes("rotated q"), bytes("chosen")], [3 * 47, 3 * 10, 12].map(|n| 4 * 8 * n));
+    assert_eq!([bytes("index q"), bytes("index weights")], [2 * 33, 3].map(|n| 4 * 8 * n));
+    // 3 heads' inputs of 37 numbers for 16 rows, f32, and two groups of 32 quants and three numbers.
+    assert_eq!(bytes("inputs of heads"), 3 * 16 * (4 * 37 + 2 * 44));
+    // 96 positions are a block of 128.
+    assert_eq!(bytes("scores of 96 positions"), 4 * (128 + 96));
+}
+
+#[test]
+fn a_cache_that_cannot_hold_latents_is_refused_by_name() {
+    for dtype in CacheDtype::ALL {
+        let planned = planned(&latent(), &LoadOptions { cache: Some(dtype), ..options(2, 8) });
+        match dtype {
+            CacheDtype::F32 | CacheDtype::F16 | CacheDtype::Int8 => assert!(planned.is_ok(), "{dtype}"),
+            CacheDtype::Int8Int4 | CacheDtype::Int4 => {
+                let error = planned.unwrap_err().to_string();
+                assert!(error.contains(&format!("a cache of {dtype}")) && error.contains("int8"), "{error}");
+            }
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub(crate) enum HeadCache<'a> {
 pub(crate) struct Head<'a, K, V> {
     /// `(capacity / 16, K::elements(head_dim * 16))`
     pub(crate) keys: &'a [K],
-    /// `(capacity, V::elements(head_dim))`
+    /// `(capacity, V::elements(head_dim))`; none where the values are the keys
     pub(crate) values: &'a [V],
     /// Of numbers that are scaled.
     pub(crate) scales: Option<Scales<'a>>,
@@ -97,29 +97,32 @@ pub(crate) fn row_count(spans: &[Span]) -> usize {
 
 impl<K: Number, V: Number> Rows<K, V> {
     /// Zeros for `heads` of `capacity` positions.
-    fn new(heads: usize, capacity: usize, head_dim: usize) -> Result<Self, BackendError> {
+    fn new(heads: usize, capacity: usize, shape: &CacheShape) -> Result<Self, BackendError> {
         assert_eq!(K::SCALED, V::SCALED, "one kind of block has both scales or none");
+        let head_dim = shape.head_dim as usize;
         let scales = if K::SCALED { heads * capacity } else { 0 };
+        let of_values = |len: usize| if shape.values { len } else { 0 };
         Ok(Self {
             keys: zeroed(heads * (capacity / TILE_POSITIONS) * K::elements(head_dim * TILE_POSITIONS))?,
-            values: zeroed(heads * capacity * V::elements(head_dim))?,
+            values: zeroed(of_values(heads * capacity * V::elements(head_dim)))?,
             key_scales: zeroed(scales)?,
-            value_scales: zeroed(scales)?,
+            value_scales: zeroed(of_values(scales))?,
         })
     }
 
     /// Those of head `index` of all slots.
     fn head(&self, index: usize, capacity: usize, head_dim: usize) -> Head<'_, K, V> {
         let keys = capacity / TILE_POSITIONS * K::elements(head_dim * TILE_POSITIONS);
-        let values = capacity * V::elements(head_dim);
+        // Of keys alone, the values are the keys.
+        let alone = self.values.is_empty();
+        let values = if alone { 0 } else { capacity * V::elements(head_dim) };
+        let value_scales = if alone { &self.key_scales } else { &self.value_scales };
         let places = index * capacity..(index + 1) * capacity;
         Head {
             keys: &self.keys[index * keys..][..keys],
             values: &self.values[index * values..][..values],
-            scales: K::SCALED.then(|| Scales {
-                keys: &self.key_scales[places.clone()],
-                values: &self.value_scales[places],
-            }),
+            scales: K::SCALED
+                .then(|| Scales { keys: &self.key_scales[places.clone()], values: &value_scales[places] }),
             capacity,
             head_dim,
         }
@@ -130,10 +133,16 @@ impl<K: Number, V: Number> Rows<K, V> {
         let (tile, place) = (K::elements(k.len() * TILE_POSITIONS), row % TILE_POSITIONS);
         let keys = &mut self.keys[row / TILE_POSITIONS * tile..][..tile];
         let key_scale = put(keys, k, |i| i * TILE_POSITIONS + place);
+        if K::SCALED {
+            self.key_scales[row] = key_scale;
+        }
+        if self.values.is_empty() {
+            return;
+        }
         let width = V::elements(v.len());
         let value_scale = put(&mut self.values[row * width..][..width], v, |i| i);
         if K::SCALED {
-            (self.key_scales[row], self.value_scales[row]) = (key_scale, value_scale);
+            self.value_scales[row] = value_scale;
         }
     }
 }
@@ -155,13 +164,13 @@ impl HostCache {
             .filter(|len| len.checked_mul(size_of::<f32>()).is_some())
             .ok_or(too_large)?;
         let heads = shape.slots as usize * shape.kv_heads as usize;
-        let (capacity, head_dim) = (shape.capacity as usize, shape.head_dim as usize);
+        let capacity = shape.capacity as usize;
         let storage = match shape.dtype {
-            CacheDtype::F32 => Storage::F32(Rows::new(heads, capacity, head_dim)?),
-            CacheDtype::F16 => Storage::F16(Rows::new(heads, capacity, head_dim)?),
-            CacheDtype::Int8 => Storage::Int8(Rows::new(heads, capacity, head_dim)?),
-            CacheDtype::Int8Int4 => Storage::Int8Int4(Rows::new(heads, capacity, head_dim)?),
-            CacheDtype::Int4 => Storage::Int4(Rows::new(heads, capacity, head_dim)?),
+            CacheDtype::F32 => Storage::F32(Rows::new(heads, capacity, &shape)?),
+            CacheDtype::F16 => Storage::F16(Rows::new(heads, capacity, &shape)?),
+            CacheDtype::Int8 => Storage::Int8(Rows::new(heads, capacity, &shape)?),
+            CacheDtype::Int8Int4 => Storage::Int8Int4(Rows::new(heads, capacity, &shape)?),
+            CacheDtype::Int4 => Storage::Int4(Rows::new(heads, capacity, &shape)?),
         };
         Ok(Self { shape, storage })
     }
@@ -237,6 +246,9 @@ impl<K: Number, V: Number> Head<'_, K, V> {
 
     /// Element `i` of the value at `position`, exactly; of its rotation where [`Number::ROTATED`].
     pub(crate) fn value(&self, position: u32, i: usize) -> f64 {
+        if self.values.is_empty() {
+            return self.key(position, i);
+        }
         let place = position as usize % self.capacity;
         let width = V::elements(self.head_dim);
         let scale = self.scales.map_or(1.0, |scales| f64::from(scales.values[place]));
@@ -251,7 +263,7 @@ mod tests {
     #[test]
     fn a_ring_keeps_the_last_capacity_positions_of_each_slot_and_head() {
         for dtype in CacheDtype::ALL {
-            let shape = CacheShape { dtype, slots: 2, capacity: 17, kv_heads: 2, head_dim: 3 };
+            let shape = CacheShape { dtype, slots: 2, capacity: 17, kv_heads: 2, head_dim: 3, values: true };
             let mut cache = HostCache::new(shape).unwrap();
             // 8 to 11, with signs that no two positions, heads or elements share.
             let key = |p: u32, head: u32, i: usize| {
@@ -297,6 +309,7 @@ mod tests {
             capacity: u32::MAX,
             kv_heads: 4096,
             head_dim: 4096,
+            values: true,
         };
         assert!(matches!(HostCache::new(shape), Err(BackendError::OutOfMemory { .. })));
     }

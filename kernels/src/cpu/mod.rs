@@ -47,7 +47,7 @@ mod variant;
 
 use muse_format::{Activation, Temperature};
 
-use self::attention::{Attend, Rotated, Work};
+use self::attention::{Attend, Ranking, Rotated, Work};
 use self::delta::Delta;
 use self::elementwise::Elementwise;
 pub use self::features::Features;
@@ -60,7 +60,7 @@ use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
 use crate::reference::{dequantize_row, join, mean, temper};
 use crate::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape,
-    HostDeltaState, Linear, Mixture, Span, Tensor,
+    HostDeltaState, IndexShape, Linear, Mixture, Span, Tensor,
 };
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
@@ -83,6 +83,7 @@ pub struct CpuBackend {
     rotations: Rotations,
     experts: experts::Scratch,
     heads: heads::Scratch,
+    ranking: Ranking,
 }
 
 impl CpuBackend {
@@ -108,6 +109,7 @@ impl CpuBackend {
             rotations: Rotations::default(),
             experts: experts::Scratch::default(),
             heads: heads::Scratch::default(),
+            ranking: Ranking::default(),
         }
     }
 
@@ -129,6 +131,11 @@ impl CpuBackend {
     /// Bytes that [`Backend::reserve_heads`] takes.
     pub fn heads_bytes(tokens: u64, shape: HeadsShape) -> u64 {
         heads::Scratch::bytes(tokens, shape)
+    }
+
+    /// Bytes that [`Backend::reserve_choose`] takes.
+    pub fn choose_bytes(positions: u64) -> u64 {
+        Ranking::bytes(positions)
     }
 
     /// `avx512-vnni, 2 threads`
@@ -155,6 +162,38 @@ impl CpuBackend {
                 x.chunks_exact_mut(head_dim).for_each(|head| rotations.rotate(head, at / width + row));
             }
         });
+    }
+
+    /// [`Backend::attention`], or of chosen positions alone, so many a row.
+    fn attend_among(
+        &mut self,
+        out: &mut [f32],
+        q: &[f32],
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: Option<(&[f32], usize)>,
+    ) {
+        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
+        let (dtype, head_dim) = (cache.shape().dtype, shape.head_dim as usize);
+        let mut rotated = std::mem::take(&mut self.rotated);
+        let q = if dtype.rotates_keys() {
+            let room = rotated.room(&q[..len]);
+            self.split(room, len, head_dim, |_, q| rotate(q, rotated_len(head_dim)));
+            room
+        } else {
+            &q[..len]
+        };
+        let work = Work::new(q, cache, spans, shape);
+        let work = match chosen {
+            None => work,
+            Some((chosen, top)) => work.among(chosen, top),
+        };
+        self.attend.run(&mut self.pool, &mut out[..len], &mut self.partial, &work);
+        self.rotated = rotated;
+        if dtype.rotates_values() {
+            self.split(out, len, head_dim, |_, out| rotate(out, rotated_len(head_dim)));
+        }
     }
 
     /// Calls `run` with pieces of the first `len` elements of `x`, each a multiple of `unit`, and where they begin: as
@@ -201,6 +240,11 @@ impl Backend for CpuBackend {
 
     fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
         self.heads = heads::Scratch::new(tokens, shape)?;
+        Ok(())
+    }
+
+    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+        self.ranking = Ranking::new(positions)?;
         Ok(())
     }
 
@@ -387,22 +431,35 @@ impl Backend for CpuBackend {
         spans: &[Span],
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
-        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        let (dtype, head_dim) = (cache.shape().dtype, shape.head_dim as usize);
-        let mut rotated = std::mem::take(&mut self.rotated);
-        let q = if dtype.rotates_keys() {
-            let room = rotated.room(&q[..len]);
-            self.split(room, len, head_dim, |_, q| rotate(q, rotated_len(head_dim)));
-            room
-        } else {
-            &q[..len]
-        };
-        let work = Work::new(q, cache, spans, shape);
-        self.attend.run(&mut self.pool, &mut out[..len], &mut self.partial, &work);
-        self.rotated = rotated;
-        if dtype.rotates_values() {
-            self.split(out, len, head_dim, |_, out| rotate(out, rotated_len(head_dim)));
-        }
+        self.attend_among(out, q, cache, spans, shape, None);
+        Ok(())
+    }
+
+    fn choose(
+        &mut self,
+        chosen: &mut Vec<f32>,
+        q: &Vec<f32>,
+        weights: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &IndexShape,
+    ) -> Result<(), BackendError> {
+        let chosen = &mut chosen[..row_count(spans) * shape.top as usize];
+        self.attend.choose(&mut self.pool, chosen, &mut self.ranking, q, weights, cache, spans, shape);
+        Ok(())
+    }
+
+    fn attention_chosen(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: &Vec<f32>,
+        top: u32,
+    ) -> Result<(), BackendError> {
+        self.attend_among(out, q, cache, spans, shape, Some((chosen, top as usize)));
         Ok(())
     }
 

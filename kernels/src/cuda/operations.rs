@@ -48,6 +48,9 @@ impl Backend for CudaBackend {
         if shape.head_dim > kernels::HEAD_DIM_MAX {
             return Err(BackendError::Unsupported(format!("heads of {} numbers", shape.head_dim)));
         }
+        if !shape.values {
+            return Err(BackendError::Unsupported("a cache of keys alone".into()));
+        }
         let too_large = BackendError::OutOfMemory { wanted: u64::MAX };
         shape.capacity =
             shape.capacity.checked_next_multiple_of(TILE_POSITIONS as u32).ok_or(too_large.clone())?;

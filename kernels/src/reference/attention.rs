@@ -1,26 +1,39 @@
-use std::ops::RangeInclusive;
-
 use super::rowwise::soft_cap;
 use crate::cache::{Head, HeadCache, HostCache, Number, rotated_len};
 use crate::{AttentionShape, Span};
 
-/// `q` and `out` are `(tokens, heads * head_dim)`.
-pub(super) fn run(out: &mut [f32], q: &[f32], cache: &HostCache, spans: &[Span], shape: &AttentionShape) {
+/// `q` and `out` are `(tokens, heads * head_dim)`; where positions are chosen, `top` of each row.
+pub(super) fn run(
+    out: &mut [f32],
+    q: &[f32],
+    cache: &HostCache,
+    spans: &[Span],
+    shape: &AttentionShape,
+    chosen: Option<(&[f32], u32)>,
+) {
     let head_dim = shape.head_dim as usize;
     let width = shape.heads as usize * head_dim;
     let group = shape.heads / shape.kv_heads;
     let rows = spans.iter().flat_map(|span| (0..span.len).map(move |i| (span, span.start + i)));
-    for (out, (q, (span, position))) in out.chunks_exact_mut(width).zip(q.chunks_exact(width).zip(rows)) {
+    for (row, (out, (q, (span, position)))) in
+        out.chunks_exact_mut(width).zip(q.chunks_exact(width).zip(rows)).enumerate()
+    {
+        let sees: Vec<u32> = match chosen {
+            None => shape.sees(span, position).collect(),
+            Some((chosen, top)) => {
+                let own = &chosen[row * top as usize..][..top as usize];
+                own.iter().filter(|position| **position >= 0.0).map(|position| *position as u32).collect()
+            }
+        };
         for head in 0..shape.heads {
             let at = head as usize * head_dim;
             let (out, q) = (&mut out[at..at + head_dim], &q[at..at + head_dim]);
-            let sees = shape.sees(span, position);
             match cache.head(span.slot, head / group) {
-                HeadCache::F32(cache) => one_head(out, q, cache, sees, shape),
-                HeadCache::F16(cache) => one_head(out, q, cache, sees, shape),
-                HeadCache::Int8(cache) => one_head(out, q, cache, sees, shape),
-                HeadCache::Int8Int4(cache) => one_head(out, q, cache, sees, shape),
-                HeadCache::Int4(cache) => one_head(out, q, cache, sees, shape),
+                HeadCache::F32(cache) => one_head(out, q, cache, &sees, shape),
+                HeadCache::F16(cache) => one_head(out, q, cache, &sees, shape),
+                HeadCache::Int8(cache) => one_head(out, q, cache, &sees, shape),
+                HeadCache::Int8Int4(cache) => one_head(out, q, cache, &sees, shape),
+                HeadCache::Int4(cache) => one_head(out, q, cache, &sees, shape),
             }
         }
     }
@@ -31,17 +44,17 @@ fn one_head<K: Number, V: Number>(
     out: &mut [f32],
     q: &[f32],
     cache: Head<'_, K, V>,
-    sees: RangeInclusive<u32>,
+    sees: &[u32],
     shape: &AttentionShape,
 ) {
     let capacity = cache.capacity;
-    assert!(sees.clone().count() <= capacity, "a query sees {sees:?} of a cache of {capacity}");
+    assert!(sees.len() <= capacity, "a query sees {} positions of a cache of {capacity}", sees.len());
     let q: Vec<f64> = q.iter().map(|x| f64::from(*x)).collect();
     let q = if K::ROTATED { rotated(&q) } else { q };
     let mut weights: Vec<f64> = sees
-        .clone()
+        .iter()
         .map(|p| {
-            let dot: f64 = q.iter().enumerate().map(|(i, x)| x * cache.key(p, i)).sum();
+            let dot: f64 = q.iter().enumerate().map(|(i, x)| x * cache.key(*p, i)).sum();
             soft_cap(dot * f64::from(shape.scale), shape.softcap)
         })
         .collect();
@@ -49,7 +62,7 @@ fn one_head<K: Number, V: Number>(
     weights.iter_mut().for_each(|w| *w = (*w - max).exp());
     let total: f64 = weights.iter().sum();
     let element = |i| {
-        let terms = sees.clone().zip(&weights).map(|(p, w)| w * cache.value(p, i));
+        let terms = sees.iter().zip(&weights).map(|(p, w)| w * cache.value(*p, i));
         terms.sum::<f64>() / total
     };
     let sums: Vec<f64> = (0..out.len()).map(element).collect();

@@ -1,6 +1,7 @@
 //! Every operation in plain scalar loops with f64 sums: the definition of every answer, never tuned.
 
 mod attention;
+mod choose;
 mod delta;
 mod experts;
 mod linear;
@@ -19,8 +20,8 @@ pub(crate) use weights::dequantize_row;
 use crate::cache::{HostCache, row_count, rows, zeroed};
 use crate::shape::axis;
 use crate::{
-    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HeadsShape, HostDeltaState, Linear,
-    Mixture, Span, Tensor,
+    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HeadsShape, HostDeltaState, IndexShape,
+    Linear, Mixture, Span, Tensor,
 };
 
 /// The backend that others are compared with.
@@ -234,7 +235,39 @@ impl Backend for ReferenceBackend {
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        attention::run(&mut out[..len], &q[..len], cache, spans, shape);
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape, None);
+        Ok(())
+    }
+
+    fn reserve_choose(&mut self, _: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn choose(
+        &mut self,
+        chosen: &mut Vec<f32>,
+        q: &Vec<f32>,
+        weights: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &IndexShape,
+    ) -> Result<(), BackendError> {
+        choose::run(&mut chosen[..row_count(spans) * shape.top as usize], q, weights, cache, spans, shape);
+        Ok(())
+    }
+
+    fn attention_chosen(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: &Vec<f32>,
+        top: u32,
+    ) -> Result<(), BackendError> {
+        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape, Some((chosen, top)));
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, MediaText, Provenance, Text};
 pub use spec::{
     Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Fit, Given,
-    Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Spec, Temperature,
-    Vision, VisionLayer,
+    Indexer, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Sparse, Spec,
+    Temperature, Vision, VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

@@ -6,6 +6,7 @@ mod encoder;
 mod feed_forward;
 mod latent;
 mod per_layer;
+mod sparse;
 
 pub(crate) use self::feed_forward::routing;
 
@@ -45,6 +46,8 @@ pub fn forward<B: Backend>(
     if let Some((spec, w)) = spec.per_layer.as_ref().zip(weights.per_layer.as_ref()) {
         per_layer::vectors(backend, spec, w, state, tokens, weights.layers.len(), eps)?;
     }
+    // Of the last layer that chose positions.
+    let mut top = None;
     for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
         let post_eps = layer.post_norm_eps.unwrap_or(eps);
         let last = i + 1 == weights.layers.len();
@@ -63,7 +66,9 @@ pub fn forward<B: Backend>(
                 if last && wanted.is_empty() {
                     return latent::keep(backend, a, w, &weights.ropes, state, i, spans);
                 }
-                latent::latent(backend, a, w, &weights.ropes, state, i, spans)?;
+                top = layer.indexer().map_or(top, |indexer| Some(indexer.top));
+                let top = top.filter(|_| a.sparse.is_some());
+                latent::latent(backend, a, w, &weights.ropes, state, i, spans, top)?;
             }
             (Mixer::Attention(_) | Mixer::DeltaNet(_) | Mixer::Latent(_), _) => {
                 unreachable!("weights are loaded by the spec")

@@ -19,9 +19,9 @@ pub(crate) use self::loader::Loader;
 use self::recurrent::{Move, Recurrent};
 pub use self::state::State;
 pub use self::weights::{
-    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentAttentionWeights,
-    LatentWeights, LayerWeights, MixerWeights, NormedProduct, OwnNorms, PerLayerHalf, PerLayerWeights,
-    Weights,
+    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, IndexWeights,
+    LatentAttentionWeights, LatentWeights, LayerWeights, MixerWeights, NormedProduct, OwnNorms, PerLayerHalf,
+    PerLayerWeights, Weights,
 };
 use crate::flash::Flash;
 use crate::graph;

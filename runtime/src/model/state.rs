@@ -7,26 +7,32 @@ use crate::plan::Plan;
 
 /// What a step writes. Rows are those of the batch, at most `batch_tokens`.
 pub struct State<B: Backend> {
-    pub x: B::Buffer,          // (rows, dim): the residual stream
-    pub y: B::Buffer,          // (rows, dim): what goes into a half block and what comes out of it
-    pub q: B::Buffer,          // (rows, heads * head_dim), or (rows, channels) of a gated DeltaNet
-    pub k: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): decays
-    pub v: B::Buffer,          // (rows, kv_heads * head_dim), or (rows, value_heads): betas
-    pub q_rope: B::Buffer,     // (rows, heads * rope_dim): the rotated part of queries that meet latents
-    pub k_rope: B::Buffer,     // (rows, rope_dim)
-    pub mix: B::Buffer,        // (rows, heads * head_dim): what attention read from the cache
-    pub gate: B::Buffer,       // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
-    pub up: B::Buffer,         // (rows, ffn_dim)
-    pub extra: B::Buffer,      // (rows, layers, per_layer): vectors of tokens for each layer
-    pub projected: B::Buffer,  // as `extra`, while it is made
-    pub picked: Vec<u32>,      // (rows): which rows of `extra` are a layer's
-    pub scores: B::Buffer,     // (rows, experts): products of a router
-    pub token_gate: B::Buffer, // (rows): the gate on what a dense feed-forward gives
-    pub routed: B::Buffer,     // (rows, dim): what the experts give
-    pub narrow: B::Buffer,     // (rows, latent): what experts of a width of their own read
-    pub blended: B::Buffer,    // (rows, latent): what they give
-    pub logits: B::Buffer,     // (logit_rows, vocab)
-    pub caches: Vec<B::Cache>, // one a layer, or one for all where nothing is kept between steps
+    pub x: B::Buffer,            // (rows, dim): the residual stream
+    pub y: B::Buffer,            // (rows, dim): what goes into a half block and what comes out of it
+    pub q: B::Buffer,            // (rows, heads * head_dim), or (rows, channels) of a gated DeltaNet
+    pub k: B::Buffer,            // (rows, kv_heads * head_dim), or (rows, value_heads): decays
+    pub v: B::Buffer,            // (rows, kv_heads * head_dim), or (rows, value_heads): betas
+    pub q_rope: B::Buffer,       // (rows, heads * rope_dim): the rotated part of queries that meet latents
+    pub k_rope: B::Buffer,       // (rows, rope_dim)
+    pub index_q: B::Buffer,      // (rows, heads * head_dim) of what scores positions
+    pub index_k: B::Buffer,      // (rows, head_dim) of it
+    pub index_weight: B::Buffer, // (rows, heads) of it
+    pub chosen: B::Buffer,       // (rows, top): the positions that queries meet
+    pub mix: B::Buffer,          // (rows, heads * head_dim): what attention read from the cache
+    pub gate: B::Buffer,         // (rows, ffn_dim), or (rows, heads * head_dim): the gate on `mix`
+    pub up: B::Buffer,           // (rows, ffn_dim)
+    pub extra: B::Buffer,        // (rows, layers, per_layer): vectors of tokens for each layer
+    pub projected: B::Buffer,    // as `extra`, while it is made
+    pub picked: Vec<u32>,        // (rows): which rows of `extra` are a layer's
+    pub scores: B::Buffer,       // (rows, experts): products of a router
+    pub token_gate: B::Buffer,   // (rows): the gate on what a dense feed-forward gives
+    pub routed: B::Buffer,       // (rows, dim): what the experts give
+    pub narrow: B::Buffer,       // (rows, latent): what experts of a width of their own read
+    pub blended: B::Buffer,      // (rows, latent): what they give
+    pub logits: B::Buffer,       // (logit_rows, vocab)
+    pub caches: Vec<B::Cache>,   // one a layer, or one for all where nothing is kept between steps
+    /// One a layer; none where it does not score positions.
+    pub index_caches: Vec<Option<B::Cache>>,
     /// One a layer; none where it has attention.
     pub delta_states: Vec<Option<B::DeltaState>>,
     /// [`Vision::axes`](muse_format::Vision::axes).
@@ -51,6 +57,9 @@ impl<B: Backend> State<B> {
         if let Some(shape) = plan.heads {
             backend.reserve_heads(plan.batch_tokens as usize, shape)?;
         }
+        if let Some(cache) = plan.index_caches.iter().flatten().next() {
+            backend.reserve_choose(cache.capacity as usize)?;
+        }
         let lens = plan.buffers;
         let mut buffer = |len: u64| {
             backend.buffer(usize::try_from(len).expect("a length within the budget fits the address space"))
@@ -63,6 +72,10 @@ impl<B: Backend> State<B> {
             v: buffer(lens.v)?,
             q_rope: buffer(lens.q_rope)?,
             k_rope: buffer(lens.k_rope)?,
+            index_q: buffer(lens.index_q)?,
+            index_k: buffer(lens.index_k)?,
+            index_weight: buffer(lens.index_weight)?,
+            chosen: buffer(lens.chosen)?,
             mix: buffer(lens.mix)?,
             gate: buffer(lens.gate)?,
             up: buffer(lens.up)?,
@@ -79,6 +92,11 @@ impl<B: Backend> State<B> {
             turns: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.turned as usize)),
             flash,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
+            index_caches: plan
+                .index_caches
+                .iter()
+                .map(|shape| shape.map(|shape| backend.cache(shape)).transpose())
+                .collect::<Result<_, _>>()?,
             delta_states: plan
                 .delta_states
                 .iter()

@@ -84,6 +84,15 @@ pub struct LatentAttentionWeights<W> {
     pub key_up: W,                        // (heads * rank, key_dim)
     pub value_up: W,                      // (heads * value_dim, rank)
     pub out: Affine<W>,                   // (dim, heads * value_dim)
+    pub index: Option<IndexWeights<W>>,
+}
+
+/// What scores the positions that queries meet.
+pub struct IndexWeights<W> {
+    pub q: W,           // (heads * head_dim, query)
+    pub k: W,           // (head_dim, dim)
+    pub k_norm: [W; 2], // weights and biases, (head_dim) each
+    pub weight: W,      // (heads, dim)
 }
 
 /// A matrix and the norm of its product.

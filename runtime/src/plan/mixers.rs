@@ -1,6 +1,6 @@
 //! How wide a row is in the buffers that a layer's mixer uses, and what its cache keeps of a position.
 
-use muse_format::{Layer, Mixer, Spec};
+use muse_format::{Indexer, Layer, Mixer, Spec};
 use muse_kernels::HeadsShape;
 
 /// Widths of rows; 0 for what a mixer does not use.
@@ -11,6 +11,10 @@ pub(super) struct Widths {
     pub v: u32,
     pub q_rope: u32,
     pub k_rope: u32,
+    pub index_q: u32,
+    pub index_k: u32,
+    pub index_weight: u32,
+    pub chosen: u32,
     pub mix: u32,
     pub gate: u32,
     pub up: u32,
@@ -42,12 +46,18 @@ impl Widths {
             Mixer::Latent(a) => {
                 let (q, values) = (a.heads * a.kept(), a.heads * a.value_dim);
                 let rank = a.query_rank.unwrap_or(0);
+                let indexer = layer.indexer();
+                let of_index = |width: fn(&Indexer) -> u32| indexer.map_or(0, width);
                 Self {
                     q,
                     k: a.kept(),
                     v: a.rank,
                     q_rope: a.heads * a.rope_dim,
                     k_rope: a.rope_dim,
+                    index_q: of_index(|i| i.heads * i.head_dim),
+                    index_k: of_index(|i| i.head_dim),
+                    index_weight: of_index(|i| i.heads),
+                    chosen: of_index(|i| i.top),
                     mix: q,
                     gate: values.max(rank),
                     up: a.heads * a.key_dim,
@@ -65,6 +75,10 @@ impl Widths {
             v: a.v.max(b.v),
             q_rope: a.q_rope.max(b.q_rope),
             k_rope: a.k_rope.max(b.k_rope),
+            index_q: a.index_q.max(b.index_q),
+            index_k: a.index_k.max(b.index_k),
+            index_weight: a.index_weight.max(b.index_weight),
+            chosen: a.chosen.max(b.chosen),
             mix: a.mix.max(b.mix),
             gate: a.gate.max(b.gate),
             up: a.up.max(b.up),

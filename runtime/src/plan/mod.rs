@@ -8,7 +8,7 @@ mod sizes;
 use std::fmt;
 
 use muse_format::{Layout, Spec};
-use muse_kernels::{CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape};
+use muse_kernels::{BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape};
 use serde::Serialize;
 
 use self::experts::weight_items;
@@ -18,8 +18,8 @@ use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, pooled_bytes, pooled_dim,
-    product_rows, scratch_bytes, vision_plan, widest_input, working_bytes,
+    Dims, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, index_capacity, index_shape,
+    pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan, widest_input, working_bytes,
 };
 use crate::flash::Flash;
 use crate::vision::VisionPlan;
@@ -83,6 +83,9 @@ pub struct Plan {
     /// One a layer, or one for all where texts are read whole.
     #[serde(skip)]
     pub caches: Vec<CacheShape>,
+    /// One a layer; none where it does not score positions.
+    #[serde(skip)]
+    pub index_caches: Vec<Option<CacheShape>>,
     /// One a layer; none where it has attention.
     #[serde(skip)]
     pub delta_states: Vec<Option<DeltaShape>>,
@@ -132,6 +135,11 @@ impl Plan {
                 .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
+        let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
+        if rotated && spec.layers.iter().any(|layer| layer.latent().is_some()) {
+            let problem = format!("latents in a cache of {}; take f32, f16 or int8", dims.dtype);
+            return Err(LoadError::Backend(BackendError::Unsupported(problem)));
+        }
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
         let weights = weights.into();
         let working =
@@ -177,6 +185,7 @@ impl Plan {
         d: Dims,
     ) -> Self {
         let caches: Vec<_> = cache_shapes(spec, d).collect();
+        let index_caches: Vec<_> = spec.layers.iter().map(|layer| index_shape(layer, d)).collect();
         let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
         let mut items = weight_items(weights, experts_on_flash);
@@ -195,7 +204,7 @@ impl Plan {
         let input_width = widest_input(spec);
         let product_rows = product_rows(spec, d);
         let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
-        let [quantized, partial, experts, heads] = scratch_bytes(spec, d);
+        let [quantized, partial, experts, heads, ranking] = scratch_bytes(spec, d);
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
         items.push(Item { what: "scratch", shape, bytes: partial });
@@ -207,6 +216,10 @@ impl Plan {
             let shape = format!("inputs of heads: {count} x {cols}, f32 and q8");
             items.push(Item { what: "scratch", shape, bytes: heads });
         }
+        if let Some(positions) = index_capacity(spec, d) {
+            let shape = format!("scores of {positions} positions and their order");
+            items.push(Item { what: "scratch", shape, bytes: ranking });
+        }
         if buffers.logits > 0 {
             let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
             items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
@@ -216,6 +229,7 @@ impl Plan {
             items.push(Item { what: "activations", shape, bytes: pooled_bytes(spec, d) });
         }
         items.extend(cache_items(&caches, d.context));
+        items.extend(index_items(&index_caches));
         items.extend(delta_items(&delta_states));
         let vision = vision_plan(spec, d);
         items.extend(vision.iter().flat_map(VisionPlan::items));
@@ -237,6 +251,7 @@ impl Plan {
             heads: heads_shape(spec),
             pooled: d.slots as usize * pooled_dim(spec) as usize,
             caches,
+            index_caches,
             delta_states,
         }
     }
@@ -265,6 +280,18 @@ fn cache_items(caches: &[CacheShape], context: u32) -> Vec<Item> {
         Item { what: "cache", shape, bytes: layers * s.byte_len() }
     };
     groups(caches.iter().copied().filter(|shape| shape.slots > 0)).iter().map(item).collect()
+}
+
+/// One item for each group of layers whose keys of positions are alike.
+fn index_items(caches: &[Option<CacheShape>]) -> Vec<Item> {
+    let item = |(s, layers): &(CacheShape, u64)| {
+        let shape = format!(
+            "{layers} layers' index: {} slots x {} positions x {} {}",
+            s.slots, s.capacity, s.head_dim, s.dtype
+        );
+        Item { what: "cache", shape, bytes: layers * s.byte_len() }
+    };
+    groups(caches.iter().flatten().copied()).iter().map(item).collect()
 }
 
 /// One item for each group of layers whose recurrent states are alike.

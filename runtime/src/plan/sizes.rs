@@ -21,6 +21,10 @@ pub struct BufferLens {
     pub v: u64,
     pub q_rope: u64,
     pub k_rope: u64,
+    pub index_q: u64,
+    pub index_k: u64,
+    pub index_weight: u64,
+    pub chosen: u64,
     pub mix: u64,
     pub gate: u64,
     pub up: u64,
@@ -36,7 +40,7 @@ pub struct BufferLens {
 
 impl BufferLens {
     /// Of the buffers that hold a row for each token, with what people call them.
-    pub fn rows(&self) -> [(&'static str, u64); 17] {
+    pub fn rows(&self) -> [(&'static str, u64); 21] {
         [
             ("x", self.x),
             ("y", self.y),
@@ -45,6 +49,10 @@ impl BufferLens {
             ("v", self.v),
             ("rotated q", self.q_rope),
             ("rotated k", self.k_rope),
+            ("index q", self.index_q),
+            ("index k", self.index_k),
+            ("index weights", self.index_weight),
+            ("chosen", self.chosen),
             ("attention", self.mix),
             ("gate", self.gate),
             ("up", self.up),
@@ -151,7 +159,14 @@ fn cache_shape(layer: &Layer, d: Dims) -> CacheShape {
     let own = kept(layer);
     let (kv_heads, head_dim) = own.unwrap_or_default();
     let slots = own.map_or(0, |_| d.slots);
-    CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim }
+    CacheShape { dtype: d.dtype, slots, capacity: capacity(layer, d), kv_heads, head_dim, values: true }
+}
+
+/// The keys by which a layer finds the positions that its queries meet.
+pub(super) fn index_shape(layer: &Layer, d: Dims) -> Option<CacheShape> {
+    let head_dim = layer.indexer()?.head_dim;
+    let capacity = d.context.next_multiple_of(TILE_POSITIONS as u32);
+    Some(CacheShape { dtype: d.dtype, slots: d.slots, capacity, kv_heads: 1, head_dim, values: false })
 }
 
 /// What a gated DeltaNet layer keeps. As many rows can be taken back as a step may propose.
@@ -188,7 +203,9 @@ pub(super) fn cache_bytes(spec: &Spec, d: Dims) -> u128 {
         tiles * u128::from(tile)
     };
     let recurrent = |layer| delta_shape(layer, d).map_or(0, |shape| u128::from(shape.byte_len()));
-    cache_shapes(spec, d).map(cache).sum::<u128>() + spec.layers.iter().map(recurrent).sum::<u128>()
+    let indices = spec.layers.iter().filter_map(|layer| index_shape(layer, d));
+    cache_shapes(spec, d).chain(indices).map(cache).sum::<u128>()
+        + spec.layers.iter().map(recurrent).sum::<u128>()
 }
 
 pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
@@ -205,6 +222,10 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
         v: rows(mixer.v),
         q_rope: rows(mixer.q_rope),
         k_rope: rows(mixer.k_rope),
+        index_q: rows(mixer.index_q),
+        index_k: rows(mixer.index_k),
+        index_weight: rows(mixer.index_weight),
+        chosen: rows(mixer.chosen),
         mix: rows(mixer.mix),
         gate: rows(ffn.max(mixer.gate)),
         up: rows(ffn.max(mixer.up)),
@@ -219,9 +240,9 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
     }
 }
 
-/// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs and of heads' inputs,
-/// which the reference backend does not keep.
-pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 4] {
+/// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs, of heads' inputs and of
+/// the scores of positions, which the reference backend does not keep.
+pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
     let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec).into());
     let batch = u64::from(d.batch_tokens);
     let experts =
@@ -234,11 +255,17 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 4] {
                 CpuBackend::attention_bytes(rows, width, d.dtype),
                 experts,
                 heads_shape(spec).map_or(0, |shape| CpuBackend::heads_bytes(batch, shape)),
+                index_capacity(spec, d).map_or(0, |positions| CpuBackend::choose_bytes(positions.into())),
             ]
         }
-        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes), 0],
-        BackendChoice::Reference => [0; 4],
+        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes), 0, 0],
+        BackendChoice::Reference => [0; 5],
     }
+}
+
+/// Positions among which some are chosen; none where no layer chooses.
+pub(super) fn index_capacity(spec: &Spec, d: Dims) -> Option<u32> {
+    spec.layers.iter().find_map(|layer| index_shape(layer, d)).map(|shape| shape.capacity)
 }
 
 /// Bytes of the vectors of a step's texts, before and after a product.

@@ -52,6 +52,7 @@ impl VisionPlan {
                 capacity,
                 kv_heads: vision.heads,
                 head_dim: vision.head_dim(),
+                values: true,
             },
             dim: spec.dim,
             inner: vision.dim,

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use half::f16;
 use muse_format::{
     Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
-    LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Spec,
-    TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
+    Indexer, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score,
+    Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -245,12 +245,26 @@ pub fn latent() -> Spec {
         rope: 0,
         norm_eps: 0.1,
         bias: true,
+        sparse: None,
     };
     let direct =
         LatentAttention { heads: 5, query_rank: None, rank: 16, value_dim: 70, bias: false, ..compressed };
     let last = Layer { mixer: Mixer::Latent(direct), ..spec.layers[0].clone() };
     spec.layers[0].mixer = Mixer::Latent(compressed);
     spec.layers.push(last);
+    spec
+}
+
+/// Latents of which layers meet some positions: those that they choose, those that the layer before chose, and others.
+pub fn sparse() -> Spec {
+    let mut spec = latent();
+    spec.layers[1] = spec.layers[0].clone();
+    spec.layers[2] = spec.layers[0].clone();
+    let own = |heads, head_dim, top| Sparse::Own(Indexer { heads, head_dim, top, norm_eps: 0.1 });
+    for (layer, sparse) in spec.layers.iter_mut().zip([own(3, 12, 7), Sparse::Earlier, own(2, 33, 12)]) {
+        let Mixer::Latent(latent) = &mut layer.mixer else { panic!("latent has a layer over latents first") };
+        latent.sparse = Some(sparse);
+    }
     spec
 }
 

@@ -223,6 +223,7 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
     let row = |t: &u32| embed[*t as usize * dim..][..dim].iter().map(|x| x * f64::from(spec.embed_scale));
     let mut stream: Vec<Vec<f64>> = tokens.iter().map(|t| row(t).collect()).collect();
     let mut kept: Vec<[Vec<Vec<Vec<f64>>>; 2]> = Vec::new();
+    let mut chosen = Vec::new();
     if spec.embed_norm {
         let weight = tensor(file, "embed_norm");
         stream.iter_mut().for_each(|x| *x = norm(x, &weight, spec.norm_eps));
@@ -262,7 +263,7 @@ pub fn logits(file: &File<'_>, tokens: &[u32]) -> Vec<f32> {
             }
             Mixer::Latent(a) => {
                 kept.push([vec![], vec![]]);
-                naive_latent::outs(file, a, l, &ys)
+                naive_latent::outs(file, a, l, &ys, &mut chosen)
             }
         };
         for ((t, x), out) in stream.iter_mut().enumerate().zip(outs) {

@@ -34,6 +34,8 @@ pub(super) struct Queries<'a> {
     out: [&'a mut [f32]; QUERIES],
     /// The first and the last position that each sees.
     seen: [(usize, usize); QUERIES],
+    /// Those between them that each sees, ascending, where it does not see all.
+    pub(super) chosen: [Option<&'a [f32]>; QUERIES],
     /// Largest score so far.
     max: [f32; QUERIES],
     /// Sum of `exp(score - max)` so far.
@@ -48,6 +50,7 @@ impl Default for Queries<'_> {
             q: [&[]; QUERIES],
             out: std::array::from_fn(|_| &mut [][..]),
             seen: [(0, 0); QUERIES],
+            chosen: [None; QUERIES],
             max: [0.0; QUERIES],
             total: [0.0; QUERIES],
         }
@@ -213,7 +216,8 @@ impl Attend {
             let (first, last) = queries.seen[n];
             let seen = first.max(used.start)..(last + 1).min(used.end);
             // From here on an element is a position of `used`, and what the query does not see weighs nothing.
-            if seen.is_empty() {
+            let chosen = queries.chosen[n].map(|chosen| within(chosen, &seen));
+            if seen.is_empty() || chosen.is_some_and(<[f32]>::is_empty) {
                 scores[..used.len()].fill(0.0);
                 continue;
             }
@@ -233,6 +237,9 @@ impl Attend {
                 self.elementwise.scale_and_cap(weights, scale, shape.softcap);
                 scale = 1.0;
             }
+            if let Some(chosen) = chosen {
+                hide_others(weights, chosen, seen.start);
+            }
             let before = queries.max[n];
             let max = (scale * self.elementwise.max(weights)).max(before);
             decay[n] = if before == f32::NEG_INFINITY { 0.0 } else { (before - max).exp() };
@@ -247,6 +254,23 @@ impl Attend {
         // SAFETY: as above.
         unsafe { V::mix(kernel)(out, scores, &decay[..count], block.values) };
     }
+}
+
+/// Those of `chosen`, ascending, that are in `seen`.
+fn within<'a>(chosen: &'a [f32], seen: &Range<usize>) -> &'a [f32] {
+    let first = chosen.partition_point(|p| (*p as usize) < seen.start);
+    let end = chosen.partition_point(|p| (*p as usize) < seen.end);
+    &chosen[first..end.max(first)]
+}
+
+/// Leaves the scores of the positions `chosen` alone; `scores` begin with that of `first`.
+fn hide_others(scores: &mut [f32], chosen: &[f32], first: usize) {
+    let mut next = 0;
+    for at in chosen.iter().map(|p| *p as usize - first) {
+        scores[next..at].fill(f32::NEG_INFINITY);
+        next = at + 1;
+    }
+    scores[next..].fill(f32::NEG_INFINITY);
 }
 
 /// Up to [`BLOCK`] positions in a row.

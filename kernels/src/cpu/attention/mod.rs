@@ -17,6 +17,7 @@
 use half::f16;
 
 pub(super) use self::attend::Attend;
+pub(super) use self::choose::Ranking;
 pub(super) use self::rotated::Rotated;
 pub(super) use self::work::{Work, partial_bytes, partial_len};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -31,6 +32,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+mod choose;
 mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;

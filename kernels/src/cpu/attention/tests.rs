@@ -97,7 +97,8 @@ fn every_variant_agrees() {
 
 /// How positions are split for one row each of `slots` sequences at `position`.
 fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
-    let stored = CacheShape { dtype: CacheDtype::F16, slots, capacity: 16, kv_heads: 2, head_dim: 8 };
+    let stored =
+        CacheShape { dtype: CacheDtype::F16, slots, capacity: 16, kv_heads: 2, head_dim: 8, values: true };
     let cache = HostCache::new(stored).unwrap();
     let shape = AttentionShape {
         heads: 6,

@@ -29,6 +29,8 @@ pub(in crate::cpu) struct Work<'a> {
     cache: &'a HostCache,
     spans: &'a [Span],
     pub(super) shape: &'a AttentionShape,
+    /// Where rows see some positions alone: `(tokens, top)` of them, and `top`.
+    chosen: Option<(&'a [f32], usize)>,
 }
 
 /// The `index`-th of `of` parts.
@@ -59,7 +61,19 @@ impl<'a> Work<'a> {
         let stored = cache.shape();
         assert!(stored.kv_heads == shape.kv_heads && stored.head_dim == shape.head_dim);
         assert!(shape.heads > 0 && shape.heads.is_multiple_of(shape.kv_heads));
-        Self { q, cache, spans, shape }
+        Self { q, cache, spans, shape, chosen: None }
+    }
+
+    /// Of the positions `chosen` alone, `(tokens, top)`.
+    pub(in crate::cpu) fn among(self, chosen: &'a [f32], top: usize) -> Self {
+        Self { chosen: Some((chosen, top)), ..self }
+    }
+
+    /// What a row chose, where it did.
+    fn chosen(&self, row: usize) -> Option<&'a [f32]> {
+        let (chosen, top) = self.chosen?;
+        let own = &chosen[row * top..][..top];
+        Some(&own[..own.iter().rposition(|p| *p >= 0.0).map_or(0, |last| last + 1)])
     }
 
     pub(super) fn head_dim(&self) -> usize {
@@ -115,6 +129,7 @@ impl<'a> Work<'a> {
         for i in index * len..((index + 1) * len).min(shared) {
             let query = (row + i / group) * heads + kv_head * group + i % group;
             let sees = self.shape.sees(span, span.start + (i / group) as u32);
+            queries.chosen[queries.count] = self.chosen(row + i / group);
             let (first, last) = (*sees.start() as usize, *sees.end() as usize);
             let out = out(query, queries.count);
             queries.push(&self.q[query * self.head_dim()..][..self.head_dim()], out, (first, last));

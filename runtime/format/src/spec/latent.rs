@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Spec, bounded, finite_positive, is_false};
+use super::{Sparse, Spec, bounded, finite_positive, is_false};
 use crate::{FormatError, Role};
 
 /// Widest vector of a position in the cache.
@@ -36,6 +36,9 @@ pub struct LatentAttention {
     /// Biases on `q_down`, `latent`, `k_rope` and the output projection.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bias: bool,
+    /// Which positions queries meet, where not all before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<Sparse>,
 }
 
 impl LatentAttention {
@@ -66,7 +69,10 @@ impl LatentAttention {
             }
             () if !self.rope_dim.is_multiple_of(2) => ("rope_dim", self.rope_dim, "rope_dim must be even"),
             () if self.rope >= spec.ropes => ("rope", self.rope, "rope must name a rotation table"),
-            () => return Ok(()),
+            () => {
+                let sparse = self.sparse.as_ref();
+                return sparse.map_or(Ok(()), |s| s.validate(i, spec, self.query_rank, self.rope_dim));
+            }
         };
         Err(FormatError::Spec { field: field(name), value: value.to_string(), rule })
     }
@@ -96,14 +102,18 @@ impl LatentAttention {
         if let Some(rank) = self.query_rank {
             add(Role::Vector, "attn.q_down_norm", 1, rank)?;
         }
-        add(Role::Vector, "attn.latent_norm", 1, self.rank)
+        add(Role::Vector, "attn.latent_norm", 1, self.rank)?;
+        match &self.sparse {
+            Some(Sparse::Own(indexer)) => indexer.try_each_tensor(dim, width, add),
+            Some(Sparse::Earlier) | None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Ffn, Layer, Mixer};
+    use crate::{Activation, Ffn, Indexer, Layer, Mixer};
 
     const LATENT: LatentAttention = LatentAttention {
         heads: 3,
@@ -116,6 +126,7 @@ mod tests {
         rope: 0,
         norm_eps: 1e-6,
         bias: true,
+        sparse: None,
     };
 
     fn spec(latent: LatentAttention) -> Spec {
@@ -175,6 +186,46 @@ mod tests {
         let json = serde_json::to_string(&spec(LATENT)).unwrap();
         assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec(LATENT));
         assert!(json.contains(r#""mixer":{"latent":{"heads":3,"query_rank":7,"#), "{json}");
+    }
+
+    #[test]
+    fn positions_are_chosen_by_a_layer_or_by_one_before_it() {
+        let indexer = Indexer { heads: 2, head_dim: 6, top: 3, norm_eps: 1e-6 };
+        let own = LatentAttention { sparse: Some(Sparse::Own(indexer)), ..LATENT };
+        let added: Vec<_> = tensors(own.clone()).into_iter().skip(14).collect();
+        let expected = [
+            ("index.q", 12, 7),
+            ("index.k", 6, 16),
+            ("index.k_norm", 1, 6),
+            ("index.k_norm_bias", 1, 6),
+            ("index.weight", 2, 16),
+        ];
+        assert_eq!(added, expected.map(|(name, rows, cols)| (name.to_owned(), rows, cols)));
+        let mut both = spec(own.clone());
+        let later = LatentAttention { sparse: Some(Sparse::Earlier), ..LATENT };
+        both.layers.push(Layer { mixer: Mixer::Latent(later.clone()), ..both.layers[0].clone() });
+        both.validate().unwrap();
+        let json = serde_json::to_string(&both).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), both);
+        assert!(json.contains(r#""sparse":"earlier""#), "{json}");
+        let changed = |indexer: Indexer| LatentAttention { sparse: Some(Sparse::Own(indexer)), ..LATENT };
+        let cases = [
+            ("", later),
+            ("", LatentAttention { query_rank: None, ..own }),
+            (".heads", changed(Indexer { heads: 0, ..indexer })),
+            (".head_dim", changed(Indexer { head_dim: 3, ..indexer })),
+            (".head_dim", changed(Indexer { head_dim: u32::MAX, ..indexer })),
+            (".top", changed(Indexer { top: 0, ..indexer })),
+            (".norm_eps", changed(Indexer { norm_eps: f32::NAN, ..indexer })),
+        ];
+        for (name, latent) in cases {
+            let error = spec(latent.clone()).validate().unwrap_err();
+            let expected = format!("layers[0].latent.sparse{name}");
+            assert!(
+                matches!(&error, FormatError::Spec { field, .. } if *field == expected),
+                "{latent:?}: {error}"
+            );
+        }
     }
 
     #[test]

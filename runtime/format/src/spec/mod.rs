@@ -13,6 +13,7 @@ mod embedding;
 mod encoder;
 mod feed_forward;
 mod latent;
+mod sparse;
 mod vision;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::latent::LatentAttention;
+pub use self::sparse::{Indexer, Sparse};
 pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
