@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 27] = [
+const FIXTURES: [(&str, Bits); 28] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -38,6 +38,7 @@ const FIXTURES: [(&str, Bits); 27] = [
     ("glm4-moe", Bits::Sixteen),
     ("glm4-moe-lite", Bits::Sixteen),
     ("glm4-moe-lite-options", Bits::Sixteen),
+    ("glm-moe-dsa", Bits::Sixteen),
     ("qwen3-5", Bits::Sixteen),
     ("qwen3-5-options", Bits::Sixteen),
     ("qwen3-5-moe", Bits::Sixteen),

@@ -15,10 +15,15 @@ from transformers import (
     Glm4MoeForCausalLM,
     Glm4MoeLiteConfig,
     Glm4MoeLiteForCausalLM,
+<<<<<<< HEAD
     Llama4Config,
     Llama4ForCausalLM,
     Llama4ForConditionalGeneration,
     Llama4TextConfig,
+=======
+    GlmMoeDsaConfig,
+    GlmMoeDsaForCausalLM,
+>>>>>>> 1fe6e1b (Convert GLM-5)
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
@@ -635,6 +640,26 @@ FIXTURES = [
             mlp_layer_types=["sparse", "dense"],
             n_shared_experts=1,
             norm_topk_prob=False,
+        ),
+        "bfloat16",
+        positions=20,
+    ),
+    # Of 20 positions queries meet 6: chosen by a layer, by the one before it, and by another.
+    Fixture(
+        "glm-moe-dsa",
+        GlmMoeDsaForCausalLM,
+        GlmMoeDsaConfig,
+        LATENT
+        | dict(
+            num_hidden_layers=3,
+            q_lora_rank=14,
+            attention_bias=True,
+            index_topk=6,
+            index_head_dim=11,
+            index_n_heads=5,
+            indexer_types=["full", "shared", "full"],
+            first_k_dense_replace=1,
+            tie_word_embeddings=True,
         ),
         "bfloat16",
         positions=20,

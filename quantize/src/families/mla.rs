@@ -1,7 +1,7 @@
 //! Multi-head latent attention as DeepSeek's models write it down: which config keys say its sizes, and which rows of
 //! their tensors are which of ours.
 
-use muse_format::{LatentAttention, Layer, Mixer};
+use muse_format::{LatentAttention, Layer, Mixer, Sparse};
 use serde_json::Value;
 
 use super::{Blocks, Common, Config, Draft, Pairs, Rows, Transform};
@@ -38,6 +38,7 @@ pub(super) fn read(config: &Config<'_>, common: &Common) -> Result<LatentAttenti
         rope: 0,
         norm_eps: 1e-6,
         bias: config.bool("attention_bias", false)?,
+        sparse: None,
     })
 }
 
@@ -86,6 +87,15 @@ fn parts(i: usize, dim: usize, a: &LatentAttention, interleaved: bool) -> Vec<(S
         ("out", "o_proj", (dim, heads * value), whole, Transform::AsIs),
         ("latent_norm", "kv_a_layernorm", (1, rank), whole, Transform::AsIs),
     ];
+    let of_index = |n: usize| Rows { pairs: Some(Pairs { head_dim: n, rotated: turned }), ..whole };
+    if let Some(Sparse::Own(indexer)) = &a.sparse {
+        let [heads, width] = [indexer.heads, indexer.head_dim].map(|n| n as usize);
+        let (of_q, turned) = ((heads * width, query.unwrap_or(dim)), of_index(width));
+        parts.push(("index.q", "indexer.wq_b", of_q, turned, Transform::AsIs));
+        parts.push(("index.k", "indexer.wk", (width, dim), turned, Transform::AsIs));
+        parts.push(("index.k_norm", "indexer.k_norm", (1, width), turned, Transform::AsIs));
+        parts.push(("index.weight", "indexer.weights_proj", (heads, dim), whole, Transform::AsIs));
+    }
     if let Some(rank) = query {
         parts.push(("q_down", "q_a_proj", (rank, dim), whole, Transform::AsIs));
         parts.push(("q_down_norm", "q_a_layernorm", (1, rank), whole, Transform::AsIs));
@@ -97,6 +107,9 @@ fn parts(i: usize, dim: usize, a: &LatentAttention, interleaved: bool) -> Vec<(S
         all.push((format!("l{i}.attn.{ours}"), part("weight", shape)));
         if a.bias && ["q_down", "latent", "k_rope", "out"].contains(&ours) {
             all.push((format!("l{i}.attn.{ours}_bias"), part("bias", (1, shape.0))));
+        }
+        if ours == "index.k_norm" {
+            all.push((format!("l{i}.attn.{ours}_bias"), part("bias", shape)));
         }
     }
     all

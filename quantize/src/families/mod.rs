@@ -12,6 +12,7 @@ mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
+mod glm_moe_dsa;
 mod image_processor;
 mod llama;
 mod llama4;
@@ -64,6 +65,7 @@ const FAMILIES: [&Family; 21] = [
     &glm4::FAMILY,
     &glm4_moe::FAMILY,
     &glm4_moe_lite::FAMILY,
+    &glm_moe_dsa::FAMILY,
 ];
 
 /// How a family is written down by Hugging Face.

@@ -1,4 +1,4 @@
-use muse_format::{LatentAttention, Mixer};
+use muse_format::{Indexer, LatentAttention, Mixer, Sparse, Spec};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
@@ -31,6 +31,7 @@ fn a_published_config_is_read() {
         rope: 0,
         norm_eps: 1e-6,
         bias: false,
+        sparse: None,
     };
     assert!(model.layers.iter().all(|layer| layer.mixer == Mixer::Latent(latent.clone())));
     let widths: Vec<_> =
@@ -144,4 +145,73 @@ fn heads_are_taken_apart_and_keys_turned() {
     // The third pair of the second head.
     let (_, rows, _) = of(&tensors, "q_rope");
     assert_eq!([8, 11].map(|row| rows.source(row)), [16 + 10 + 4, 16 + 10 + 5]);
+}
+
+/// The keys of GLM-5 as published, its sizes smaller.
+fn sparse(changes: &Value) -> Map<String, Value> {
+    let more = json!({"model_type": "glm_moe_dsa", "architectures": ["GlmMoeDsaForCausalLM"], "head_dim": 6,
+        "num_hidden_layers": 6, "first_k_dense_replace": 3, "index_n_heads": 3, "index_head_dim": 11, "index_topk": 5,
+        "indexer_rope_interleave": true, "rope_interleave": true, "scoring_func": "sigmoid"});
+    with(Value::Object(flash(&more)), changes)
+}
+
+#[test]
+fn layers_choose_positions_where_the_config_says() {
+    let own = Sparse::Own(Indexer { heads: 3, head_dim: 11, top: 5, norm_eps: 1e-6 });
+    let which = |spec: &Spec| -> String {
+        let letter = |sparse: &Option<Sparse>| match sparse {
+            Some(Sparse::Own(_)) => 'F',
+            Some(Sparse::Earlier) => 'S',
+            None => '-',
+        };
+        spec.layers.iter().map(|layer| letter(&layer.latent().expect("latent").sparse)).collect()
+    };
+    let read = |changes: Value| spec(sparse(&changes)).expect("glm_moe_dsa");
+    let model = read(json!({}));
+    assert_eq!(
+        (model.layers[0].latent().expect("latent").sparse, which(&model)),
+        (Some(own), "FFFFFF".into())
+    );
+    let experts: Vec<_> = model.layers.iter().map(|l| l.experts.is_some()).collect();
+    assert_eq!(experts, [false, false, false, true, true, true]);
+    let cases = [
+        (json!({"indexer_types": ["full", "shared", "full", "full", "shared", "shared"]}), "FSFFSS"),
+        (json!({"index_topk_pattern": "FFSSSF"}), "FFSSSF"),
+        // As transformers 5.23 counts: max(i - offset + 1, 0) is a multiple of the frequency.
+        (json!({"index_topk_freq": 4, "index_skip_topk_offset": 3}), "FFFSSS"),
+        (json!({"index_topk_freq": 2}), "FFSFSF"),
+    ];
+    for (changes, expected) in cases {
+        assert_eq!(which(&read(changes.clone())), expected, "{changes}");
+    }
+}
+
+#[test]
+fn other_choices_of_positions_are_refused_with_their_key() {
+    let cases = [
+        ("q_lora_rank", json!(null)),
+        ("rope_interleave", json!(false)),
+        ("indexer_rope_interleave", json!(false)),
+        ("mlp_bias", json!(true)),
+        ("layer_types", json!(["indexed_attention"])),
+        ("indexer_types", json!(["full"])),
+        ("indexer_types", json!(["full", "full", "full", "full", "full", "none"])),
+        ("index_topk_pattern", json!("FFFSSX")),
+        ("index_topk", json!(0)),
+        ("index_head_dim", json!(null)),
+        ("head_dim", json!(64)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        match spec(sparse(&json!({ key: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == key => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // A first layer has none before it, and fewer numbers than are rotated are no head.
+    for (key, value) in [("index_topk_pattern", json!("SFFFFF")), ("index_head_dim", json!(5))] {
+        let error = spec(sparse(&json!({ key: value }))).expect_err(key).to_string();
+        assert!(error.contains("layers[0].latent.sparse"), "{error}");
+    }
 }
