@@ -43,7 +43,7 @@ use self::place::{Place, of_any_expert};
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 21] = [
+const FAMILIES: [&Family; 22] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_spark::FAMILY,
