@@ -15,15 +15,12 @@ from transformers import (
     Glm4MoeForCausalLM,
     Glm4MoeLiteConfig,
     Glm4MoeLiteForCausalLM,
-<<<<<<< HEAD
+    GlmMoeDsaConfig,
+    GlmMoeDsaForCausalLM,
     Llama4Config,
     Llama4ForCausalLM,
     Llama4ForConditionalGeneration,
     Llama4TextConfig,
-=======
-    GlmMoeDsaConfig,
-    GlmMoeDsaForCausalLM,
->>>>>>> 1fe6e1b (Convert GLM-5)
     LlamaConfig,
     LlamaForCausalLM,
     MuseGlimmerConfig,
