@@ -1,9 +1,9 @@
 //! What the NEON kernels share: the instructions that stable Rust has no intrinsic for, and loads of any float type.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x8_t, int8x16_t, int32x4_t, uint16x8_t, vand_u8, vcvtq_f32_s32, vdup_n_s8, vdup_n_u8,
-    vdupq_n_u16, vget_high_s16, vget_low_s16, vld1_s8, vld1_u8, vld1q_f32, vld1q_s8, vld1q_u16, vmovl_s8,
-    vmovl_s16, vqtbl1_s8, vreinterpretq_f32_u16, vshl_u8, vzip1q_u16, vzip2q_u16,
+    float32x4_t, int8x8_t, int8x16_t, int32x4_t, uint16x4_t, uint16x8_t, vand_u8, vcvtq_f32_s32, vdup_n_s8,
+    vdup_n_u8, vdupq_n_u16, vget_high_s16, vget_low_s16, vld1_s8, vld1_u8, vld1q_f32, vld1q_s8, vld1q_u16,
+    vmovl_s8, vmovl_s16, vqtbl1_s8, vreinterpretq_f32_u16, vshl_u8, vzip1q_u16, vzip2q_u16,
 };
 use std::arch::asm;
 
@@ -106,6 +106,22 @@ pub(super) fn widen(halves: uint16x8_t) -> [float32x4_t; 2] {
         );
     }
     [low, high]
+}
+
+/// Four f16 as f32, exactly.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn widen_four(halves: uint16x4_t) -> float32x4_t {
+    let wide;
+    // SAFETY: as for `widen`.
+    unsafe {
+        asm!(
+            "fcvtl {wide:v}.4s, {halves:v}.4h",
+            halves = in(vreg) halves, wide = lateout(vreg) wide,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    wide
 }
 
 /// `sums[r] += w[r] . x[LANE]` for the four rows of `w`, four columns each.

@@ -5,16 +5,16 @@
 
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, vandq_u8, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32,
-    vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vld1q_s8, vld1q_u8, vld1q_u16, vmulq_n_f32, vqtbl1q_s8,
-    vreinterpretq_s8_u8, vreinterpretq_u8_s8, vshrq_n_u8, vst1q_f32,
+    vdupq_n_u8, veorq_u8, vfmaq_f32, vfmaq_laneq_f32, vfmaq_n_f32, vld1_u16, vld1q_f32, vld1q_s8, vld1q_u8,
+    vld1q_u16, vmulq_laneq_f32, vmulq_n_f32, vqtbl1q_s8, vreinterpretq_s8_u8, vreinterpretq_u8_s8,
+    vshlq_n_u8, vshrq_n_u8, vst1q_f32,
 };
-use std::arch::asm;
 use std::marker::PhantomData;
 use std::slice;
 
 use muse_format::{CODEBOOK, TILE_ROWS};
 
-use crate::cpu::neon::widen;
+use crate::cpu::neon::{widen, widen_four};
 use crate::cpu::quantize::{Activations, GROUP};
 
 /// How a quantized layout stores its integers.
@@ -35,6 +35,21 @@ pub(super) trait Weights {
     /// # Safety
     /// `step` is readable for [`STEP`](Self::STEP) bytes and `quarter < 4`.
     unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2];
+
+    /// What [`load_signed`](Self::load_signed) multiplies the integers by.
+    const UNIT: f32 = 1.0;
+
+    /// [`load`](Self::load) of [`UNIT`](Self::UNIT) times the integers that multiply the scale: nothing is to be taken off
+    /// the products.
+    ///
+    /// # Safety
+    /// As for `load`.
+    #[inline(always)]
+    unsafe fn load_signed(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        const { assert!(!Self::BIASED) };
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { Self::load(step, quarter) }
+    }
 }
 
 pub(super) struct Q8;
@@ -77,11 +92,23 @@ impl Weights for Q4 {
     const BIASED: bool = true;
     const NARROW: bool = true;
     const STEP: usize = 64;
+    const UNIT: f32 = 16.0;
 
     #[inline(always)]
     unsafe fn load(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
         // SAFETY: the caller's promise is the one asked for.
         unsafe { nibbles(step, quarter) }
+    }
+
+    /// The first bit of a nibble that is 8 above its integer turns into a sign; the nibble stands in the upper half.
+    #[inline(always)]
+    unsafe fn load_signed(step: *const u8, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: 16 * quarter + 16 <= 64, which the caller promises to be readable.
+        unsafe {
+            let bytes = veorq_u8(vld1q_u8(step.add(16 * quarter)), vdupq_n_u8(0x88));
+            let high = vandq_u8(bytes, vdupq_n_u8(0xf0));
+            [vreinterpretq_s8_u8(vshlq_n_u8::<4>(bytes)), vreinterpretq_s8_u8(high)]
+        }
     }
 }
 
@@ -187,12 +214,52 @@ pub(super) struct RowValues {
     pub(super) offsets: Option<[float32x4_t; 4]>,
 }
 
+/// The same of four rows.
+pub(super) struct QuarterValues {
+    scales: float32x4_t,
+    offsets: Option<float32x4_t>,
+}
+
+/// What multiplies the products with four rows of activations, and their offsets.
+pub(super) struct FourTokens {
+    scales: float32x4_t,
+    totals: float32x4_t,
+}
+
+impl QuarterValues {
+    /// `sum` and integer products with the columns of row `LANE` of four, scaled.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn add<const LANE: i32>(
+        &self,
+        sum: float32x4_t,
+        dots: int32x4_t,
+        x: &FourTokens,
+    ) -> float32x4_t {
+        let sum = vfmaq_f32(sum, vcvtq_f32_s32(dots), vmulq_laneq_f32::<LANE>(self.scales, x.scales));
+        self.offsets.map_or(sum, |offsets| vfmaq_laneq_f32::<LANE>(sum, offsets, x.totals))
+    }
+}
+
 impl Group<'_> {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn row_values<W: Weights>(&self) -> RowValues {
         let offsets = if W::OFFSETS { Some(widen_rows(&self.head[2 * TILE_ROWS..])) } else { None };
         RowValues { scales: widen_rows(self.head), offsets }
+    }
+
+    /// What multiplies the products of one quarter's [`signed_weights`](Self::signed_weights).
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn quarter_values<W: Weights>(&self, quarter: usize) -> QuarterValues {
+        let of = |head: &[u8]| {
+            let halves: &[u8; 8] = head[8 * quarter..].first_chunk().expect("a block starts with 16 f16");
+            // SAFETY: 8 bytes are read from an array of 8.
+            widen_four(unsafe { vld1_u16(halves.as_ptr().cast()) })
+        };
+        let offsets = if W::OFFSETS { Some(of(&self.head[2 * TILE_ROWS..])) } else { None };
+        QuarterValues { scales: vmulq_n_f32(of(self.head), 1.0 / W::UNIT), offsets }
     }
 
     /// One quarter of columns `8 * step..`: four columns, then four more.
@@ -204,6 +271,48 @@ impl Group<'_> {
         unsafe { W::load(self.quants[step * W::STEP..][..W::STEP].as_ptr(), quarter) }
     }
 
+    /// One quarter of the group's columns by [`Weights::load_signed`].
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn signed_weights<W: Weights>(&self, quarter: usize) -> [[int8x16_t; 2]; 4] {
+        assert!(quarter < 4);
+        // SAFETY: a group has 4 steps, and the quarter was checked.
+        [0, 1, 2, 3].map(|step| unsafe { W::load_signed(self.quants.as_ptr().add(step * W::STEP), quarter) })
+    }
+
+    /// What scales the products with rows `t` to `t + 3` of the activations.
+    ///
+    /// # Safety
+    /// `x` has these rows, each with this group.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) unsafe fn four_tokens<W: Weights>(&self, x: Activations<'_>, t: usize) -> FourTokens {
+        let at = x.at(t, self.index);
+        debug_assert!(self.index < x.groups && at + 4 <= x.scales.len());
+        // SAFETY: the caller promises four rows, whose numbers of one group stand side by side.
+        unsafe {
+            let scales = vld1q_f32(x.scales.as_ptr().add(at));
+            let totals = if W::OFFSETS { vld1q_f32(x.totals.as_ptr().add(at)) } else { scales };
+            FourTokens { scales, totals }
+        }
+    }
+
+    /// The group's columns of row `t` of the activations, 16 and 16.
+    ///
+    /// # Safety
+    /// `x` has more than `t` rows, each with this group.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) unsafe fn quants(&self, x: Activations<'_>, t: usize) -> [int8x16_t; 2] {
+        let at = x.at(t, self.index);
+        debug_assert!(self.index < x.groups && at < x.scales.len());
+        // SAFETY: the caller promises a row and a group that `x` has.
+        unsafe {
+            let quants = x.quants.as_ptr().add(at * GROUP);
+            [vld1q_s8(quants), vld1q_s8(quants.add(16))]
+        }
+    }
+
     /// The group's columns of row `t` of the activations.
     ///
     /// # Safety
@@ -212,14 +321,12 @@ impl Group<'_> {
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn columns<W: Weights>(&self, x: Activations<'_>, t: usize) -> Columns {
         let at = x.at(t, self.index);
-        debug_assert!(self.index < x.groups && at < x.scales.len());
-        // SAFETY: the caller promises a row and a group that `x` has: 32 quants and three numbers.
+        // SAFETY: the caller promises a row and a group that `x` has, and three numbers of it.
         unsafe {
-            let quants = x.quants.as_ptr().add(at * GROUP);
             let (scale, correction) = (*x.scales.get_unchecked(at), *x.corrections.get_unchecked(at));
             let total = *x.totals.get_unchecked(at);
             Columns {
-                quants: [vld1q_s8(quants), vld1q_s8(quants.add(16))],
+                quants: self.quants(x, t),
                 start: vdupq_n_s32(if W::BIASED { correction } else { 0 }),
                 scale,
                 total: if W::OFFSETS { total } else { 0.0 },
@@ -252,14 +359,6 @@ impl Columns {
     pub(super) fn start<W: Weights>(&self) -> int32x4_t {
         if W::BIASED { self.start } else { vdupq_n_s32(0) }
     }
-}
-
-/// Keeps `x` in memory and forgets what registers hold of it. Left alone the compiler keeps many tokens' columns and sums
-/// in registers that it does not have, and spends a move to and from the stack on every one that it lacks.
-#[inline(always)]
-pub(super) fn keep_in_memory<T>(x: &mut T) {
-    // SAFETY: there is no instruction.
-    unsafe { asm!("/* {} */", in(reg) std::ptr::from_mut(x), options(nostack, preserves_flags)) };
 }
 
 /// The 16 f16 at the start of `head` as f32.
