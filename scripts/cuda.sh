@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests of the CUDA backend without a GPU: its kernels compiled for the CPU by kernels/cuda/emulator, behind a libcuda.so.1
-# of the same folder. Every operation and every fault with the address sanitizer, once with threads in order and once
+# of the same folder. What its twins of PTX do of themselves, then every operation and every fault with the address sanitizer, once with threads in order and once
 # backwards; then tiny models end to end.
 #
 #   scripts/cuda.sh            everything
@@ -10,17 +10,21 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export CARGO_TERM_PROGRESS_WHEN=never
 
+# compile OUT FLAGS AND SOURCES... of the emulator.
+compile() {
+  need g++:g++
+  g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -DEMULATOR -Ikernels/cuda -o "$@"
+}
+
 # library FOLDER FLAGS... builds libcuda.so.1 where a source is newer.
 library() {
   local out=$1/libcuda.so.1
   shift
-  need g++:g++
   if [ -e "$out" ] && [ -z "$(find kernels/cuda scripts/cuda.sh -newer "$out" -not -path '*/images/*' -type f)" ]; then
     return 0
   fi
   mkdir -p "$(dirname "$out")"
-  g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -DEMULATOR -Ikernels/cuda -shared -fPIC "$@" -o "$out" \
-    kernels/cuda/emulator/driver.cpp kernels/cuda/emulator/emulator.cpp
+  compile "$out" -shared -fPIC "$@" kernels/cuda/emulator/driver.cpp kernels/cuda/emulator/emulator.cpp
 }
 
 target=${CARGO_TARGET_DIR:-target}
@@ -36,6 +40,7 @@ need_rust
 folder=$target/cuda-emulator/sanitized
 library "$folder" -fsanitize=address
 library "$target/cuda-emulator"
+compile "$folder/fragments" -fsanitize=address kernels/cuda/emulator/fragments.cpp kernels/cuda/emulator/emulator.cpp
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
 sanitizer=$(g++ -print-file-name=libasan.so)
 
@@ -51,6 +56,7 @@ kernels=$(programs --test agreement --test cuda_errors)
 models=$(programs --test model)
 for order in forwards backwards; do
   echo "threads $order"
+  MUSE_EMULATOR_ORDER=$order "$folder/fragments"
   for program in $kernels; do
     LD_LIBRARY_PATH=$folder LD_PRELOAD=$sanitizer ASAN_OPTIONS=detect_leaks=0 MUSE_EMULATOR_ORDER=$order "$program"
   done

@@ -31,22 +31,38 @@ static __device__ __forceinline__ int codebook(u32 index) {
   return static_cast<s8>((index & 8 ? high : low) >> (8 * (index & 3)));
 }
 
-// The 8 integers of a row's dword of q4: columns 0..4 in `first`, 4..8 in `second`, a byte each. Of Q4 they are 8 too large.
+// Four f16 times `factor`.
+static __device__ __forceinline__ void widen_four(float (&to)[4], uint2 halves, float factor) {
+  const u32 words[2] = {halves.x, halves.y};
+  for (u32 r = 0; r < 4; ++r) to[r] = ptx::from_f16(static_cast<u16>(words[r / 2] >> (16 * (r % 2)))) * factor;
+}
+
+// What the integers of `unpack` are multiples of.
 template <int kind>
-static __device__ __forceinline__ void unpack(u32 packed, int& first, int& second) {
-  if (kind != Q4_CODEBOOK) {
-    first = static_cast<int>(packed & 0x0f0f0f0fu);
-    second = static_cast<int>(packed >> 4 & 0x0f0f0f0fu);
+constexpr float UNIT = kind == Q4 ? 16.0f : 1.0f;
+
+// The 8 integers of a row's dword of q4, times UNIT: columns 0..4 in `first`, 4..8 in `second`, a byte each.
+template <int kind>
+static __device__ __forceinline__ void unpack(u32 packed, u32& first, u32& second) {
+  if (kind == Q4) {
+    // A nibble with its highest bit turned is q - 8 in two's complement; in the upper half of a byte it has its sign.
+    first = ptx::and_xor(packed << 4, 0xf0f0f0f0u, 0x80808080u);
+    second = ptx::and_xor(packed, 0xf0f0f0f0u, 0x80808080u);
+    return;
+  }
+  if (kind == Q4_ASYM) {
+    first = packed & 0x0f0f0f0fu;
+    second = packed >> 4 & 0x0f0f0f0fu;
     return;
   }
   // Each permutation looks up 4 nibbles among 8 entries; bit 3 of a nibble then chooses between the halves of the table.
   const u32 low = packed & 0x77777777u;
   const u32 half = (packed >> 1 & 0x44444444u) | 0x32103210u;
-  const u32 even = ptx::permute(ptx::permute(CODEBOOK_0, CODEBOOK_4, low & 0xffff),
-                                ptx::permute(CODEBOOK_8, CODEBOOK_12, low & 0xffff), half & 0xffff);
+  const u32 even = ptx::permute(ptx::permute(CODEBOOK_0, CODEBOOK_4, low),
+                                ptx::permute(CODEBOOK_8, CODEBOOK_12, low), half);
   const u32 odd = ptx::permute(ptx::permute(CODEBOOK_0, CODEBOOK_4, low >> 16),
                                ptx::permute(CODEBOOK_8, CODEBOOK_12, low >> 16), half >> 16);
   // Nibbles alternate: the low one of a byte is a column of the first four, the high one of the second.
-  first = static_cast<int>(ptx::permute(even, odd, 0x6420));
-  second = static_cast<int>(ptx::permute(even, odd, 0x7531));
+  first = ptx::permute(even, odd, 0x6420);
+  second = ptx::permute(even, odd, 0x7531);
 }

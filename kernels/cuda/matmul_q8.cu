@@ -1,115 +1,258 @@
-// out[t] = weight * x[t] + bias for quantized weights and activations quantized by quantize.cu. Integers are exact.
+// out[t] = weight * x[t] + bias for quantized weights and activations quantized by quantize.cu, on tensor cores. Integers
+// are exact: a group of 32 columns is one product of tiles, whose sums of 32 bytes by bytes are whole.
+//
+// How bytes meet the product of tiles (ptx::multiply_tile, 16 rows x 32 columns by 32 x 8 tokens). A lane, g = lane / 4 and
+// t = lane % 4, takes 16 bytes of a step: rows 4 (g % 4) and up, columns 8 t and up of a group, of tile g / 4 of two. Those
+// are 4 rows by 8 columns, of which two rows are its rows g and g + 8 of one product and the other two of a second one. In
+// which order a product's columns lie is free, as long as both operands have the same: a lane's words of `a` are columns
+// 8t..8t+4 and 8t+4..8t+8, so its words of `b` are 8 bytes in a row of token g. q8 takes two steps for q4's one.
+//
+// Nothing is repacked. Weights pass through shared memory only to be on their way early: a thread reads what it wrote.
+// No two lanes meet in a bank: weights are 16 bytes at 16 i for thread i, activations 8 bytes at 8 i for lane i (a token's
+// 32 bytes lie behind another's), scales of activations 8 bytes at 8 t, the same for all g.
 #include "blocks.cuh"
-#include "choices.cuh"
+#include "products.cuh"
 
-// One product of a tile of 16 rows: what is common to the products of a layer and those of an expert.
-struct Product {
-  float* out;           // (tokens, rows)
-  const u8* weight;     // (rows, cols), packed
-  const float* bias;    // (rows) or null
-  const s8* quants;     // (tokens, groups * 32)
-  const float* scales;  // (tokens, groups)
-  u32 rows, cols;
-  u32 tokens;           // at most TOKENS
-  u32 group;            // columns of a block
+// Groups of columns that a stage of the pipeline holds, and how many stages there are.
+constexpr u32 STAGE_GROUPS = 2;
+constexpr u32 STAGES = 3;
+// Tokens of a product of tiles.
+constexpr u32 TILE_TOKENS = 8;
+// Rows of two tiles, which a warp multiplies.
+constexpr u32 WARP_ROWS = 2 * TILE_ROWS;
+
+// An integer below 2^22 is added to the bits of 1.5 * 2^23 and so becomes the float that is as much more.
+constexpr u32 BIAS_BITS = 0x4b400000;
+constexpr float BIAS = 12582912.0f;
+
+// How a block of threads shares out its work. `Prompt`: 64 tokens, which all warps share, and 32 rows each. `Few`: 8
+// tokens and 32 rows, of which a warp takes every fourth stage of columns.
+struct Prompt {
+  static constexpr u32 TOKENS = 64, TEAM = THREADS;
+};
+struct Few {
+  static constexpr u32 TOKENS = 8, TEAM = WARP;
 };
 
-// A block of threads makes one tile. Four lanes read a step of 64 bytes, 16 bytes each, which is 4 rows by 4 or 8 columns;
-// warps and the other lanes take other steps of the same tile, so that a warp reads 512 bytes in a row.
-template <int kind, u32 TOKENS>
-static __device__ __forceinline__ void tile_product(const Product& p, u32 tile) {
-  constexpr u32 COLUMNS = Blocks<kind>::STEP_COLUMNS;
-  constexpr u32 HEAD = Blocks<kind>::HEAD;
-  constexpr u32 STEPS = THREADS / 4;  // read at once by a block of threads
-  const Blocks<kind> blocks{p.group};
-  const u32 groups = (p.cols + GROUP - 1) / GROUP;
-  // Blocks may reach past the last group of activations, where those would be 0.
-  const u32 steps = groups * (GROUP / COLUMNS);
-  const u32 per_block_log2 = 31 - __clz(static_cast<int>(blocks.steps()));
-  const u8* const bytes = p.weight + blocks.tile(tile, p.cols);
-  const u32 quarter = threadIdx.x % 4;
-  float sums[TOKENS][4] = {};
-  for (u32 step = threadIdx.x / 4; step < steps; step += STEPS) {
-    const u32 block_index = step >> per_block_log2;
-    const u8* const block = bytes + static_cast<u64>(block_index) * blocks.bytes();
-    const u32 within = step - (block_index << per_block_log2);
-    const uint4 packed = ptx::load_once(block + HEAD + 64 * within + 16 * quarter);
-    const u32 words[4] = {packed.x, packed.y, packed.z, packed.w};
-    const u16* const scales = reinterpret_cast<const u16*>(block) + 4 * quarter;
-    float scale[4], offset[4];
-    int first[4], second[4];
-    for (u32 r = 0; r < 4; ++r) {
-      scale[r] = ptx::from_f16(scales[r]);
-      offset[r] = kind == Q4_ASYM ? ptx::from_f16(scales[TILE_ROWS + r]) : 0.0f;
-      if (kind == Q8) first[r] = static_cast<int>(words[r]);
-      else unpack<kind>(words[r], first[r], second[r]);
+template <int kind, typename Shape>
+struct alignas(16) Stage {
+  static constexpr u32 LOADS = kind == Q8 ? 2 : 1;        // of 16 bytes, a lane and group
+  static constexpr u32 HEADS = kind == Q4_ASYM ? 2 : 1;   // scales, and offsets
+  static constexpr u32 TEAMS = THREADS / Shape::TEAM;
+  uint4 weights[STAGE_GROUPS][LOADS][THREADS];
+  uint2 heads[HEADS][STAGE_GROUPS][THREADS / 4];          // f16 of a lane's 4 rows; lanes of one g share them
+  uint2 x[TEAMS][STAGE_GROUPS][Shape::TOKENS][4];
+  float x_scales[TEAMS][STAGE_GROUPS][Shape::TOKENS];
+};
+
+// A lane's part of the copies of a stage.
+template <int kind, typename Shape>
+struct Source {
+  typedef Stage<kind, Shape> To;
+  static constexpr u32 PIECES = Shape::TOKENS * STAGE_GROUPS * 2 / Shape::TEAM;  // of 16 activations
+  static constexpr u32 TOKENS_BETWEEN = Shape::TEAM / (2 * STAGE_GROUPS);        // the tokens of a thread's pieces
+  static_assert(Shape::TOKENS * STAGE_GROUPS <= Shape::TEAM, "a thread copies one scale of activations at most");
+  static constexpr u32 GROUP_BYTES = GROUP / Blocks<kind>::STEP_COLUMNS * 64;    // of a tile's weights
+  const u8* tile;       // the lane's 16 bytes of the first group
+  const u8* head;       // its 4 scales or offsets of the first block, of the first group or the second
+  const s8* x[PIECES];  // null where there is no token
+  const float* x_scale;  // null where there is no token
+  // Where a stage has them.
+  ptx::Shared to_weights, to_head, to_x, to_x_scale;
+  u32 groups;
+  u32 per_block_log2;   // groups of a block
+  u32 block_bytes;
+
+  __device__ Source(const Products& p, const Job& job, const Choices& choices, u32 tile_index, const To& first) {
+    const Blocks<kind> blocks{job.product.group};
+    groups = (p.cols + GROUP - 1) / GROUP;
+    per_block_log2 = 31 - __clz(static_cast<int>(blocks.group / GROUP));
+    block_bytes = blocks.bytes();
+    const u32 last = (job.product.rows + TILE_ROWS - 1) / TILE_ROWS - 1;
+    const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    const u32 own = tile_index + g / 4;
+    const u8* const bytes = static_cast<const u8*>(job.weight) + blocks.tile(own < last ? own : last, p.cols);
+    tile = bytes + Blocks<kind>::HEAD + 64 * To::LOADS * t + 16 * (g % 4);
+    to_weights = ptx::shared(&first.weights[0][0][threadIdx.x]);
+    // Of the four lanes that need them, each copies the scales or the offsets of one group.
+    head = bytes + 8 * (g % 4) + 32 * (t / STAGE_GROUPS);
+    to_head = ptx::shared(&first.heads[t / STAGE_GROUPS % To::HEADS][t % STAGE_GROUPS][threadIdx.x / 4]);
+
+    // Thread n of a team copies piece n of the activations, 4 pieces a token and 2 a group, and of those TEAM pieces on.
+    const u32 member = threadIdx.x % Shape::TEAM, team = threadIdx.x / Shape::TEAM;
+    const u32 piece = member % (2 * STAGE_GROUPS), token = member / (2 * STAGE_GROUPS);
+    to_x = ptx::shared(&first.x[team][piece / 2][token][piece % 2 * 2]);
+    for (u32 i = 0; i < PIECES; ++i) {
+      const u32 row = token + i * TOKENS_BETWEEN;
+      x[i] = row < job.rows.count
+                 ? p.quants + static_cast<u64>(input_of(choices, job.rows, row)) * groups * GROUP + 16 * piece : nullptr;
     }
-    for (u32 t = 0; t < TOKENS; ++t) {
-      if (t >= p.tokens) break;
-      const u64 column = static_cast<u64>(t) * groups * GROUP + step * COLUMNS;
-      const int* const x = reinterpret_cast<const int*>(p.quants + column);
-      const float x_scale = p.scales[column / GROUP];
-      const int x_first = x[0], x_second = kind == Q8 ? 0 : x[1];
-      const int total = kind == Q4 || kind == Q4_ASYM
-                            ? ptx::dp4a(0x01010101, x_first, ptx::dp4a(0x01010101, x_second, 0)) : 0;
-      for (u32 r = 0; r < 4; ++r) {
-        int dot = ptx::dp4a(first[r], x_first, kind == Q4 ? -8 * total : 0);
-        if (kind != Q8) dot = ptx::dp4a(second[r], x_second, dot);
-        float value = scale[r] * static_cast<float>(dot);
-        if (kind == Q4_ASYM) value += offset[r] * static_cast<float>(total);
-        sums[t][r] += x_scale * value;
+    const u32 scale = member % STAGE_GROUPS, scale_token = member / STAGE_GROUPS;
+    to_x_scale = ptx::shared(&first.x_scales[team][scale][scale_token % Shape::TOKENS]);
+    x_scale = scale_token < job.rows.count
+                      ? p.scales + static_cast<u64>(input_of(choices, job.rows, scale_token)) * groups + scale : nullptr;
+  }
+
+  // Begins to copy the columns of `stage` to the `place`-th of the stages; what lies past the last group, or the last token,
+  // is 0.
+  __device__ void copy(u32 place, u32 stage) const {
+    const u32 first = stage * STAGE_GROUPS, mask = (1u << per_block_log2) - 1, at = place * sizeof(To);
+    for (u32 i = 0; i < STAGE_GROUPS; ++i) {
+      const u32 group = first + i;
+      const u8* const from = tile + ((group >> per_block_log2) * block_bytes + (group & mask) * GROUP_BYTES);
+      for (u32 load = 0; load < To::LOADS; ++load) {
+        ptx::copy_async<16>(to_weights + (at + (i * To::LOADS + load) * THREADS * 16), from + 64 * load, group < groups);
+      }
+    }
+    const u32 t = threadIdx.x % 4, group = first + t % STAGE_GROUPS;
+    if (t < STAGE_GROUPS * To::HEADS) {
+      ptx::copy_async<8>(to_head + at, head + (group >> per_block_log2) * block_bytes, group < groups);
+    }
+    // The two groups of a stage lie TOKENS * 32 bytes apart, and the tokens of a group 32.
+    const bool inside = first + threadIdx.x % (2 * STAGE_GROUPS) / 2 < groups;
+    for (u32 i = 0; i < PIECES; ++i) {
+      ptx::copy_async<16>(to_x + (at + i * TOKENS_BETWEEN * GROUP), x[i] + first * GROUP, x[i] && inside);
+    }
+    if (threadIdx.x % Shape::TEAM < Shape::TOKENS * STAGE_GROUPS) {
+      ptx::copy_async<4>(to_x_scale + at, x_scale + first, x_scale && first + threadIdx.x % STAGE_GROUPS < groups);
+    }
+  }
+};
+
+// A lane's sums: of its 4 rows and, of each 8 tokens, the two of its t.
+template <typename Shape>
+struct Sums {
+  float of[Shape::TOKENS / TILE_TOKENS][2][4];  // [..][j]: row 2j of two tokens, row 2j + 1 of them
+};
+
+// Adds the products of a stage for the first `count` tokens.
+template <int kind, typename Shape>
+static __device__ __forceinline__ void multiply(Sums<Shape>& sums, const Stage<kind, Shape>& stage, u32 count,
+                                                const int (&bias)[4]) {
+  const u32 lane = threadIdx.x % WARP, team = threadIdx.x / Shape::TEAM;
+  for (u32 i = 0; i < STAGE_GROUPS; ++i) {
+    const uint4 loaded = stage.weights[i][0][threadIdx.x];
+    const u32 words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+    u32 a[2][4];
+    if (kind == Q8) {
+      const uint4 more = stage.weights[i][Stage<kind, Shape>::LOADS - 1][threadIdx.x];
+      const u32 seconds[4] = {more.x, more.y, more.z, more.w};
+      for (u32 r = 0; r < 4; ++r) a[r / 2][r % 2] = words[r], a[r / 2][2 + r % 2] = seconds[r];
+    } else {
+      for (u32 r = 0; r < 4; ++r) unpack<kind>(words[r], a[r / 2][r % 2], a[r / 2][2 + r % 2]);
+    }
+    float scale[4], offset[4] = {};
+    widen_four(scale, stage.heads[0][i][threadIdx.x / 4], 1.0f / UNIT<kind>);
+    if (kind == Q4_ASYM) widen_four(offset, stage.heads[Stage<kind, Shape>::HEADS - 1][i][threadIdx.x / 4], 1.0f);
+    for (u32 n = 0; n < Shape::TOKENS / TILE_TOKENS; ++n) {
+      // Two tiles at a time, so that the sums of one need not wait for the other's products; registers allow it of most kinds.
+      if ((n % 2 == 0 || kind == Q4_ASYM) && n * TILE_TOKENS >= count) break;
+      const uint2 b = stage.x[team][i][n * TILE_TOKENS + lane / 4][lane % 4];
+      const float* const x_scales = &stage.x_scales[team][i][n * TILE_TOKENS + 2 * (lane % 4)];
+      const float x_scale[2] = {x_scales[0], x_scales[1]};
+      float totals[2] = {};
+      if (kind == Q4_ASYM) {
+        // Sums of the activations: a product with ones, all of whose rows are the same.
+        const u32 ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+        int d[4];
+        ptx::multiply_tile(d, ones, b, bias);
+        for (u32 c = 0; c < 2; ++c) totals[c] = x_scale[c] * (__uint_as_float(static_cast<u32>(d[c])) - BIAS);
+      }
+      for (u32 j = 0; j < 2; ++j) {
+        int d[4];
+        ptx::multiply_tile(d, a[j], b, bias);
+        for (u32 c = 0; c < 4; ++c) {
+          const u32 row = 2 * j + c / 2;
+          const float dot = __uint_as_float(static_cast<u32>(d[c])) - BIAS;
+          sums.of[n][j][c] += scale[row] * x_scale[c % 2] * dot;
+          if (kind == Q4_ASYM) sums.of[n][j][c] += offset[row] * totals[c % 2];
+        }
       }
     }
   }
-  __shared__ float parts[WARPS][TOKENS][TILE_ROWS];
-  for (u32 t = 0; t < TOKENS; ++t) {
+}
+
+template <typename Shape>
+static __device__ __forceinline__ void team_barrier() {
+  if (Shape::TEAM == THREADS) __syncthreads();
+  else __syncwarp();
+}
+
+// Grid: works, pairs or tokens / TOKENS rounded up, times the blocks of all products' rows.
+template <int kind, typename Shape>
+static __device__ __forceinline__ void matmul(const Products& p, const Choices& choices) {
+  constexpr bool PROMPT = Shape::TEAM == THREADS;
+  __shared__ Stage<kind, Shape> stages[STAGES];
+  Job job;
+  if (!find_job(p, choices, Shape::TOKENS, job)) return;
+  const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  const u32 first_row = (PROMPT ? job.block * WARPS + warp : job.block) * WARP_ROWS;
+  const Source<kind, Shape> source(p, job, choices, first_row / TILE_ROWS, stages[0]);
+  const u32 all = (source.groups + STAGE_GROUPS - 1) / STAGE_GROUPS;
+  const u32 start = PROMPT ? 0 : warp, step = PROMPT ? 1 : WARPS;
+  const u32 own = all > start ? (all - start + step - 1) / step : 0;
+
+  Sums<Shape> sums = {};
+  // What each product of tiles begins from stays in four registers where the compiler cannot tell that it is constant.
+  __shared__ uint4 biases;
+  if (threadIdx.x == 0) biases = uint4{BIAS_BITS, BIAS_BITS, BIAS_BITS, BIAS_BITS};
+  __syncthreads();
+  const uint4 loaded = biases;
+  const int bias[4] = {static_cast<int>(loaded.x), static_cast<int>(loaded.y), static_cast<int>(loaded.z),
+                       static_cast<int>(loaded.w)};
+  for (u32 n = 0; n < STAGES - 1; ++n) {
+    if (n < own) source.copy(n, start + n * step);
+    ptx::end_copies();
+  }
+  for (u32 n = 0, place = 0; n < own; ++n) {
+    ptx::wait_for_copies<STAGES - 2>();
+    // All see stage n, and have read stage n - 1, whose place the next one takes.
+    team_barrier<Shape>();
+    const u32 next = n + STAGES - 1, free = place == 0 ? STAGES - 1 : place - 1;
+    if (next < own) source.copy(free, start + next * step);
+    ptx::end_copies();
+    multiply(sums, stages[place], job.rows.count, bias);
+    place = place + 1 == STAGES ? 0 : place + 1;
+  }
+
+  const Product& product = job.product;
+  if constexpr (PROMPT) {
+    const u32 row = first_row + 4 * (lane / 4);
+    float bias[4];
+    for (u32 r = 0; r < 4; ++r) bias[r] = product.bias && row + r < product.rows ? product.bias[row + r] : 0.0f;
+    for (u32 n = 0; n < Shape::TOKENS / TILE_TOKENS; ++n) {
+      for (u32 c = 0; c < 2; ++c) {
+        const u32 token = n * TILE_TOKENS + 2 * (lane % 4) + c;
+        if (token >= job.rows.count) break;
+        float* const out = product.out + static_cast<u64>(output_of(choices, job.rows, token)) * product.rows + row;
+        for (u32 r = 0; r < 4; ++r) {
+          if (row + r < product.rows) out[r] = sums.of[n][r / 2][2 * (r % 2) + c] + bias[r];
+        }
+      }
+    }
+  } else {
+    // A token's rows lie 33 apart from the next one's: lanes of one c meet in a bank two by two, once in a whole product.
+    __shared__ float parts[WARPS][Few::TOKENS][WARP_ROWS + 1];
     for (u32 r = 0; r < 4; ++r) {
-      const float sum = warp_sum(sums[t][r], 4);
-      if (threadIdx.x % WARP < 4) parts[threadIdx.x / WARP][t][4 * quarter + r] = sum;
+      for (u32 c = 0; c < 2; ++c) parts[warp][2 * (lane % 4) + c][4 * (lane / 4) + r] = sums.of[0][r / 2][2 * (r % 2) + c];
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < job.rows.count * WARP_ROWS; i += THREADS) {
+      const u32 token = i / WARP_ROWS, row = first_row + i % WARP_ROWS;
+      if (row >= product.rows) continue;
+      float sum = product.bias ? product.bias[row] : 0.0f;
+      for (u32 w = 0; w < WARPS; ++w) sum += parts[w][token][i % WARP_ROWS];
+      product.out[static_cast<u64>(output_of(choices, job.rows, token)) * product.rows + row] = sum;
     }
   }
-  __syncthreads();
-  const u32 t = threadIdx.x / TILE_ROWS;
-  const u32 row = tile * TILE_ROWS + threadIdx.x % TILE_ROWS;
-  if (t < TOKENS && t < p.tokens && row < p.rows) {
-    float sum = p.bias ? p.bias[row] : 0.0f;
-    for (u32 warp = 0; warp < WARPS; ++warp) sum += parts[warp][t][threadIdx.x % TILE_ROWS];
-    p.out[static_cast<u64>(t) * p.rows + row] = sum;
-  }
 }
 
-// Grid: tiles, tokens / TOKENS rounded up.
-template <int kind, u32 TOKENS>
-static __device__ __forceinline__ void matmul(Product p) {
-  const u64 before = static_cast<u64>(blockIdx.y) * TOKENS;
-  const u64 groups = (p.cols + GROUP - 1) / GROUP;
-  p.out += before * p.rows;
-  p.quants += before * groups * GROUP;
-  p.scales += before * groups;
-  p.tokens -= static_cast<u32>(before);
-  tile_product<kind, TOKENS>(p, blockIdx.x);
-}
-
-// Grid: pairs, tiles.
-template <int kind>
-static __device__ __forceinline__ void matmul_of_expert(Product p, const Choices& choices) {
-  const u64 pair = blockIdx.x;
-  const u64 input = choices.inputs_per_row == 1 ? pair / choices.used : pair;
-  const u64 groups = (p.cols + GROUP - 1) / GROUP;
-  p.weight = choices.weights[choices.expert[pair]];
-  p.out += pair * p.rows;
-  p.quants += input * groups * GROUP;
-  p.scales += input * groups;
-  p.tokens = 1;
-  tile_product<kind, 1>(p, blockIdx.y);
-}
-
-// Each kind for one token, which is decode, for up to 8 that share what is read, and for the choices of experts.
-#define KERNELS(name, kind)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(THREADS) matmul_##name##_1(Product p) { matmul<kind, 1>(p); }      \
-  extern "C" __global__ void __launch_bounds__(THREADS) matmul_##name##_8(Product p) { matmul<kind, 8>(p); }      \
-  extern "C" __global__ void __launch_bounds__(THREADS) matmul_##name##_expert(Product p, Choices choices) {      \
-    matmul_of_expert<kind>(p, choices);                                                                           \
+#define KERNELS(name, kind)                                                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS) matmul_##name##_few(const Products products, const Choices choices) { \
+    matmul<kind, Few>(products, choices);                                                                                \
+  }                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS) matmul_##name##_prompt(const Products products, const Choices choices) { \
+    matmul<kind, Prompt>(products, choices);                                                                             \
   }
 
 KERNELS(q8, Q8)

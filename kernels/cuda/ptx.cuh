@@ -21,6 +21,13 @@ static __device__ __forceinline__ unsigned permute(unsigned low, unsigned high, 
   return result;
 }
 
+// (x & mask) ^ turned, which the compiler makes two of where both are constants.
+static __device__ __forceinline__ unsigned and_xor(unsigned x, unsigned mask, unsigned turned) {
+  unsigned result;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(x), "r"(mask), "r"(turned));
+  return result;
+}
+
 // The nearest integer, ties to even; 0 for NaN.
 static __device__ __forceinline__ int round_to_int(float x) {
   int result;
@@ -49,6 +56,59 @@ static __device__ __forceinline__ uint4 load_once(const void* at) {
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
       : "l"(at));
   return v;
+}
+
+// d = a * b + c of whole warps, in integers: `a` is 16 rows by 32 columns, `b` 32 by 8. Of lane l, with
+// g = l / 4 and t = l % 4, four bytes a word, the first lowest:
+//   a[0] row g, a[1] row g + 8, columns 4t..4t+4; a[2], a[3] the same rows, columns 16+4t..16+4t+4
+//   b[0] rows 4t..4t+4 of column g; b[1] rows 16+4t..16+4t+4
+//   c[0], c[1], d[0], d[1] columns 2t, 2t+1 of row g; the others of row g + 8
+static __device__ __forceinline__ void multiply_tile(int (&d)[4], const unsigned (&a)[4], uint2 b, const int (&c)[4]) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y),
+        "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+
+// d += a * b of whole warps: `a` is 16 rows by 8 columns, `b` 8 by 8, of floats whose lowest 13 bits count for nothing. Of
+// lane l, with g = l / 4 and t = l % 4:
+//   a[0] row g, a[1] row g + 8, column t; a[2], a[3] the same rows, column t + 4
+//   b0 row t of column g; b1 row t + 4
+//   d as in `multiply_tile`
+static __device__ __forceinline__ void multiply_tile_float(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// An address in shared memory, which grows by bytes.
+typedef unsigned Shared;
+
+static __device__ __forceinline__ Shared shared(const void* at) {
+  Shared address;
+  asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(at));
+  return address;
+}
+
+// Begins to copy BYTES, 4, 8 or 16 and aligned, to shared memory, or as many zeros where not `present`. Nobody reads or
+// writes there until `wait_for_copies`.
+template <unsigned BYTES>
+static __device__ __forceinline__ void copy_async(Shared to, const void* from, bool present) {
+  const unsigned bytes = present ? BYTES : 0;
+  if (BYTES == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(bytes) : "memory");
+  }
+}
+
+// Ends a group of this thread's copies, which may be none.
+static __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for this thread's copies of all groups but the last LEFT. Other threads see them after a barrier.
+template <unsigned LEFT>
+static __device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
 }  // namespace ptx

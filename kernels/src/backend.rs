@@ -102,6 +102,12 @@ pub trait Backend {
     /// Makes a tensor resident. A host backend keeps the view and checks that it has a kernel for the layout.
     fn load(&mut self, tensor: Tensor) -> Result<Self::Weight, BackendError>;
 
+    /// Notes the experts of a mixture, so that no step has to. A backend that needs to know nothing of them does nothing.
+    fn load_experts(&mut self, experts: &[Expert<Self::Weight>]) -> Result<(), BackendError> {
+        let _ = experts;
+        Ok(())
+    }
+
     /// Allocates `len` zeroed f32.
     fn buffer(&mut self, len: usize) -> Result<Self::Buffer, BackendError>;
 

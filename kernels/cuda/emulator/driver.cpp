@@ -64,13 +64,10 @@ const std::unordered_map<std::string, emulator::Kernel>& kernels() {
       K(attention_f32), K(attention_f16), K(attention_int8),
       K(glu), K(add), K(scale_and_cap), K(gather),
       K(embed_f32), K(embed_f16), K(embed_bf16), K(embed_q8), K(embed_q4), K(embed_q4_asym), K(embed_q4_codebook),
-      K(route), K(combine),
-      K(matmul_f32_1), K(matmul_f16_1), K(matmul_bf16_1),
-      K(matmul_f32_8), K(matmul_f16_8), K(matmul_bf16_8),
-      K(matmul_f32_expert), K(matmul_f16_expert), K(matmul_bf16_expert),
-      K(matmul_q8_1), K(matmul_q4_1), K(matmul_q4_asym_1), K(matmul_q4_codebook_1),
-      K(matmul_q8_8), K(matmul_q4_8), K(matmul_q4_asym_8), K(matmul_q4_codebook_8),
-      K(matmul_q8_expert), K(matmul_q4_expert), K(matmul_q4_asym_expert), K(matmul_q4_codebook_expert),
+      K(route), K(sort_choices), K(weigh), K(scaled_norm), K(combine),
+      K(matmul_f32_few), K(matmul_f16_few), K(matmul_bf16_few), K(matmul_f16_prompt), K(matmul_bf16_prompt),
+      K(matmul_q8_few), K(matmul_q4_few), K(matmul_q4_asym_few), K(matmul_q4_codebook_few),
+      K(matmul_q8_prompt), K(matmul_q4_prompt), K(matmul_q4_asym_prompt), K(matmul_q4_codebook_prompt),
       K(quantize), K(rms_norm), K(rope), K(store_f32), K(store_f16), K(store_int8),
   };
 #undef K

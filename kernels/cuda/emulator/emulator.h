@@ -26,6 +26,9 @@ struct uint3 {
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -42,7 +45,16 @@ void wait_for_block();
 void wait_for_warp(unsigned lanes);
 
 // A place for each lane of this thread's warp.
-std::uint64_t* exchange_places();
+struct Place {
+  std::uint64_t words[4];
+};
+Place* exchange_places();
+
+// Copies that end only when they are waited for. Until then what they write holds 0xff, so that who reads it too soon, or
+// overwrites what others still read, gets wrong numbers; a thread that returns with copies left ends the program.
+void copy_later(void* to, const void* from, unsigned bytes);  // zeros from null
+void end_copies();
+void finish_copies(unsigned left);
 
 // Runs `body` once for each thread of every block.
 void run(dim3 grid, dim3 block, const std::function<void()>& body);
@@ -53,13 +65,24 @@ inline int lane() { return static_cast<int>(thread.x % 32); }
 template <typename T>
 T exchange(unsigned lanes, T value, int source) {
   static_assert(sizeof(T) <= 8);
-  std::uint64_t* const places = exchange_places();
+  Place* const places = exchange_places();
   std::memcpy(&places[lane()], &value, sizeof(T));
   wait_for_warp(lanes);
   if (!(lanes >> source & 1)) fail("lane %d reads lane %d, which mask %08x does not name", lane(), source, lanes);
   std::memcpy(&value, &places[source], sizeof(T));
   wait_for_warp(lanes);
   return value;
+}
+
+// What each lane of a whole warp gives as `value`.
+template <typename T>
+void share(const T& value, T (&all)[32]) {
+  static_assert(sizeof(T) <= sizeof(Place));
+  Place* const places = exchange_places();
+  std::memcpy(&places[lane()], &value, sizeof(T));
+  wait_for_warp(0xffffffffu);
+  for (int i = 0; i < 32; ++i) std::memcpy(&all[i], &places[i], sizeof(T));
+  wait_for_warp(0xffffffffu);
 }
 
 // A kernel as the driver starts it: the addresses of its arguments.
@@ -96,6 +119,20 @@ template <typename T>
 T __shfl_sync(unsigned lanes, T value, int source) {
   return emulator::exchange(lanes, value, source % 32);
 }
+
+inline unsigned __ballot_sync(unsigned lanes, bool value) {
+  if (lanes != 0xffffffffu) emulator::fail("a ballot of lanes %08x", lanes);
+  bool all[32];
+  emulator::share(value, all);
+  unsigned bits = 0;
+  for (int i = 0; i < 32; ++i) bits |= static_cast<unsigned>(all[i]) << i;
+  return bits;
+}
+
+// Fibers change places only where they wait.
+inline unsigned atomicAdd(unsigned* at, unsigned more) { return std::exchange(*at, *at + more); }
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use muse_format::{Activation, Layout, TILE_ROWS};
+use muse_format::{Activation, Layout};
 use zerocopy::IntoBytes;
 
 use super::driver::{Bounce, Context, Memory};
-use super::launch::{self as kernels, FloatProduct, Kernels, Product, THREADS, TOKENS, launch, layout_name};
+use super::experts::Table;
+use super::launch::{self as kernels, Kernels, THREADS, launch};
 use super::scratch::Scratch;
 use crate::cache::rows;
 use crate::reference::GROUP;
-use crate::{Backend, BackendError, CacheShape, Linear, Span};
+use crate::{Backend, BackendError, CacheShape, Span};
 
 /// The first GPU of this machine.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct CudaBackend {
     /// What `scratch.batch` holds.
     pub(super) spans: Vec<Span>,
     pub(super) bounce: Bounce,
+    /// One of each mixture of experts.
+    pub(super) tables: Vec<Table>,
     pub(super) context: Arc<Context>,
 }
 
@@ -78,14 +81,6 @@ pub(super) fn small(number: usize) -> u32 {
     u32::try_from(number).expect("shapes are checked at load")
 }
 
-/// The vector's address and 0 where there is none; its length was checked at load and is asserted.
-pub(super) fn bias_at(bias: Option<&CudaWeight>, rows: u32) -> u64 {
-    bias.map_or(0, |bias| {
-        assert!(bias.layout == Layout::F32 && bias.cols == rows);
-        bias.memory.at()
-    })
-}
-
 impl CudaBackend {
     /// Opens the first GPU and loads the kernels for it.
     ///
@@ -95,7 +90,7 @@ impl CudaBackend {
         let context = Context::open()?;
         let kernels = kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
-        Ok(Self { kernels, scratch, spans: Vec::new(), bounce, context })
+        Ok(Self { kernels, scratch, spans: Vec::new(), bounce, tables: Vec::new(), context })
     }
 
     /// The GPU's name and what its kernels are compiled for.
@@ -123,56 +118,27 @@ impl CudaBackend {
         Ok(self.scratch.indices.at())
     }
 
-    /// Quantizes `tokens` rows of `cols` numbers at `x`.
-    pub(super) fn quantize(
-        &mut self,
-        [quants, scales]: [u64; 2],
-        x: u64,
-        tokens: usize,
-        cols: u32,
-    ) -> Result<(), BackendError> {
-        let groups = tokens * (cols as usize).div_ceil(GROUP);
-        let grid = (blocks(32 * groups)?, 1);
-        // SAFETY: the caller reserved `tokens` rows of quants and scales, and `x` holds `tokens * cols` numbers.
-        Ok(unsafe {
-            launch!(self.kernels, "quantize", grid, THREADS, [quants, scales, x, small(tokens), cols])
-        }?)
+    /// Quantizes `rows` rows of `cols` numbers at `x`.
+    pub(super) fn quantize(&self, to: [u64; 2], x: u64, rows: usize, cols: u32) -> Result<(), BackendError> {
+        self.quantize_weighted(to, x, 0, rows, cols, 1)
     }
 
-    pub(super) fn product(
+    /// Quantizes `rows` rows, of which `share` each are one row at `x` times their numbers at `weight`, where that is not 0.
+    pub(super) fn quantize_weighted(
         &self,
-        product: &mut Linear<'_, Self>,
+        [quants, scales]: [u64; 2],
         x: u64,
-        tokens: usize,
+        weight: u64,
+        rows: usize,
+        cols: u32,
+        share: u32,
     ) -> Result<(), BackendError> {
-        let weight = product.weight;
-        let (rows, cols) = (weight.rows, weight.cols);
-        let out = product.out.at(tokens * rows as usize);
-        let bias = bias_at(product.bias, rows);
-        let each = if tokens == 1 { 1 } else { TOKENS };
-        let name = format!("matmul_{}_{each}", layout_name(weight.layout));
-        let (weight_at, chunks) = (weight.memory.at(), small(tokens.div_ceil(each)));
-        if weight.layout.is_quantized() {
-            let product = Product {
-                out,
-                weight: weight_at,
-                bias,
-                quants: self.scratch.quants.at(),
-                scales: self.scratch.scales.at(),
-                rows,
-                cols,
-                tokens: small(tokens),
-                group: small(weight.layout.group()),
-            };
-            let grid = (rows.div_ceil(TILE_ROWS as u32), chunks);
-            // SAFETY: `out` holds `tokens * rows` (checked by `at`), the weight what its layout takes (`Tensor::new`),
-            // and `linear` has quantized `tokens` rows of `cols`.
-            return Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?);
-        }
-        let product = FloatProduct { out, weight: weight_at, bias, x, rows, cols, tokens: small(tokens) };
-        let grid = (rows.div_ceil(THREADS / 32), chunks);
-        // SAFETY: as above; `linear` checked that `x` holds `tokens * cols`.
-        Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [product]) }?)
+        let groups = rows * (cols as usize).div_ceil(GROUP);
+        let (grid, rows) = ((blocks(32 * groups)?, 1), small(rows));
+        // SAFETY: the caller reserved `rows` rows of quants and scales, and `x` holds `rows / share * cols` numbers.
+        Ok(unsafe {
+            launch!(self.kernels, "quantize", grid, THREADS, [quants, scales, x, weight, rows, cols, share])
+        }?)
     }
 
     pub(super) fn norm(

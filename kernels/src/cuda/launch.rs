@@ -10,8 +10,10 @@ use crate::{CacheDtype, CudaError};
 
 /// Threads of a block where a kernel does not say otherwise: `THREADS` of common.cuh.
 pub(super) const THREADS: u32 = 128;
-/// Tokens that share what one block reads of a weight.
-pub(super) const TOKENS: usize = 8;
+/// Tokens that the kernels called `few` multiply together.
+pub(super) const FEW: usize = 8;
+/// Products of a launch: products.cuh.
+pub(super) const PRODUCTS_MAX: usize = 4;
 /// The widest head of attention.cu.
 pub(super) const HEAD_DIM_MAX: u32 = 512;
 /// The most experts of experts.cu.
@@ -30,7 +32,7 @@ const CUBINS: [(u32, &[u8]); 2] = [
 const PTX: &str = concat!(include_str!("../../cuda/images/compute_80.ptx"), "\0");
 
 /// Every kernel, sorted.
-const NAMES: [&str; 43] = [
+const NAMES: [&str; 38] = [
     "add",
     "attention_f16",
     "attention_f32",
@@ -45,35 +47,30 @@ const NAMES: [&str; 43] = [
     "embed_q8",
     "gather",
     "glu",
-    "matmul_bf16_1",
-    "matmul_bf16_8",
-    "matmul_bf16_expert",
-    "matmul_f16_1",
-    "matmul_f16_8",
-    "matmul_f16_expert",
-    "matmul_f32_1",
-    "matmul_f32_8",
-    "matmul_f32_expert",
-    "matmul_q4_1",
-    "matmul_q4_8",
-    "matmul_q4_asym_1",
-    "matmul_q4_asym_8",
-    "matmul_q4_asym_expert",
-    "matmul_q4_codebook_1",
-    "matmul_q4_codebook_8",
-    "matmul_q4_codebook_expert",
-    "matmul_q4_expert",
-    "matmul_q8_1",
-    "matmul_q8_8",
-    "matmul_q8_expert",
+    "matmul_bf16_few",
+    "matmul_bf16_prompt",
+    "matmul_f16_few",
+    "matmul_f16_prompt",
+    "matmul_f32_few",
+    "matmul_q4_asym_few",
+    "matmul_q4_asym_prompt",
+    "matmul_q4_codebook_few",
+    "matmul_q4_codebook_prompt",
+    "matmul_q4_few",
+    "matmul_q4_prompt",
+    "matmul_q8_few",
+    "matmul_q8_prompt",
     "quantize",
     "rms_norm",
     "rope",
     "route",
     "scale_and_cap",
+    "scaled_norm",
+    "sort_choices",
     "store_f16",
     "store_f32",
     "store_int8",
+    "weigh",
 ];
 
 /// The kernels for a device: its own cubin, or the PTX.
@@ -155,42 +152,45 @@ pub(super) fn attention_name(dtype: CacheDtype) -> &'static str {
     }
 }
 
-/// matmul_q8.cu
+/// products.cuh
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Product {
     pub out: u64,
     pub weight: u64,
+    pub of_experts: u64,
     pub bias: u64,
-    pub quants: u64,
-    pub scales: u64,
     pub rows: u32,
-    pub cols: u32,
-    pub tokens: u32,
     pub group: u32,
+    pub end: u32,
 }
 
-/// matmul_float.cu
+/// products.cuh
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FloatProduct {
-    pub out: u64,
-    pub weight: u64,
-    pub bias: u64,
+pub(super) struct Products {
+    pub each: [Product; PRODUCTS_MAX],
     pub x: u64,
-    pub rows: u32,
+    pub quants: u64,
+    pub scales: u64,
     pub cols: u32,
     pub tokens: u32,
 }
 
-/// choices.cuh
+/// products.cuh
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choices {
     pub expert: u64,
-    pub weights: u64,
-    pub inputs_per_row: u32,
-    pub used: u32,
+    pub order: u64,
+    pub works: u64,
+    pub work_count: u64,
+    pub share: u32,
+}
+
+impl Choices {
+    /// All rows meet the same weights.
+    pub(super) const NONE: Self = Self { expert: 0, order: 0, works: 0, work_count: 0, share: 1 };
 }
 
 /// cache.cuh

@@ -18,10 +18,12 @@ mod experts;
 mod launch;
 #[cfg(feature = "cuda")]
 mod operations;
+#[cfg(feature = "cuda")]
+mod products;
 mod scratch;
 
 pub use error::CudaError;
-pub use scratch::{cuda_experts_bytes, cuda_reserved_bytes};
+pub use scratch::{cuda_experts_bytes, cuda_reserved_bytes, cuda_table_bytes};
 
 #[cfg(feature = "cuda")]
 pub use backend::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};

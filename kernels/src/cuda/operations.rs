@@ -6,10 +6,11 @@ use zerocopy::IntoBytes;
 use super::backend::{CudaBackend, CudaBuffer, CudaCache, CudaWeight, blocks, small};
 use super::driver::Memory;
 use super::launch::{self as kernels, THREADS, launch, layout_name};
+use super::products::{Batch, Input, Operand};
 use crate::cache::row_count;
 use crate::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, ExpertsShape, Linear, Mixture, Span,
-    TILE_POSITIONS, Tensor,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
+    Span, TILE_POSITIONS, Tensor,
 };
 
 impl Backend for CudaBackend {
@@ -42,6 +43,10 @@ impl Backend for CudaBackend {
             return Err(BackendError::Unsupported(format!("{} experts of a layer", shape.count)));
         }
         self.scratch.reserve_experts(rows, shape)
+    }
+
+    fn load_experts(&mut self, experts: &[Expert<CudaWeight>]) -> Result<(), BackendError> {
+        self.table(experts).map(|_| ())
     }
 
     fn cache(&mut self, mut shape: CacheShape) -> Result<CudaCache, BackendError> {
@@ -146,7 +151,12 @@ impl Backend for CudaBackend {
             let to = [self.scratch.quants.at(), self.scratch.scales.at()];
             self.quantize(to, at, tokens, cols)?;
         }
-        products.iter_mut().try_for_each(|product| self.product(product, at, tokens))
+        let operands: Vec<Operand> = products.iter().map(|product| Operand::new(product, tokens)).collect();
+        let quantized = [self.scratch.quants.at(), self.scratch.scales.at()];
+        let input = Input { x: at, quantized, cols, tokens: small(tokens) };
+        // SAFETY: `Operand::new` and `at` checked the outputs and the input, `Tensor::new` the weights; the input was
+        // quantized above where a weight is.
+        unsafe { self.run_products(&operands, input, Batch::of_rows(tokens)) }
     }
 
     fn rope(

@@ -3,6 +3,9 @@
 use crate::ExpertsShape;
 use crate::reference::GROUP;
 
+/// Tokens that the kernels called `prompt` multiply together, and so a work has at most.
+pub(super) const PROMPT: usize = 64;
+
 /// Bytes of `rows` rows of `cols` activations in 8 bits, with their scales.
 fn quantized_bytes(rows: u64, cols: u64) -> [u64; 2] {
     let groups = cols.div_ceil(GROUP as u64);
@@ -14,13 +17,27 @@ fn batch_bytes(rows: u64) -> [u64; 2] {
     [8 * rows, 4 * rows]
 }
 
-/// Bytes of what the rows of a mixture chose, with what weight, their hidden values twice, what each made, and the
-/// addresses of three matrices of each expert.
-fn experts_parts(rows: u64, shape: ExpertsShape) -> [u64; 6] {
+/// Where the list of works begins, behind their number.
+pub(super) const WORKS_AT: u64 = 16;
+
+/// Works of `pairs` choices among `count` experts, at most: a full one for every [`PROMPT`], and of each expert a part of one.
+pub(super) fn works(pairs: u64, count: u64) -> u64 {
+    pairs / PROMPT as u64 + count.min(pairs)
+}
+
+/// Bytes that `CudaBackend` takes for the addresses of a mixture of `count` experts, three matrices each.
+pub fn cuda_table_bytes(count: u64) -> u64 {
+    3 * 8 * count
+}
+
+/// Bytes of what the rows of a mixture chose, with what weight, in which order, of works, hidden values twice, and what
+/// each choice made.
+fn experts_parts(rows: u64, shape: ExpertsShape) -> [u64; 7] {
     let [count, used, dim, ffn] =
         [shape.count, shape.used, shape.dim, shape.ffn_dim].map(|number| number as u64);
     let pairs = rows * used;
-    [4 * pairs, 4 * pairs, 4 * pairs * ffn, 4 * pairs * ffn, 4 * pairs * dim, 3 * 8 * count]
+    let works = WORKS_AT + 12 * works(pairs, count);
+    [4 * pairs, 4 * pairs, 4 * pairs, works, 4 * pairs * ffn, 4 * pairs * ffn, 4 * pairs * dim]
 }
 
 /// Bytes that `CudaBackend` reserves for `rows` rows of at most `cols` activations.
@@ -60,11 +77,13 @@ mod on_device {
         pub(in crate::cuda) expert: Memory,
         /// Its weight: `(rows, used)` f32
         pub(in crate::cuda) weight: Memory,
+        /// Choices by expert: `(rows, used)` u32
+        pub(in crate::cuda) order: Memory,
+        /// How many works there are, and from [`WORKS_AT`](super::WORKS_AT) on which.
+        pub(in crate::cuda) works: Memory,
         pub(in crate::cuda) gate: Memory, // (rows, used, ffn_dim)
         pub(in crate::cuda) up: Memory,   // (rows, used, ffn_dim)
         pub(in crate::cuda) down: Memory, // (rows, used, dim)
-        /// Addresses of the gates, ups and downs of a mixture: `(3, experts)` u64
-        pub(in crate::cuda) matrices: Memory,
         /// Hidden values in 8 bits: `(rows, used, groups * 32)` i8
         pub(in crate::cuda) hidden_quants: Memory,
         /// `(rows, used, groups)` f32
@@ -82,10 +101,11 @@ mod on_device {
                 scales: none()?,
                 expert: none()?,
                 weight: none()?,
+                order: none()?,
+                works: none()?,
                 gate: none()?,
                 up: none()?,
                 down: none()?,
-                matrices: none()?,
                 hidden_quants: none()?,
                 hidden_scales: none()?,
                 context: Arc::clone(context),
@@ -108,15 +128,16 @@ mod on_device {
             rows: usize,
             shape: ExpertsShape,
         ) -> Result<(), BackendError> {
-            let [expert, weight, gate, up, down, matrices] = experts_parts(rows as u64, shape);
+            let [expert, weight, order, works, gate, up, down] = experts_parts(rows as u64, shape);
             let [quants, scales] = quantized_bytes((rows * shape.used) as u64, shape.ffn_dim as u64);
             for (memory, bytes) in [
                 (&mut self.expert, expert),
                 (&mut self.weight, weight),
+                (&mut self.order, order),
+                (&mut self.works, works),
                 (&mut self.gate, gate),
                 (&mut self.up, up),
                 (&mut self.down, down),
-                (&mut self.matrices, matrices),
                 (&mut self.hidden_quants, quants),
                 (&mut self.hidden_scales, scales),
             ] {

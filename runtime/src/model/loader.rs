@@ -149,7 +149,7 @@ impl<B: Backend> Loader<'_, B> {
     ) -> Result<ExpertsWeights<B::Weight>, BackendError> {
         let name = |part: &str| format!("l{i}.experts.{part}");
         let width = experts.latent.unwrap_or(dim);
-        Ok(ExpertsWeights {
+        let weights = ExpertsWeights {
             router: self.take(&name("router"), experts.count, dim)?,
             choice_bias: self.take_if(experts.choice_bias, &name("choice_bias"), experts.count)?,
             expert_scale: self.take_if(experts.expert_scale, &name("expert_scale"), experts.count)?,
@@ -186,7 +186,9 @@ impl<B: Backend> Loader<'_, B> {
                     self.take(&name("each_norm"), 1, width)?,
                 ]),
             },
-        })
+        };
+        self.backend.load_experts(&weights.experts)?;
+        Ok(weights)
     }
 
     /// The products after pooling, of a model `dim` wide.

@@ -3,7 +3,7 @@
 use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
     CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
-    cuda_reserved_bytes,
+    cuda_reserved_bytes, cuda_table_bytes,
 };
 
 use super::PROPOSED_MAX;
@@ -258,7 +258,11 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
                 index_capacity(spec, d).map_or(0, |positions| CpuBackend::choose_bytes(positions.into())),
             ]
         }
-        BackendChoice::Cuda => [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes), 0, 0],
+        BackendChoice::Cuda => {
+            let layers = spec.layers.iter().filter_map(|layer| layer.experts.as_ref());
+            let tables: u64 = layers.map(|experts| cuda_table_bytes(experts.count.into())).sum();
+            [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes) + tables, 0, 0]
+        }
         BackendChoice::Reference => [0; 5],
     }
 }
