@@ -27,7 +27,12 @@ static __device__ __forceinline__ void row_product(const Products& p, const Job&
       loaded.bytes = ptx::load_once(weight + column);
       for (u32 t = 0; t < FLOAT_TOKENS; ++t) {
         if (t >= count) break;
-        for (u32 i = 0; i < EACH; ++i) sums[t] += widen(loaded.values[i]) * x[t][column + i];
+        for (u32 i = 0; i < EACH; i += 4) {
+          // 16 bytes at once: a quarter of the passes through L1 that number by number takes.
+          const uint4 four = *reinterpret_cast<const uint4*>(x[t] + column + i);
+          sums[t] += widen(loaded.values[i]) * __uint_as_float(four.x) + widen(loaded.values[i + 1]) * __uint_as_float(four.y);
+          sums[t] += widen(loaded.values[i + 2]) * __uint_as_float(four.z) + widen(loaded.values[i + 3]) * __uint_as_float(four.w);
+        }
       }
     }
   } else {
