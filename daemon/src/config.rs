@@ -96,7 +96,7 @@ pub struct Limits {
     /// KiB of text of one call: messages, tools and stop texts together, or texts to embed.
     #[serde(deserialize_with = "bounded::<1, 65_536, _>")]
     pub text_kib: u64,
-    /// MiB of the images' files of one call.
+    /// MiB of the files of images and videos of one call.
     #[serde(deserialize_with = "bounded::<1, 1024, _>")]
     pub images_mib: u64,
     /// Frames that wait for a slow reader before its answer is ended.
@@ -183,7 +183,7 @@ impl Limits {
         usize::try_from(self.text_kib).unwrap_or(usize::MAX).saturating_mul(1024)
     }
 
-    /// Bytes of the images' files of one call.
+    /// Bytes of the files of images and videos of one call.
     pub fn image_bytes(&self) -> usize {
         usize::try_from(self.images_mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
     }

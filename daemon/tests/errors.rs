@@ -32,6 +32,11 @@ fn images(contents: &[&[u8]]) -> Vec<Fd<'static>> {
     contents.iter().map(file).collect()
 }
 
+fn videos(content: &[u8], sizes: &[u64], rate: f64) -> Vec<Options> {
+    let file = images(&[content]).remove(0);
+    with("videos", vec![(file, sizes.to_vec(), rate)])
+}
+
 fn sockets() -> Vec<Fd<'static>> {
     let (one, _) = UnixStream::pair().unwrap();
     vec![Fd::from(OwnedFd::from(one))]
@@ -118,6 +123,36 @@ fn cases() -> Vec<Case> {
             none(),
             "LimitExceeded",
             &["bytes of images", "1048576"],
+        ),
+        (
+            "videos",
+            with("videos", images(&[b"x"])),
+            none(),
+            "InvalidMessage",
+            &["message 0", "ah", "a(hatd)"],
+        ),
+        ("a model without videos", videos(b"xy", &[1, 1], 2.0), none(), "Unsupported", &["no videos"]),
+        (
+            "bytes of frames",
+            videos(b"xy", &[1, 2], 2.0),
+            none(),
+            "InvalidMessage",
+            &["video 0", "3 bytes", "2"],
+        ),
+        ("no frames", videos(b"", &[], 2.0), none(), "InvalidMessage", &["video 0", "0 frames", "65536"]),
+        (
+            "no rate",
+            videos(b"xy", &[2], 0.0),
+            none(),
+            "InvalidMessage",
+            &["video 0", "0 frames a second", "1000"],
+        ),
+        (
+            "a long video",
+            videos(&[0; 1100 << 10], &[1100 << 10], 2.0),
+            none(),
+            "LimitExceeded",
+            &["bytes of images and videos", "1048576"],
         ),
         (
             "unknown key",

@@ -200,8 +200,14 @@ pub struct Images {
     /// A PNG, JPEG or WebP, in the place of the tokens that stand for images; may be repeated
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     pub image: Vec<PathBuf>,
-    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, in the place of the tokens that stand for
-    /// them
+    /// A video, a folder whose files are its frames in the order of their names, as images are; may be repeated
+    #[arg(long, value_name = "DIR", conflicts_with = "inputs", requires = "fps")]
+    pub video: Vec<PathBuf>,
+    /// Frames a second of the videos' folders
+    #[arg(long, value_name = "RATE", requires = "video")]
+    pub fps: Option<f64>,
+    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, and videos as pixel_values_videos and
+    /// video_grid_thw, in the place of the tokens that stand for them
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
 }

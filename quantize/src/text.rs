@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, MediaText, Text};
+use muse_format::{Generation, MediaText, Text, VideoText};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
-use crate::families::{ImageMarkers, Import};
+use crate::families::{ImageMarkers, Import, VideoMarkers};
 
 /// Reads both from a checkpoint; `vocab` bounds the ids.
 ///
@@ -35,7 +35,7 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
             return Err(ImportError::Config { key: key.into(), value: id.to_string(), rule });
         }
     }
-    Ok((Text { bos_id, add_bos, template_tokens, image: None }, generation))
+    Ok((Text { bos_id, add_bos, template_tokens, image: None, video: None }, generation))
 }
 
 /// The tokens of an image in a prompt: `None` for a model that takes none.
@@ -65,6 +65,29 @@ pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaTex
     }
     let [before, after] = around.map_or([None; 2], |around| around.map(Some));
     Ok(Some(MediaText { token, before, after }))
+}
+
+/// How a video is written in a prompt: `None` for a model that takes none, or whose tokenizer lacks a token of it.
+///
+/// # Errors
+/// [`ImportError`] where the tokenizer has another token for a video's vectors than the config says.
+pub fn video(checkpoint: &Checkpoint, import: &Import) -> Result<Option<VideoText>, ImportError> {
+    let video = import.spec.vision.as_ref().and_then(|vision| vision.video.as_ref());
+    let Some((video, markers)) = video.zip(import.video_markers) else { return Ok(None) };
+    let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
+    let VideoMarkers { token: text, begin, time, middle, before, after, between, end } = markers;
+    let names = [begin, before, after, between, end];
+    let ids = names.map(|name| name.and_then(|name| tokenizer.token_to_id(name)));
+    let known =
+        names.iter().zip(ids).all(|(name, id)| name.is_none() || id.is_some_and(|id| id < import.spec.vocab));
+    let Some(token) = tokenizer.token_to_id(text).filter(|_| known) else { return Ok(None) };
+    if token != video.token {
+        let (key, value) = ("video_token_id".into(), video.token.to_string());
+        return Err(ImportError::Config { key, value, rule: format!("the tokenizer's {text} is {token}") });
+    }
+    let [begin, before, after, between, end] = ids;
+    Ok(Some(VideoText { token, begin, time: time.map(str::to_owned), middle, before, after, between, end }))
 }
 
 /// Whether raw text gets BOS: as tokenizer_config.json says; else as tokenizer.json does it.
@@ -155,6 +178,7 @@ mod tests {
             config: object(config),
             generation_config: object(generation),
             image_processor: Map::new(),
+            video_processor: Map::new(),
             tokenizer: tokenizer(bos),
             tokenizer_config: object(tokenizer_config),
             chat_template: None,

@@ -48,13 +48,16 @@ const FIXTURES: [(&str, Bits); 28] = [
     ("gemma3-softcap", Bits::Sixteen),
 ];
 
-/// Those of which a prompt has images.
-const SEEING: [(&str, Bits); 5] = [
-    ("muse-glimmer", Bits::Sixteen),
-    ("muse-glimmer-options", Bits::Sixteen),
-    ("muse-spark-images", Bits::Sixteen),
-    ("qwen3-5-images", Bits::Sixteen),
-    ("qwen3-5-moe-images", Bits::Sixteen),
+/// Those of which a prompt has images, or videos and an image.
+const SEEING: [(&str, &str, Bits); 8] = [
+    ("muse-glimmer", "image", Bits::Sixteen),
+    ("muse-glimmer", "video", Bits::Sixteen),
+    ("muse-glimmer-options", "image", Bits::Sixteen),
+    ("muse-spark-images", "image", Bits::Sixteen),
+    ("muse-spark-images", "video", Bits::Sixteen),
+    ("qwen3-5-images", "image", Bits::Sixteen),
+    ("qwen3-5-images", "video", Bits::Sixteen),
+    ("qwen3-5-moe-images", "image", Bits::Sixteen),
 ];
 
 /// Largest error of a logit, in standard deviations of the position's logits: what this project promises. Both sides
@@ -72,6 +75,10 @@ struct Ids {
     image_input_ids: Vec<u32>,
     #[serde(default)]
     image_greedy_ids: Vec<u32>,
+    #[serde(default)]
+    video_input_ids: Vec<u32>,
+    #[serde(default)]
+    video_greedy_ids: Vec<u32>,
 }
 
 struct Golden {
@@ -100,11 +107,10 @@ fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec
     rows
 }
 
-/// The images of a fixture's second prompt.
-fn images(name: &str, engine: &dyn Engine) -> Vec<Medium> {
-    let bytes = fs::read(fixture(name).join("golden/images.safetensors")).unwrap();
-    let images = images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap();
-    images.into_iter().map(Medium::from).collect()
+/// The media of a fixture's prompt that has some of this `kind`.
+fn media(name: &str, kind: &str, engine: &dyn Engine) -> Vec<Medium> {
+    let bytes = fs::read(fixture(name).join(format!("golden/{kind}s.safetensors"))).unwrap();
+    images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
 }
 
 #[test]
@@ -140,12 +146,16 @@ fn unquantized_models_answer_as_transformers_does() {
 }
 
 #[test]
-fn models_see_images_as_transformers_does() {
+fn models_see_images_and_videos_as_transformers_does() {
     let mut wrong = Vec::new();
-    for (name, stored) in SEEING {
+    for (name, kind, stored) in SEEING {
         let ids = golden(name).ids;
-        let path = fixture(name).join("golden/image_logits.safetensors");
-        let expected = stored_rows(&path, "logits", ids.image_input_ids.len());
+        let (tokens, expected_greedy) = match kind {
+            "image" => (&ids.image_input_ids, &ids.image_greedy_ids),
+            _ => (&ids.video_input_ids, &ids.video_greedy_ids),
+        };
+        let path = fixture(name).join(format!("golden/{kind}_logits.safetensors"));
+        let expected = stored_rows(&path, "logits", tokens.len());
         for bits in [Bits::ThirtyTwo, stored] {
             let file = converted(name, bits);
             // Also in chunks that end within images, and patch by patch.
@@ -155,19 +165,19 @@ fn models_see_images_as_transformers_does() {
                 (BackendChoice::Cpu, 5),
                 (BackendChoice::Cpu, 1),
             ] {
-                let case = format!("{name} {bits:?} {backend:?} batches of {batch_tokens}");
+                let case = format!("{name} {kind} {bits:?} {backend:?} batches of {batch_tokens}");
                 let mut engine = engine(file.path(), backend, batch_tokens);
-                let images = images(name, &*engine);
-                let input = eval::Input { tokens: &ids.image_input_ids, media: &images };
+                let media = media(name, kind, &*engine);
+                let input = eval::Input { tokens, media: &media };
                 let error = worst(&expected, &logits(engine.as_mut(), input));
                 println!("{case}: {error:.1e} of a standard deviation");
-                let count = ids.image_greedy_ids.len() as u32;
+                let count = expected_greedy.len() as u32;
                 let greedy = eval::generate(engine.as_mut(), input, count).unwrap();
-                if !(error <= TOLERANCE && greedy == ids.image_greedy_ids) {
+                if !(error <= TOLERANCE && &greedy == expected_greedy) {
                     wrong.push(format!("{case}: error {error:.1e}, greedy {greedy:?}"));
                 }
                 // Other images have other answers: these are looked at.
-                let blind = worst(&expected, &logits(engine.as_mut(), &ids.image_input_ids));
+                let blind = worst(&expected, &logits(engine.as_mut(), tokens));
                 assert!(blind > 0.1, "{case}: {blind} without images");
             }
         }

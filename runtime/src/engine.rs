@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muse_format::{Generation, MediaText, Vision};
+use muse_format::{Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
@@ -215,6 +215,16 @@ pub trait Text: Send + Sync {
     fn medium(&self, kind: MediumKind) -> Option<MediaText> {
         let _ = kind;
         None
+    }
+
+    /// How a video is written in a prompt; `None` where there are none.
+    fn video(&self) -> Option<&VideoText> {
+        None
+    }
+
+    /// Ids of text between control tokens, with nothing in front.
+    fn encode_part(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode(text)
     }
 
     /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front

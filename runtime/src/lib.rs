@@ -55,5 +55,5 @@ pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
-pub use vision::{Image, ImageError};
+pub use vision::{FrameGrid, Grids, Image, ImageError, Video, VideoError};
 pub use weights::Mapped;

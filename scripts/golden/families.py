@@ -64,8 +64,11 @@ class Fixture:
     positions: int = 28
     # Rows and columns of patches of each image of a second prompt.
     images: list[tuple[int, int]] = field(default_factory=list)
-    # preprocessor_config.json, where there is one.
+    # Grids of frames, and rows and columns of patches, of each video of a third prompt, in which the second image is too.
+    videos: list[tuple[int, int, int]] = field(default_factory=list)
+    # preprocessor_config.json and video_preprocessor_config.json, where there are any.
     processor: dict | None = None
+    video_processor: dict | None = None
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
     template_file: bool = True
 
@@ -353,9 +356,18 @@ FIXTURES = [
         MUSE_VISION
         | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
         "bfloat16",
-        tokenizer="images",
+        tokenizer="videos",
         positions=20,
         images=[(6, 8), (2, 2)],
+        video_processor=dict(
+            video_processor_type="MuseGlimmerVideoProcessor",
+            max_video_frame_tokens=12,
+            num_frames=6,
+            fps=2.0,
+            patch_size=2,
+            frame_timestamp_format="Time: {timestamp:.1f}s",
+        ),
+        videos=[(2, 4, 6), (1, 2, 2)],
     ),
     # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE,
     # a tied head, and another tower.
@@ -430,6 +442,7 @@ FIXTURES = [
         tokenizer="images",
         positions=20,
         images=[(6, 8), (2, 2), (8, 2)],
+        videos=[(2, 4, 2), (1, 2, 6)],
     ),
     Fixture(
         "llama",
@@ -711,6 +724,7 @@ FIXTURES = [
         "bfloat16",
         tokenizer="qwen-images",
         images=[(4, 6), (2, 2), (6, 2)],
+        videos=[(3, 2, 6), (1, 6, 2)],
         # From 4 to 30 tokens an image.
         processor=dict(
             image_processor_type="Qwen2VLImageProcessorFast",
@@ -720,6 +734,12 @@ FIXTURES = [
             merge_size=2,
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
+        ),
+        video_processor=dict(
+            video_processor_type="Qwen3VLVideoProcessor",
+            size=dict(shortest_edge=64, longest_edge=960),
+            patch_size=2,
+            max_frames=5,
         ),
     ),
     # One frame a patch, squares of 9 patches, a slower tower, the whole of a head rotated, experts.

@@ -42,6 +42,7 @@ pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
     Ok(Checkpoint {
         config,
         generation_config: folder::json(dir, "generation_config.json")?.unwrap_or_default(),
+        video_processor: folder::video_processor(dir)?,
         image_processor: folder::image_processor(dir)?,
         tokenizer,
         tokenizer_config,

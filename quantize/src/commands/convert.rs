@@ -73,7 +73,8 @@ fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
 
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
     let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
-    let text = Text { image: text::image(checkpoint, import)?, ..text };
+    let (image, video) = (text::image(checkpoint, import)?, text::video(checkpoint, import)?);
+    let text = Text { image, video, ..text };
     let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
     // A tokenizer or template that the runtime refuses is better refused here than on the board.
     muse_runtime::read_text(&import.spec, &checkpoint.tokenizer, &text, &chat_template)?;

@@ -5,7 +5,7 @@ use muse_quantize::images;
 use muse_runtime::eval::{self, Input};
 use muse_runtime::{
     BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, Medium, MediumKind,
-    PlaceError,
+    PlaceError, Video,
 };
 use serde_json::json;
 
@@ -67,30 +67,38 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
 
 /// The images of the command line, as the engine's model takes them.
 fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Medium>, Failure> {
-    if args.inputs.is_none() && args.image.is_empty() {
+    if args.inputs.is_none() && args.image.is_empty() && args.video.is_empty() {
         return Ok(Vec::new());
     }
-    let vision = engine.info().vision.as_ref().ok_or(PlaceError::NoTower { kind: MediumKind::Image })?;
+    let none = |kind| PlaceError::NoTower { kind };
+    let vision = engine.info().vision.as_ref().ok_or(none(MediumKind::Image))?;
     let read = |path: &PathBuf| fs::read(path).map_err(|e| at(path, &e));
     if let Some(path) = &args.inputs {
-        let images = images::read(&read(path)?, vision).map_err(|e| at(path, &e))?;
-        return Ok(images.into_iter().map(Medium::from).collect());
+        return Ok(images::read(&read(path)?, vision).map_err(|e| at(path, &e))?);
     }
+    // What the model was trained for, not what fits the context: with fewer tokens it would be another image.
+    let whole = |path: &PathBuf, image: Image| -> Result<Image, Failure> {
+        let (tokens, limit) = (image.tokens(&vision.spec), vision.image_tokens);
+        if tokens > limit {
+            return Err(at(path, &ImageError::TooLarge { tokens: tokens.into(), limit }).into());
+        }
+        Ok(image)
+    };
     let decode = |path: &PathBuf| -> Result<Medium, Failure> {
-        // What the model was trained for, not what fits the context: with fewer tokens it would be another image.
         let limit = vision.spec.pixels.tokens_max;
         let image = Image::decode(&read(path)?, &vision.spec, limit).map_err(|e| at(path, &e))?;
-        let tokens = image.tokens(&vision.spec);
-        if tokens > vision.image_tokens {
-            return Err(at(
-                path,
-                &ImageError::TooLarge { tokens: tokens.into(), limit: vision.image_tokens },
-            )
-            .into());
-        }
-        Ok(image.into())
+        Ok(whole(path, image)?.into())
     };
-    args.image.iter().map(decode).collect()
+    let mut media = args.image.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    for path in &args.video {
+        let of_videos = vision.spec.video.as_ref().ok_or(none(MediumKind::Video))?;
+        let video = Video::open(path, args.fps.unwrap_or_default()).map_err(|e| at(path, &e))?;
+        for grid in video.grids(&vision.spec, of_videos.tokens_max).map_err(|e| at(path, &e))? {
+            let grid = grid.map_err(|e| at(path, &e))?;
+            media.push(Medium::Video(whole(path, grid.image)?));
+        }
+    }
+    Ok(media)
 }
 
 fn logits(

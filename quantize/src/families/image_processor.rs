@@ -25,6 +25,16 @@ pub(super) fn read(
     vision: &mut Vision,
     resampling: (u32, &str),
 ) -> Result<(), ImportError> {
+    read_with(config, vision, resampling, &[])
+}
+
+/// [`read`] of a config that has other `harmless` keys too.
+pub(super) fn read_with(
+    config: &Config<'_>,
+    vision: &mut Vision,
+    resampling: (u32, &str),
+    harmless: &[&str],
+) -> Result<(), ImportError> {
     let pixels = &mut vision.pixels;
     for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
         config.only(step, &[true.into()], "only the whole of the steps is supported")?;
@@ -44,5 +54,5 @@ pub(super) fn read(
     };
     pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
     pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
-    config.finish(HARMLESS)
+    config.finish(&[HARMLESS, harmless].concat())
 }

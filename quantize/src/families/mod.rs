@@ -28,6 +28,7 @@ mod qwen3_moe;
 mod rope;
 #[cfg(test)]
 mod tests;
+mod video_processor;
 
 use std::collections::{HashMap, HashSet};
 
@@ -120,8 +121,11 @@ struct Draft {
     /// Tensors outside the decoder that no checkpoint holds.
     computed: HashMap<String, Vec<f32>>,
     image_markers: Option<ImageMarkers>,
+    video_markers: Option<VideoMarkers>,
     /// Takes from `preprocessor_config.json` how an image becomes patches.
     read_processor: Option<ReadProcessor>,
+    /// Takes from `video_preprocessor_config.json` which frames become patches, and of what size.
+    read_video_processor: Option<ReadProcessor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
     /// Whether the model makes vectors of texts.
@@ -153,7 +157,9 @@ impl Draft {
             parts: HashMap::new(),
             computed: HashMap::new(),
             image_markers: None,
+            video_markers: None,
             read_processor: None,
+            read_video_processor: None,
             ignored: Vec::new(),
             embeds: Embeds::Bidirectional,
         }
@@ -171,6 +177,7 @@ pub struct Import {
     /// What the checkpoint holds and this import does not keep, for the person to know.
     pub left_out: Vec<LeftOut>,
     pub image_markers: Option<ImageMarkers>,
+    pub video_markers: Option<VideoMarkers>,
 }
 
 /// The tokens that a prompt has for an image, by text.
@@ -180,6 +187,19 @@ pub struct ImageMarkers {
     pub token: &'static str,
     /// In front of them and behind them, where the template does not write those.
     pub around: Option<[&'static str; 2]>,
+}
+
+/// The tokens that a prompt has for a video, by text; see [`muse_format::VideoText`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VideoMarkers {
+    pub token: &'static str,
+    pub begin: Option<&'static str>,
+    pub time: [&'static str; 2],
+    pub middle: bool,
+    pub before: Option<&'static str>,
+    pub after: Option<&'static str>,
+    pub between: Option<&'static str>,
+    pub end: Option<&'static str>,
 }
 
 /// A part of a checkpoint that is not imported.
@@ -219,14 +239,18 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_processor) {
         read(&Config::part(&checkpoint.image_processor, "preprocessor_config.json: "), vision)?;
     }
+    if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_video_processor) {
+        read(&Config::part(&checkpoint.video_processor, "video_preprocessor_config.json: "), vision)?;
+    }
     embedding::complete(&mut draft, checkpoint)?;
     draft.spec.validate()?;
     let tensors: Result<_, _> =
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
     let left_out = family.left_out(checkpoint, &tensors, &draft)?;
-    let image_markers = draft.image_markers;
-    Ok(Import { spec: draft.spec, architecture: family.architecture, tensors, left_out, image_markers })
+    let Draft { spec, image_markers, video_markers, .. } = draft;
+    let architecture = family.architecture;
+    Ok(Import { spec, architecture, tensors, left_out, image_markers, video_markers })
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {

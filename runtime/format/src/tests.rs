@@ -32,6 +32,7 @@ fn meta() -> Meta {
             add_bos: true,
             template_tokens: [("eos_token".into(), "</s>".into())].into(),
             image: None,
+            video: None,
         },
         generation: Generation { stop_ids: vec![2], temperature: Some(0.5), ..Generation::default() },
         provenance: Provenance { tool: "test".into(), target: "cpu".into(), ..Provenance::default() },
@@ -445,6 +446,15 @@ fn spec_with_vision() -> Spec {
         merge: 2,
         adapter_dim: 6,
         layers: vec![VisionLayer { window: Some(3) }, VisionLayer { window: None }],
+        video: Some(Video {
+            token: 4,
+            rate: 2.0,
+            frames_min: 2,
+            frames_max: 6,
+            taken: Taken::Before,
+            fit: Fit::Area { pixels_min: 4, pixels_max: 64 },
+            tokens_max: 8,
+        }),
         ..Vision::default()
     };
     Spec { vision: Some(vision), ..spec() }
@@ -470,7 +480,10 @@ fn a_tower_has_its_tensors_behind_the_decoder() {
 fn a_tower_is_checked_by_the_name_of_its_field() {
     spec_with_vision().validate().unwrap();
     type Change = fn(&mut Vision);
-    let cases: [(&str, Change); 16] = [
+    fn video(v: &mut Vision) -> &mut Video {
+        v.video.as_mut().unwrap()
+    }
+    let cases: [(&str, Change); 24] = [
         ("vision.token", |v| v.token = u32::MAX),
         ("vision.token", |v| v.blank_tokens.push(u32::MAX)),
         ("vision.blank_tokens", |v| v.blank_tokens = vec![0; 17]),
@@ -487,6 +500,14 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
         ("vision.layers", |v| v.layers.clear()),
         ("vision.layers[].window", |v| v.layers[1].window = Some(4)),
         ("vision.layers[0].window", |v| v.layers[0].window = Some(0)),
+        ("vision.video.token", |v| video(v).token = u32::MAX),
+        ("vision.video.rate", |v| video(v).rate = 0.0),
+        ("vision.video.rate", |v| video(v).rate = f64::NAN),
+        ("vision.video.frames_max", |v| video(v).frames_max = 1 << 17),
+        ("vision.video.frames_min", |v| video(v).frames_min = 7),
+        ("vision.video.tokens_max", |v| video(v).tokens_max = 0),
+        ("vision.video.fit.pixels_max", |v| video(v).fit = Fit::Area { pixels_min: 1, pixels_max: 1 << 31 }),
+        ("vision.video.fit.pixels_min", |v| video(v).fit = Fit::Area { pixels_min: 9, pixels_max: 8 }),
     ];
     for (field, change) in cases {
         let mut spec = spec_with_vision();

@@ -14,6 +14,8 @@ use crate::{Image, ModelInfo};
 #[non_exhaustive]
 pub enum Medium {
     Image(Image),
+    /// A grid of a video: as many frames as a patch has.
+    Video(Image),
 }
 
 /// What people call a [`Medium`].
@@ -21,17 +23,29 @@ pub enum Medium {
 #[non_exhaustive]
 pub enum MediumKind {
     Image,
+    Video,
 }
 
 impl MediumKind {
-    pub(crate) const ALL: [Self; 1] = [Self::Image];
+    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Video];
 }
 
 impl fmt::Display for MediumKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Image => "image",
+            Self::Video => "video",
         })
+    }
+}
+
+impl MediumKind {
+    /// What people call what one [`Medium`] of the kind is.
+    pub(crate) fn part(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video grid",
+        }
     }
 }
 
@@ -39,20 +53,23 @@ impl Medium {
     pub fn kind(&self) -> MediumKind {
         match self {
             Self::Image(_) => MediumKind::Image,
+            Self::Video(_) => MediumKind::Video,
         }
     }
 
     /// What two media with the same vectors share, and others do not.
     pub fn hash(&self) -> &[u8; 32] {
         match self {
-            Self::Image(image) => image.hash(),
+            Self::Image(image) | Self::Video(image) => image.hash(),
         }
     }
 
     /// Vectors that a model makes of it; `None` where it takes no such media.
     pub fn tokens(&self, info: &ModelInfo) -> Option<u32> {
         match self {
-            Self::Image(image) => info.vision.as_ref().map(|vision| image.tokens(&vision.spec)),
+            Self::Image(image) | Self::Video(image) => {
+                info.vision.as_ref().map(|vision| image.tokens(&vision.spec))
+            }
         }
     }
 
@@ -60,7 +77,7 @@ impl Medium {
     pub fn area(&self, info: &ModelInfo) -> Option<[u32; 2]> {
         let vision = &info.vision.as_ref()?.spec;
         match self {
-            Self::Image(image) => vision.axes.map(|_| image.area(vision)),
+            Self::Image(image) | Self::Video(image) => vision.axes.map(|_| image.area(vision)),
         }
     }
 }
@@ -76,6 +93,7 @@ impl ModelInfo {
     pub fn token_of(&self, kind: MediumKind) -> Option<u32> {
         match kind {
             MediumKind::Image => self.vision.as_ref().map(|vision| vision.spec.token),
+            MediumKind::Video => Some(self.vision.as_ref()?.spec.video.as_ref()?.token),
         }
     }
 }

@@ -178,7 +178,9 @@ where
         let none =
             || BackendError::Unsupported(format!("{}s: the model has no tower for them", medium.kind()));
         match medium {
-            Medium::Image(image) => tower.as_mut().ok_or_else(none)?.look(backend, image),
+            Medium::Image(image) | Medium::Video(image) => {
+                tower.as_mut().ok_or_else(none)?.look(backend, image)
+            }
         }
     }
 

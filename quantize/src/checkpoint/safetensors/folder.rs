@@ -47,13 +47,26 @@ pub(super) fn json(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>,
 
 /// How images are prepared: a file of its own, or a part of the file for all kinds of input.
 pub(super) fn image_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
-    if let Some(own) = json(dir, "preprocessor_config.json")? {
-        return Ok(own);
+    Ok(processor(dir, "preprocessor_config.json", "image_processor")?.unwrap_or_default())
+}
+
+/// How videos are prepared: as images, where nothing is said of videos.
+pub(super) fn video_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
+    match processor(dir, "video_preprocessor_config.json", "video_processor")? {
+        Some(own) => Ok(own),
+        None => image_processor(dir),
     }
-    match json(dir, "processor_config.json")?.and_then(|mut all| all.remove("image_processor")) {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(images)) => Ok(images),
-        Some(_) => Err(malformed("processor_config.json", "image_processor is not an object")),
+}
+
+/// What the file `own` says, or else the `part` of the one for all kinds of input.
+fn processor(dir: &Path, own: &str, part: &str) -> Result<Option<Map<String, Value>>, ImportError> {
+    if let Some(own) = json(dir, own)? {
+        return Ok(Some(own));
+    }
+    match json(dir, "processor_config.json")?.and_then(|mut all| all.remove(part)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(part)) => Ok(Some(part)),
+        Some(_) => Err(malformed("processor_config.json", &format!("{part} is not an object"))),
     }
 }
 

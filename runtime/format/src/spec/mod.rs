@@ -14,6 +14,7 @@ mod encoder;
 mod feed_forward;
 mod latent;
 mod sparse;
+mod video;
 mod vision;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::latent::LatentAttention;
 pub use self::sparse::{Indexer, Sparse};
+pub use self::video::{Taken, Video};
 pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
