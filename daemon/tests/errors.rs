@@ -32,6 +32,11 @@ fn images(contents: &[&[u8]]) -> Vec<Fd<'static>> {
     contents.iter().map(file).collect()
 }
 
+fn videos(content: &[u8], sizes: &[u64], rate: f64) -> Vec<Options> {
+    let file = images(&[content]).remove(0);
+    with("videos", vec![(file, sizes.to_vec(), rate)])
+}
+
 fn sockets() -> Vec<Fd<'static>> {
     let (one, _) = UnixStream::pair().unwrap();
     vec![Fd::from(OwnedFd::from(one))]
@@ -111,15 +116,6 @@ fn cases() -> Vec<Case> {
         ("images", with("images", Vec::<u32>::new()), none(), "InvalidMessage", &["message 0", "au", "ah"]),
         ("a model for text", with("images", images(&[b"x"])), none(), "Unsupported", &["no images"]),
         ("a socket", with("images", sockets()), none(), "InvalidMessage", &["image 0", "not a file"]),
-        (
-            "sounds",
-            with("audio", Vec::<u32>::new()),
-            none(),
-            "InvalidMessage",
-            &["message 0", "audio", "au", "ah"],
-        ),
-        ("a deaf model", with("audio", images(&[b"x"])), none(), "Unsupported", &["no sounds"]),
-        ("no sound", with("audio", sockets()), none(), "InvalidMessage", &["sound 0", "not a file"]),
         ("images of a system", system_images(), none(), "InvalidMessage", &["images", "role user"]),
         (
             "too many bytes",
@@ -127,6 +123,36 @@ fn cases() -> Vec<Case> {
             none(),
             "LimitExceeded",
             &["bytes of images", "1048576"],
+        ),
+        (
+            "videos",
+            with("videos", images(&[b"x"])),
+            none(),
+            "InvalidMessage",
+            &["message 0", "ah", "a(hatd)"],
+        ),
+        ("a model without videos", videos(b"xy", &[1, 1], 2.0), none(), "Unsupported", &["no videos"]),
+        (
+            "bytes of frames",
+            videos(b"xy", &[1, 2], 2.0),
+            none(),
+            "InvalidMessage",
+            &["video 0", "3 bytes", "2"],
+        ),
+        ("no frames", videos(b"", &[], 2.0), none(), "InvalidMessage", &["video 0", "0 frames", "65536"]),
+        (
+            "no rate",
+            videos(b"xy", &[2], 0.0),
+            none(),
+            "InvalidMessage",
+            &["video 0", "0 frames a second", "1000"],
+        ),
+        (
+            "a long video",
+            videos(&[0; 1100 << 10], &[1100 << 10], 2.0),
+            none(),
+            "LimitExceeded",
+            &["bytes of images and videos", "1048576"],
         ),
         (
             "unknown key",

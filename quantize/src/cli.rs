@@ -137,7 +137,7 @@ pub enum What {
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
         #[command(flatten)]
-        media: Media,
+        images: Images,
         /// The position, from 0 [default: the last]
         #[arg(long)]
         position: Option<u64>,
@@ -151,7 +151,7 @@ pub enum What {
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
         #[command(flatten)]
-        media: Media,
+        images: Images,
         /// How many; stop ids do not end it
         #[arg(long)]
         count: u32,
@@ -196,15 +196,18 @@ pub enum What {
 }
 
 #[derive(Args)]
-pub struct Media {
+pub struct Images {
     /// A PNG, JPEG or WebP, in the place of the tokens that stand for images; may be repeated
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     pub image: Vec<PathBuf>,
-    /// A WAV or FLAC, in the place of the tokens that stand for sounds; may be repeated
-    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
-    pub audio: Vec<PathBuf>,
-    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, in the place of the tokens that stand for
-    /// them, and sounds as input_values and input_values_mask
+    /// A video, a folder whose files are its frames in the order of their names, as images are; may be repeated
+    #[arg(long, value_name = "DIR", conflicts_with = "inputs", requires = "fps")]
+    pub video: Vec<PathBuf>,
+    /// Frames a second of the videos' folders
+    #[arg(long, value_name = "RATE", requires = "video")]
+    pub fps: Option<f64>,
+    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, and videos as pixel_values_videos and
+    /// video_grid_thw, in the place of the tokens that stand for them
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, MediaText, Text};
+use muse_format::{Generation, MediaText, Text, VideoText};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
-use crate::families::{ImageMarkers, Import};
+use crate::families::{ImageMarkers, Import, VideoMarkers};
 
 /// Reads both from a checkpoint; `vocab` bounds the ids.
 ///
@@ -35,7 +35,7 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
             return Err(ImportError::Config { key: key.into(), value: id.to_string(), rule });
         }
     }
-    Ok((Text { bos_id, add_bos, template_tokens, image: None, audio: None }, generation))
+    Ok((Text { bos_id, add_bos, template_tokens, image: None, video: None }, generation))
 }
 
 /// The tokens of an image in a prompt: `None` for a model that takes none.
@@ -43,48 +43,51 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
 /// # Errors
 /// [`ImportError`] where the tokenizer has none of them, or another for an image's vectors than the config says.
 pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
-    let token = import.spec.vision.as_ref().map(|vision| vision.token);
-    medium(checkpoint, import.spec.vocab, ["image", "images"], token.zip(import.image_markers))
-}
-
-/// As [`image`], of a sound.
-///
-/// # Errors
-/// As [`image`].
-pub fn audio(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
-    let token = import.spec.audio.as_ref().map(|audio| audio.token);
-    medium(checkpoint, import.spec.vocab, ["audio", "sounds"], token.zip(import.audio_markers))
-}
-
-/// The token that the config says, under `KIND_token_id`, and what the tokenizer must have.
-fn medium(
-    checkpoint: &Checkpoint,
-    vocab: u32,
-    [kind, needed_by]: [&str; 2],
-    said: Option<(u32, ImageMarkers)>,
-) -> Result<Option<MediaText>, ImportError> {
-    let Some((says, markers)) = said else { return Ok(None) };
+    let Some((vision, markers)) = import.spec.vision.as_ref().zip(import.image_markers) else {
+        return Ok(None);
+    };
     let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
     let id = |token: &str| {
-        tokenizer
-            .token_to_id(token)
-            .ok_or_else(|| malformed(format!("has no {token}, which {needed_by} need")))
+        tokenizer.token_to_id(token).ok_or_else(|| malformed(format!("has no {token}, which images need")))
     };
     let ImageMarkers { token: text, around } = markers;
     let token = id(text)?;
     let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
     let rule = |rule: String| {
-        Err(ImportError::Config { key: format!("{kind}_token_id"), value: says.to_string(), rule })
+        Err(ImportError::Config { key: "image_token_id".into(), value: vision.token.to_string(), rule })
     };
-    if token != says {
+    if token != vision.token {
         return rule(format!("the tokenizer's {text} is {token}"));
     }
-    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &vocab) {
+    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &import.spec.vocab) {
         return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
     }
     let [before, after] = around.map_or([None; 2], |around| around.map(Some));
     Ok(Some(MediaText { token, before, after }))
+}
+
+/// How a video is written in a prompt: `None` for a model that takes none, or whose tokenizer lacks a token of it.
+///
+/// # Errors
+/// [`ImportError`] where the tokenizer has another token for a video's vectors than the config says.
+pub fn video(checkpoint: &Checkpoint, import: &Import) -> Result<Option<VideoText>, ImportError> {
+    let video = import.spec.vision.as_ref().and_then(|vision| vision.video.as_ref());
+    let Some((video, markers)) = video.zip(import.video_markers) else { return Ok(None) };
+    let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
+    let VideoMarkers { token: text, begin, time, middle, before, after, between, end } = markers;
+    let names = [begin, before, after, between, end];
+    let ids = names.map(|name| name.and_then(|name| tokenizer.token_to_id(name)));
+    let known =
+        names.iter().zip(ids).all(|(name, id)| name.is_none() || id.is_some_and(|id| id < import.spec.vocab));
+    let Some(token) = tokenizer.token_to_id(text).filter(|_| known) else { return Ok(None) };
+    if token != video.token {
+        let (key, value) = ("video_token_id".into(), video.token.to_string());
+        return Err(ImportError::Config { key, value, rule: format!("the tokenizer's {text} is {token}") });
+    }
+    let [begin, before, after, between, end] = ids;
+    Ok(Some(VideoText { token, begin, time: time.map(str::to_owned), middle, before, after, between, end }))
 }
 
 /// Whether raw text gets BOS: as tokenizer_config.json says; else as tokenizer.json does it.
@@ -175,7 +178,7 @@ mod tests {
             config: object(config),
             generation_config: object(generation),
             image_processor: Map::new(),
-            feature_extractor: Map::new(),
+            video_processor: Map::new(),
             tokenizer: tokenizer(bos),
             tokenizer_config: object(tokenizer_config),
             chat_template: None,

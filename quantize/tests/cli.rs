@@ -100,8 +100,8 @@ fn small_files(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn logits_of_tokens_and_images() {
-    let (_dir, path) = output();
+fn logits_of_tokens_images_and_videos() {
+    let (dir, path) = output();
     succeed(&["convert", &fixture("muse-glimmer"), "-o", &path, "--bits", "32"]);
     let golden = format!("{}/../golden", fixture("muse-glimmer"));
     let ids = fs::read(format!("{golden}/ids.json")).expect("the ids");
@@ -133,6 +133,19 @@ fn logits_of_tokens_and_images() {
     assert!(fail(&twice, 1).contains("image 1 is 2 tokens; 0 of id 308 are left for it"));
     let no_picture = ["eval", "logits", &path, "--tokens", "1 308 308 2", "--image", &inputs];
     assert!(fail(&no_picture, 1).contains("neither PNG nor JPEG nor WebP"));
+    // Two frames are a grid of 12 tokens.
+    let frames = tempfile::tempdir().expect("a folder");
+    for name in ["first.png", "second.png"] {
+        let from = format!("{}/../runtime/tests/pictures/{name}", env!("CARGO_MANIFEST_DIR"));
+        fs::copy(from, frames.path().join(name)).expect("a frame");
+    }
+    let (folder, tokens) = (frames.path().to_str().expect("a path"), format!("1{} 2", " 310".repeat(12)));
+    let video = ["eval", "logits", &path, "--tokens", &tokens, "--json", "--video", folder, "--fps", "2"];
+    assert_ne!(json_of(&video), json_of(&video[..6]));
+    assert!(fail(&video[..8], 2).contains("--fps"));
+    let empty =
+        fail(&[&video[..7], &[dir.path().join("none").to_str().expect("a path"), "--fps", "2"]].concat(), 1);
+    assert!(empty.contains("none"), "{empty}");
     succeed(&["convert", &fixture("llama"), "-o", &path, "--force"]);
     let blind = fail(&["eval", "logits", &path, "--tokens", "1 2", "--inputs", &inputs], 1);
     assert!(blind.contains("the model takes no images"), "{blind}");

@@ -1,4 +1,4 @@
-//! Pictures and sounds in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
+//! Pictures and videos in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
 //! is answered meanwhile, and no picture's keys and values are another's.
 
 mod converted;
@@ -10,14 +10,16 @@ use muse_format::MediaText;
 use muse_quantize::policy::Bits;
 use muse_runtime::{
     BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Medium,
-    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Sound, SoundError, Speculation,
-    TextError, Usage, eval, load,
+    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Speculation, TextError, Usage, Video,
+    VideoError, eval, load,
 };
 
 use converted::converted;
 
 /// What stands for a vector of an image in the fixtures: `<|patch|>`, `<|image_pad|>`.
 const TOKEN: u32 = 308;
+/// And of a video: `<|video|>`, `<|video_pad|>`.
+const VIDEO_TOKEN: u32 = 310;
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -38,29 +40,6 @@ fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> 
 
 fn picture(name: &str) -> Arc<[u8]> {
     std::fs::read(folder().join("../runtime/tests/pictures").join(name)).unwrap().into()
-}
-
-/// A recording of the fixture's rate, of 6 samples a vector.
-fn recording(len: u16, pitch: u16) -> Arc<[u8]> {
-    let samples = (0..len).flat_map(|i| (i.wrapping_mul(pitch) as i16).to_le_bytes());
-    let data: Vec<u8> = samples.collect();
-    let head = [
-        &b"RIFF"[..],
-        &(36 + data.len() as u32).to_le_bytes(),
-        b"WAVEfmt ",
-        &[16, 0, 0, 0, 1, 0, 1, 0],
-        &24_000_u32.to_le_bytes(),
-        &48_000_u32.to_le_bytes(),
-        &[2, 0, 16, 0],
-        b"data",
-        &(data.len() as u32).to_le_bytes(),
-    ];
-    [&head.concat()[..], &data].concat().into()
-}
-
-fn played(sounds: &[(u16, u16)], text: &str) -> Vec<Message> {
-    let sounds = sounds.iter().map(|(len, pitch)| recording(*len, *pitch)).collect();
-    vec![Message { sounds, ..Message::new("user", text) }]
 }
 
 fn asked(pictures: &[&str], text: &str) -> Vec<Message> {
@@ -122,31 +101,24 @@ fn alone(messages: &[Message]) -> (String, u32) {
 fn alone_by(model: &'static str, messages: &[Message]) -> (String, u32) {
     let mut engine = engine(model, 1, 64);
     let text = engine.text();
-    let info = engine.info().clone();
-    let images = messages.iter().flat_map(|message| &message.images).map(|file| {
-        let vision = info.vision.as_ref().unwrap();
-        Medium::from(Image::decode(file, &vision.spec, vision.image_tokens).unwrap())
-    });
-    let sounds = messages.iter().flat_map(|message| &message.sounds).map(|file| {
-        let audio = info.audio.as_ref().unwrap();
-        Medium::from(Sound::decode(file, &audio.spec, audio.audio_tokens).unwrap())
-    });
-    let media: Vec<_> = images.chain(sounds).collect();
-    let known = [MediumKind::Image, MediumKind::Sound].map(|kind| (kind, text.medium(kind)));
-    let mut used = [0, 0];
+    let MediaText { before, after, .. } = text.medium(MediumKind::Image).unwrap();
+    let vision = engine.info().vision.clone().unwrap();
+    let files = messages.iter().flat_map(|message| &message.images);
+    let images: Vec<_> =
+        files.map(|file| Image::decode(file, &vision.spec, vision.image_tokens).unwrap()).collect();
+    let media: Vec<_> = images.iter().cloned().map(Medium::from).collect();
+    let mut rest = images.iter();
     let mut tokens = Vec::new();
     for id in text.encode_chat(messages, &Default::default()).unwrap() {
-        let which = known.iter().position(|(_, text)| text.is_some_and(|text| text.token == id));
-        let Some(which) = which else {
-            tokens.push(id);
-            continue;
-        };
-        let (kind, MediaText { before, after, .. }) = (known[which].0, known[which].1.unwrap());
-        let medium = media.iter().filter(|medium| medium.kind() == kind).nth(used[which]).unwrap();
-        used[which] += 1;
-        tokens.extend(before);
-        tokens.extend(std::iter::repeat_n(id, medium.tokens(&info).unwrap() as usize));
-        tokens.extend(after);
+        match id {
+            TOKEN => {
+                let count = rest.next().unwrap().tokens(&vision.spec) as usize;
+                tokens.extend(before);
+                tokens.extend(std::iter::repeat_n(TOKEN, count));
+                tokens.extend(after);
+            }
+            id => tokens.push(id),
+        }
     }
     let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, media: &media }, 10).unwrap();
     let stops = &engine.info().generation.stop_ids;
@@ -263,52 +235,86 @@ fn turning_by_rows_and_columns_goes_on_behind_what_is_kept() {
     }
 }
 
-#[test]
-fn sounds_are_heard_and_kept_as_pictures_are() {
-    let model = "muse-spark-images";
-    let scheduler = Scheduler::start(SchedulerOptions::default());
-    scheduler.add_model("hearing", engine(model, 1, 7)).unwrap();
-    let session = scheduler.open_session("hearing").unwrap();
-    let ask = |messages: Vec<Message>| {
-        let (expected, tokens) = alone_by(model, &messages);
-        let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
-        assert_eq!((said.as_str(), usage.prompt_tokens), (expected.as_str(), tokens));
-        (said, usage.cached_tokens)
-    };
-    let text = "What is it?";
-    let mut answers = Vec::new();
-    for sounds in [&[(55, 4000)][..], &[(55, 9000)], &[(55, 4000), (7, 300)], &[]] {
-        answers.push(ask(played(sounds, text)).0);
-    }
-    answers.sort();
-    answers.dedup();
-    assert_eq!(answers.len(), 4, "each sound has its own answer: {answers:?}");
-    // Pictures come first, whatever is asked before.
-    let mut both = asked(&["tiny.png"], text);
-    both[0].sounds.push(recording(20, 4000));
-    ask(both.clone());
-    let kept = ask(both).1;
-    let other = ask(played(&[(20, 4001)], text)).1;
-    assert!(kept == 0 || kept > 20, "{kept}");
-    assert!(other <= 15, "{other}");
-    scheduler.close_session(session);
+/// Pictures, 1.6 a second.
+fn video(names: &[&str]) -> Video {
+    let files: Vec<_> = names.iter().map(|name| picture(name)).collect();
+    let sizes: Vec<_> = files.iter().map(|file| file.len() as u64).collect();
+    Video::new(files.concat().into(), &sizes, 1.6).unwrap()
+}
 
-    let refused = |messages: Vec<Message>| {
-        let session = scheduler.open_session("hearing").unwrap();
+fn asked_of_video(names: &[&str], text: &str) -> Vec<Message> {
+    vec![Message { videos: vec![video(names)], ..Message::new("user", text) }]
+}
+
+/// The video of `video_chat.json`, with another last frame.
+const FRAMES: [&str; 5] = ["first.png", "second.png", "second.png", "first.png", "second.png"];
+
+#[test]
+fn a_video_is_written_with_its_times_as_the_reference_does() {
+    for model in ["muse-glimmer", "qwen3-5-images"] {
+        let path = folder().join("tests/fixtures").join(model).join("golden/video_chat.json");
+        let tokens: Vec<u32> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut alone = engine(model, 1, 64);
+        let vision = alone.info().vision.clone().unwrap();
+        let grids = |names: &[&str]| -> Vec<Medium> {
+            let video = video(names);
+            let grids = video.grids(&vision.spec, vision.image_tokens).unwrap();
+            grids.map(|grid| Medium::Video(grid.unwrap().image)).collect()
+        };
+        for batch_tokens in [64, 5] {
+            let scheduler = Scheduler::start(SchedulerOptions::default());
+            scheduler.add_model("seeing", engine(model, 1, batch_tokens)).unwrap();
+            let session = scheduler.open_session("seeing").unwrap();
+            let mut cached = Vec::new();
+            let mut other = FRAMES;
+            other[4] = "first.png";
+            for names in [FRAMES, FRAMES, other] {
+                let media = grids(&names);
+                let input = eval::Input { tokens: &tokens, media: &media };
+                let expected = eval::generate(&mut *alone, input, 10).unwrap();
+                let text = alone.text();
+                let mut decoder = text.decoder(false);
+                let stops = &alone.info().generation.stop_ids;
+                let shown: String = expected
+                    .iter()
+                    .take_while(|id| !stops.contains(id))
+                    .map(|id| decoder.push(*id))
+                    .collect();
+                let messages = asked_of_video(&names, "What happens?");
+                let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
+                let case = format!("{model} {batch_tokens} {names:?}");
+                assert_eq!(usage.prompt_tokens, tokens.len() as u32, "{case}");
+                assert_eq!(said, shown + &decoder.finish(), "{case}");
+                cached.push(usage.cached_tokens);
+            }
+            // The same grids are known again, up to the one with another frame; a ring may have lost all of them, and a
+            // state that took in what is different.
+            let behind = tokens.iter().rposition(|id| *id == VIDEO_TOKEN).unwrap() as u32 + 1;
+            let of_grid = grids(&FRAMES)[0].tokens(alone.info()).unwrap();
+            assert!(cached[1] == 0 || cached[1] == tokens.len() as u32 - 1, "{model}: {cached:?}");
+            assert!(cached[2] <= behind - of_grid, "{model}: {cached:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_video_for_a_model_is_refused() {
+    let scheduler = serve(1, 16);
+    let refused = |model: &str, messages: Vec<Message>| {
+        let session = scheduler.open_session(model).unwrap();
         Answer::begin(&scheduler, session, messages).err().unwrap()
     };
-    let mut broken = played(&[(9, 1)], text);
-    broken[0].sounds.push(b"no sound".as_slice().into());
-    assert_eq!(refused(broken), Refusal::Sound { sound: 1, problem: SoundError::Format });
-    let long = refused(played(&[(6 * 129, 1)], text));
-    let problem = SoundError::TooLong { tokens: 129, limit: 128 };
-    assert_eq!(long, Refusal::Sound { sound: 0, problem });
-    let many = refused(played(&[(6 * 60, 1); 3], text));
-    assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=200, limit: 127 }), "{many:?}");
-    scheduler.add_model("deaf", engine("muse-glimmer", 1, 16)).unwrap();
-    let session = scheduler.open_session("deaf").unwrap();
-    let deaf = Answer::begin(&scheduler, session, played(&[(9, 1)], text)).err().unwrap();
-    assert_eq!(deaf, Refusal::Text(TextError::NoTower { kind: MediumKind::Sound }));
+    // Its tokenizer has no tokens for what is around frames.
+    scheduler.add_model("still", engine("muse-glimmer-options", 1, 16)).unwrap();
+    let none = Refusal::Text(TextError::NoTower { kind: MediumKind::Video });
+    assert_eq!(refused("still", asked_of_video(&FRAMES, "?")), none);
+    let problem = VideoError::Size { frame: 1, width: 97, height: 61, first: [26, 22] };
+    let sizes = refused("seeing", asked_of_video(&["first.png", "wide.png"], "?"));
+    assert_eq!(sizes, Refusal::Video { video: 0, problem });
+    // 12 tokens a grid, and those of its time, where 127 are.
+    let long = Message { videos: vec![video(&FRAMES); 4], ..Message::new("user", "?") };
+    let many = refused("seeing", vec![long]);
+    assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=160, limit: 127 }), "{many:?}");
 }
 
 #[test]

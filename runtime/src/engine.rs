@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muse_format::{Audio, Generation, MediaText, Vision};
+use muse_format::{Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
@@ -36,8 +36,6 @@ pub struct ModelInfo {
     pub generation: Generation,
     /// What it looks at images with; `None` where it takes none.
     pub vision: Option<VisionInfo>,
-    /// What it listens to sounds with; `None` where it takes none.
-    pub audio: Option<AudioInfo>,
     /// What a model that embeds does; one that has it writes no text.
     pub embedding: Option<EmbeddingInfo>,
 }
@@ -48,14 +46,6 @@ pub struct VisionInfo {
     pub spec: Vision,
     /// Most tokens of one image: the spec's, or less where the plan says so.
     pub image_tokens: u32,
-}
-
-/// How a model takes sounds.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AudioInfo {
-    pub spec: Audio,
-    /// Most tokens of one sound: as many as the context or the plan has room for.
-    pub audio_tokens: u32,
 }
 
 /// What callers may know of the vectors of a model.
@@ -73,7 +63,6 @@ impl ModelInfo {
     pub(crate) fn new(mapped: &Mapped, plan: &Plan, backend: String) -> Self {
         let spec = &mapped.spec;
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
-        let audio = spec.audio.as_ref().zip(plan.audio.as_ref());
         let embedding = spec.embedding.as_ref().map(|embedding| EmbeddingInfo {
             width: embedding.width(spec.dim),
             prompts: embedding.prompts.clone(),
@@ -94,7 +83,6 @@ impl ModelInfo {
             generation: mapped.generation.clone(),
             vision: vision
                 .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
-            audio: audio.map(|(audio, plan)| AudioInfo { spec: audio.clone(), audio_tokens: plan.tokens }),
             embedding,
         }
     }
@@ -227,6 +215,16 @@ pub trait Text: Send + Sync {
     fn medium(&self, kind: MediumKind) -> Option<MediaText> {
         let _ = kind;
         None
+    }
+
+    /// How a video is written in a prompt; `None` where there are none.
+    fn video(&self) -> Option<&VideoText> {
+        None
+    }
+
+    /// Ids of text between control tokens, with nothing in front.
+    fn encode_part(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode(text)
     }
 
     /// A fresh streaming decoder. `continues` says that its text goes on from a raw prompt, so that a space in front

@@ -9,7 +9,6 @@
 //! `graph/`. Nothing here asks for a model's name, repacks a weight or allocates after load.
 #![deny(unsafe_code)]
 
-mod audio;
 mod constraint;
 mod decoder;
 mod embed;
@@ -36,10 +35,9 @@ mod tokenizer;
 mod vision;
 mod weights;
 
-pub use audio::{Sound, SoundError};
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
 pub use engine::{
-    AudioInfo, EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
+    EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
 };
 pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
@@ -57,5 +55,5 @@ pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
-pub use vision::{Image, ImageError};
+pub use vision::{FrameGrid, Grids, Image, ImageError, Video, VideoError};
 pub use weights::Mapped;

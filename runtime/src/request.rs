@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::protocol::Call;
-use crate::{ImageError, MediumKind, SoundError, TextError};
+use crate::{ImageError, MediumKind, TextError, Video, VideoError};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,8 +24,8 @@ pub struct Message {
     pub name: Option<String>,
     /// Files of images, in front of the text: PNG, JPEG or WebP.
     pub images: Vec<Arc<[u8]>>,
-    /// Files of sounds, behind the images and in front of the text: WAV or FLAC.
-    pub sounds: Vec<Arc<[u8]>>,
+    /// Behind the images and in front of the text.
+    pub videos: Vec<Video>,
 }
 
 impl Message {
@@ -33,11 +33,11 @@ impl Message {
         Self { role: role.into(), content: content.into(), ..Self::default() }
     }
 
-    /// Files of one kind of media, in order.
-    pub fn files(&self, kind: MediumKind) -> &[Arc<[u8]>] {
+    /// How many media of a kind it has.
+    pub fn count(&self, kind: MediumKind) -> usize {
         match kind {
-            MediumKind::Image => &self.images,
-            MediumKind::Sound => &self.sounds,
+            MediumKind::Image => self.images.len(),
+            MediumKind::Video => self.videos.len(),
         }
     }
 
@@ -214,8 +214,8 @@ pub enum Refusal {
     Text(#[from] TextError),
     #[error("image {image} of the conversation: {problem}")]
     Image { image: usize, problem: ImageError },
-    #[error("sound {sound} of the conversation: {problem}")]
-    Sound { sound: usize, problem: SoundError },
+    #[error("video {video} of the conversation: {problem}")]
+    Video { video: usize, problem: VideoError },
     #[error("the service is shutting down")]
     ShuttingDown,
 }

@@ -51,7 +51,7 @@ class Fixture:
     settings: dict
     # How the weights are stored: float32, float16, bfloat16.
     stored: str
-    # "bytes": byte-level BPE, as Llama 3 and Qwen; "images", "sounds": the same with tokens for images, and sounds; "sentencepiece": spaces
+    # "bytes": byte-level BPE, as Llama 3 and Qwen; "images": the same with tokens for images; "sentencepiece": spaces
     # as U+2581 and byte fallback, as Gemma.
     tokenizer: str = "bytes"
     # None for one file.
@@ -64,10 +64,11 @@ class Fixture:
     positions: int = 28
     # Rows and columns of patches of each image of a second prompt.
     images: list[tuple[int, int]] = field(default_factory=list)
-    # Samples of each sound of a third prompt.
-    sounds: list[int] = field(default_factory=list)
-    # preprocessor_config.json, where there is one.
+    # Grids of frames, and rows and columns of patches, of each video of a third prompt, in which the second image is too.
+    videos: list[tuple[int, int, int]] = field(default_factory=list)
+    # preprocessor_config.json and video_preprocessor_config.json, where there are any.
     processor: dict | None = None
+    video_processor: dict | None = None
     # False: the chat template goes into tokenizer_config.json, as older checkpoints have it.
     template_file: bool = True
 
@@ -208,16 +209,6 @@ MUSE_AUDIO = dict(
     mlp_ratio=2.0,
     conv_kernel_size=3,
 )
-# Blocks one behind the other, convolutions longer than the rows of some steps, and a sound of 6 samples a vector.
-MUSE_AUDIO_OPTIONS = dict(
-    patch_sizes=[3, 2],
-    hidden_sizes=[6, 10],
-    depths=[2, 1],
-    num_hidden_layers=2,
-    mlp_ratio=1.75,
-    conv_kernel_size=5,
-    rms_norm_eps=0.01,
-)
 # Experts narrower than the model, of which no width fills a tile or a group.
 MUSE_SPARK_TEXT = MUSE_TEXT | dict(
     num_attention_heads=4,
@@ -279,9 +270,9 @@ LLAMA4_VISION = dict(
 )
 
 
-def spark(text: dict, audio: dict = MUSE_AUDIO) -> dict:
+def spark(text: dict) -> dict:
     """A text model between towers as small as they can be."""
-    audio = dict(audio_config=audio | dict(out_hidden_size=text["hidden_size"]))
+    audio = dict(audio_config=MUSE_AUDIO | dict(out_hidden_size=text["hidden_size"]))
     return MUSE_VISION | audio | dict(text_config=text)
 
 
@@ -365,9 +356,18 @@ FIXTURES = [
         MUSE_VISION
         | dict(text_config=MUSE_TEXT | dict(num_hidden_layers=5, post_norm_eps=0.05, rms_norm_eps=0.02)),
         "bfloat16",
-        tokenizer="images",
+        tokenizer="videos",
         positions=20,
         images=[(6, 8), (2, 2)],
+        video_processor=dict(
+            video_processor_type="MuseGlimmerVideoProcessor",
+            max_video_frame_tokens=12,
+            num_frames=6,
+            fps=2.0,
+            patch_size=2,
+            frame_timestamp_format="Time: {timestamp:.1f}s",
+        ),
+        videos=[(2, 4, 6), (1, 2, 2)],
     ),
     # Everything that a config can change: rotation on a full layer and none on a windowed one, biases, scaled RoPE,
     # a tied head, and another tower.
@@ -432,18 +432,17 @@ FIXTURES = [
         "float16",
         positions=20,
     ),
-    # Its towers. The table of positions is read in another order where an image is not square.
+    # Its tower, whose table of positions is read in another order where an image is not square.
     Fixture(
         "muse-spark-images",
         MuseSparkForConditionalGeneration,
         MuseSparkConfig,
-        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=2), MUSE_AUDIO_OPTIONS) | dict(audio_token_id=312),
+        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=2)) | dict(audio_token_id=306),
         "bfloat16",
-        tokenizer="sounds",
+        tokenizer="images",
         positions=20,
         images=[(6, 8), (2, 2), (8, 2)],
-        # 9 vectors, and 2 of which the last is of one sample.
-        sounds=[54, 7],
+        videos=[(2, 4, 2), (1, 2, 6)],
     ),
     Fixture(
         "llama",
@@ -725,6 +724,7 @@ FIXTURES = [
         "bfloat16",
         tokenizer="qwen-images",
         images=[(4, 6), (2, 2), (6, 2)],
+        videos=[(3, 2, 6), (1, 6, 2)],
         # From 4 to 30 tokens an image.
         processor=dict(
             image_processor_type="Qwen2VLImageProcessorFast",
@@ -734,6 +734,12 @@ FIXTURES = [
             merge_size=2,
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
+        ),
+        video_processor=dict(
+            video_processor_type="Qwen3VLVideoProcessor",
+            size=dict(shortest_edge=64, longest_edge=960),
+            patch_size=2,
+            max_frames=5,
         ),
     ),
     # One frame a patch, squares of 9 patches, a slower tower, the whole of a head rotated, experts.

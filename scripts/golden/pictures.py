@@ -1,19 +1,31 @@
 """Makes runtime/tests/pictures: small pictures of every kind that is decoded, and `NAME.rgb`, the pixels that the image
 processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patches and at most 30 tokens; of some also
-`NAME.area.rgb`, those that Qwen's makes of them, of 640 to 1920 pixels.
+`NAME.area.rgb`, those that Qwen's makes of them, of 640 to 1920 pixels. Of two of them in turns, the frames of a video,
+`video.rgb` and `video.area.rgb`: grids, rows and columns, then the pixels of each frame of each grid. Of that video in a
+conversation with two of the models that make.py makes also their `golden/video_chat.json`, the ids that a processor makes.
 
     golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
 
 Lanczos with 8 bits a channel depends on the CPU: run it on x86-64 with AVX2.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import MuseGlimmerImageProcessor, Qwen2VLImageProcessor
+from transformers import (
+    MuseGlimmerImageProcessor,
+    MuseGlimmerProcessor,
+    MuseGlimmerVideoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
 
 ROOT = Path(__file__).resolve().parents[2] / "runtime" / "tests" / "pictures"
+FIXTURES = ROOT.parents[2] / "quantize" / "tests" / "fixtures"
 PATCH = 4
 
 
@@ -89,6 +101,56 @@ def main() -> None:
         pixels = pixels.transpose(0, 2, 5, 1, 3, 6, 4)
         (ROOT / f"{name}.area.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
         print(name, "by area", rows, cols)
+    videos()
+
+
+def videos() -> None:
+    first, second = (np.asarray(Image.open(ROOT / name)) for name in ["first.png", "second.png"])
+    frames = np.stack([first, second, second, first, second])
+    video_chats(frames)
+    given = dict(video_metadata=[dict(total_num_frames=5, fps=1.0)], fps=3, return_tensors="np")
+    processor = MuseGlimmerVideoProcessor(patch_size=PATCH, max_video_frame_tokens=6, temporal_patch_size=2)
+    made = processor([frames], **given)
+    grids, rows, cols = made["video_grid_thw"][0].tolist()
+    values = made["pixel_values_videos"].reshape(grids, rows, cols, 2, 3, PATCH, PATCH)
+    write_video("video.rgb", values.transpose(0, 3, 1, 5, 2, 6, 4))
+    processor = Qwen3VLVideoProcessor(patch_size=PATCH, size=dict(shortest_edge=640, longest_edge=1920))
+    made = processor([frames], **given)
+    grids, rows, cols = made["video_grid_thw"][0].tolist()
+    values = made["pixel_values_videos"].reshape(grids, rows // 2, cols // 2, 2, 2, 3, 2, PATCH, PATCH)
+    values = values.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+    write_video("video.area.rgb", values.reshape(grids, 2, rows, PATCH, cols, PATCH, 3))
+
+
+def video_chats(frames: np.ndarray) -> None:
+    for name, of_images, of_videos, processor in [
+        ("muse-glimmer", MuseGlimmerImageProcessor, MuseGlimmerVideoProcessor, MuseGlimmerProcessor),
+        ("qwen3-5-images", Qwen2VLImageProcessor, Qwen3VLVideoProcessor, Qwen3VLProcessor),
+    ]:
+        folder = FIXTURES / name / "checkpoint"
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        processor = processor(
+            image_processor=of_images(patch_size=2),
+            video_processor=of_videos.from_pretrained(folder),
+            tokenizer=tokenizer,
+        )
+        content = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
+        chat = [{"role": "user", "content": content}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        # Where it lies between two digits, a time is not what is nearest.
+        metadata = [dict(total_num_frames=len(frames), fps=1.6)]
+        made = processor(text=text, videos=[frames], video_metadata=metadata, return_metadata=True)
+        ids = made["input_ids"][0]
+        (FIXTURES / name / "golden" / "video_chat.json").write_text(json.dumps(ids) + "\n")
+        print(name, len(ids), made["video_grid_thw"], tokenizer.decode(ids))
+
+
+def write_video(name: str, values: np.ndarray) -> None:
+    """Values of grid, frame, row and pixel's row, column and pixel's column, channel."""
+    grids, _, rows, _, cols, _, _ = values.shape
+    pixels = np.rint(values * 127.5 + 127.5).astype(np.uint8)
+    (ROOT / name).write_bytes(bytes([grids, rows, cols]) + pixels.tobytes())
+    print(name, values.shape)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,20 @@ CHATML_WITH_IMAGES = (
     "{% if part['type'] == 'image' %}<|patch|>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
     "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Also of sounds.
-CHATML_WITH_SOUNDS = CHATML_WITH_IMAGES.replace("{% else %}{{ part", "{% elif part['type'] == 'audio' %}<|audio|>{% else %}{{ part")
-# As Qwen's: the tokens around an image are the template's to write.
-CHATML_AROUND_IMAGES = CHATML_WITH_IMAGES.replace("<|patch|>", "<|vision_start|><|image_pad|><|vision_end|>")
+# Also videos.
+CHATML_WITH_VIDEOS = CHATML_WITH_IMAGES.replace(
+    "{% else %}{{ part", "{% elif part['type'] == 'video' %}<|video|>{% else %}{{ part"
+)
+# As Qwen's: the tokens around an image or a video are the template's to write.
+CHATML_AROUND_IMAGES = CHATML_WITH_VIDEOS.replace(
+    "<|patch|>", "<|vision_start|><|image_pad|><|vision_end|>"
+).replace("<|video|>", "<|vision_start|><|video_pad|><|vision_end|>")
 # In front of an image, for its vectors, and behind it; the last stands for frames of a video.
 QWEN_IMAGE_TOKENS = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
 # As those.
 IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
-# In front of a sound, for its vectors, and behind it.
-AUDIO_TOKENS = ["<|soft_audio_start|>", "<|audio|>", "<|soft_audio_end|>"]
+# Those, and what is around the frames of a video.
+VIDEO_TOKENS = IMAGE_TOKENS + ["<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
 TURNS = (
     "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
@@ -117,10 +121,10 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 MAKERS = {
     "bytes": byte_level,
     "images": lambda: byte_level(IMAGE_TOKENS, CHATML_WITH_IMAGES),
-    "sounds": lambda: byte_level(IMAGE_TOKENS + AUDIO_TOKENS, CHATML_WITH_SOUNDS),
+    "videos": lambda: byte_level(VIDEO_TOKENS, CHATML_WITH_VIDEOS),
     "qwen-images": lambda: byte_level(QWEN_IMAGE_TOKENS, CHATML_AROUND_IMAGES),
     "sentencepiece": sentencepiece,
 }
 
 # The specials of an image, by tokenizer.
-IMAGE_TOKENS_OF = {"images": IMAGE_TOKENS, "sounds": IMAGE_TOKENS, "qwen-images": QWEN_IMAGE_TOKENS}
+IMAGE_TOKENS_OF = {"images": IMAGE_TOKENS, "videos": VIDEO_TOKENS, "qwen-images": QWEN_IMAGE_TOKENS}

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use muse_runtime::protocol::Call;
-use muse_runtime::{ChatOptions, EmbedOptions, GenerateOptions, Message, Mode, Priority, Speculation};
+use muse_runtime::{ChatOptions, EmbedOptions, GenerateOptions, Message, Mode, Priority, Speculation, Video};
 use zbus::{Fd, OwnedVariant};
 
 use super::error::Error;
@@ -160,12 +160,10 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
     if wire.is_empty() {
         return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
     }
-    let (mut text_bytes, mut file_bytes) = (0, 0);
+    let (mut text_bytes, mut image_bytes) = (0, 0);
     let messages = wire.into_iter().enumerate().map(|(index, wire)| {
-        let message = message(index, wire, limits.image_bytes() - file_bytes)?;
+        let message = message(index, wire, limits, &mut image_bytes)?;
         text_bytes += message.text_bytes();
-        file_bytes += bytes(&message.images) + bytes(&message.sounds);
-        bounded("the conversation has", file_bytes, limits.image_bytes(), "bytes of images and sounds")?;
         Ok(message)
     });
     let messages = messages.collect::<Result<Vec<_>, Error>>()?;
@@ -176,20 +174,20 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
 /// Keys of a message.
 const KEYS: [&str; 6] = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name"];
 const IMAGES: &str = "images";
-const AUDIO: &str = "audio";
+const VIDEOS: &str = "videos";
 
-fn bytes(files: &[Arc<[u8]>]) -> usize {
-    files.iter().map(|file| file.len()).sum()
-}
-
-fn message(index: usize, mut wire: Wire, bytes_left: usize) -> Result<Message, Error> {
+/// A message whose files are counted in `image_bytes`.
+fn message(index: usize, mut wire: Wire, limits: &Limits, image_bytes: &mut usize) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
-    let mut files = |key: &str, what: &str, limit: usize| match wire.remove(key) {
-        Some(value) => self::files(value, key, what, limit).map_err(invalid),
-        None => Ok(Vec::new()),
-    };
-    let images = files(IMAGES, "image", bytes_left)?;
-    let sounds = files(AUDIO, "sound", bytes_left.saturating_sub(bytes(&images)))?;
+    let limit = limits.image_bytes();
+    let images = wire.remove(IMAGES).map(|value| self::images(value, limit - *image_bytes).map_err(invalid));
+    let images = images.transpose()?.unwrap_or_default();
+    *image_bytes += images.iter().map(|image| image.len()).sum::<usize>();
+    bounded("the conversation has", *image_bytes, limit, "bytes of images")?;
+    let videos = wire.remove(VIDEOS).map(|value| self::videos(value, limit - *image_bytes).map_err(invalid));
+    let (videos, video_bytes) = videos.transpose()?.unwrap_or_default();
+    *image_bytes += video_bytes;
+    bounded("the conversation has", *image_bytes, limit, "bytes of images and videos")?;
     let mut string = |key: &str| {
         let Some(value) = wire.remove(key) else { return Ok(None) };
         let signature = value.value_signature().to_string();
@@ -213,9 +211,9 @@ fn message(index: usize, mut wire: Wire, bytes_left: usize) -> Result<Message, E
     only("tool_call_id", "tool", tool_call_id.is_some())?;
     only("name", "tool", name.is_some())?;
     only(IMAGES, "user", !images.is_empty())?;
-    only(AUDIO, "user", !sounds.is_empty())?;
+    only(VIDEOS, "user", !videos.is_empty())?;
     if let Some(key) = wire.keys().min() {
-        let keys = [&KEYS[..], &[IMAGES, AUDIO]].concat().join(", ");
+        let keys = [&KEYS[..], &[IMAGES, VIDEOS]].concat().join(", ");
         return Err(invalid(format!("has an unknown key {:?}; a message has: {keys}", shorten(key))));
     }
     let content = match content? {
@@ -223,36 +221,18 @@ fn message(index: usize, mut wire: Wire, bytes_left: usize) -> Result<Message, E
         content => content.ok_or_else(|| invalid("has no content".into()))?,
     };
     let tool_calls = tool_calls.unwrap_or_default();
-    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name, images, sounds })
+    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name, images, videos })
 }
 
 /// The files behind an array of descriptors, each read from its begin, whatever its offset. Where they are more than
 /// `limit` bytes together, so are the first of them that are returned.
-fn files(value: OwnedVariant, key: &str, what: &str, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
+fn images(value: OwnedVariant, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
     let signature = value.value_signature().to_string();
     let fds = Vec::<Fd<'static>>::try_from(value).ok().filter(|_| signature == "ah");
-    let fds = fds.ok_or_else(|| format!("has {key} of D-Bus type {signature}; it takes ah"))?;
-    let read = |(index, fd): (usize, Fd<'static>), left: usize| -> Result<Arc<[u8]>, String> {
-        let problem =
-            |problem: &dyn std::fmt::Display| format!("has {what} {index} that cannot be read: {problem}");
-        let file = File::from(OwnedFd::try_from(fd).map_err(|e| problem(&e))?);
-        // Anything else may have no end, or never begin.
-        if !file.metadata().map_err(|e| problem(&e))?.is_file() {
-            return Err(problem(&"it is not a file; send a pipe's content as a memfd"));
-        }
-        let mut bytes = Vec::new();
-        let mut part = vec![0; 1 << 16];
-        while bytes.len() <= left {
-            match file.read_at(&mut part, bytes.len() as u64).map_err(|e| problem(&e))? {
-                0 => break,
-                len => bytes.extend_from_slice(&part[..len]),
-            }
-        }
-        Ok(bytes.into())
-    };
+    let fds = fds.ok_or_else(|| format!("has {IMAGES} of D-Bus type {signature}; it takes ah"))?;
     let (mut files, mut bytes) = (Vec::new(), 0);
-    for fd in fds.into_iter().enumerate() {
-        let file = read(fd, limit - bytes)?;
+    for (index, fd) in fds.into_iter().enumerate() {
+        let file = read_file(fd, &format!("image {index}"), limit - bytes)?;
         bytes += file.len();
         files.push(file);
         if bytes > limit {
@@ -260,6 +240,45 @@ fn files(value: OwnedVariant, key: &str, what: &str, limit: usize) -> Result<Vec
         }
     }
     Ok(files)
+}
+
+/// Videos, each a file with its frames one behind the other, the bytes of each, and frames a second. Also the bytes of
+/// their files; where those are more than `limit`, what is read so far.
+fn videos(value: OwnedVariant, limit: usize) -> Result<(Vec<Video>, usize), String> {
+    type Wires = Vec<(Fd<'static>, Vec<u64>, f64)>;
+    let signature = value.value_signature().to_string();
+    let wires = Wires::try_from(value).ok().filter(|_| signature == "a(hatd)");
+    let wires = wires.ok_or_else(|| format!("has {VIDEOS} of D-Bus type {signature}; it takes a(hatd)"))?;
+    let (mut videos, mut bytes) = (Vec::new(), 0);
+    for (index, (fd, sizes, rate)) in wires.into_iter().enumerate() {
+        let file = read_file(fd, &format!("video {index}"), limit - bytes)?;
+        bytes += file.len();
+        if bytes > limit {
+            break;
+        }
+        let video = Video::new(file, &sizes, rate);
+        videos.push(video.map_err(|problem| format!("has video {index} that cannot be shown: {problem}"))?);
+    }
+    Ok((videos, bytes))
+}
+
+/// What is in a file, or a part of it that is more than `left` bytes.
+fn read_file(fd: Fd<'static>, name: &str, left: usize) -> Result<Arc<[u8]>, String> {
+    let problem = |problem: &dyn std::fmt::Display| format!("has {name} that cannot be read: {problem}");
+    let file = File::from(OwnedFd::try_from(fd).map_err(|e| problem(&e))?);
+    // Anything else may have no end, or never begin.
+    if !file.metadata().map_err(|e| problem(&e))?.is_file() {
+        return Err(problem(&"it is not a file; send a pipe's content as a memfd"));
+    }
+    let mut bytes = Vec::new();
+    let mut part = vec![0; 1 << 16];
+    while bytes.len() <= left {
+        match file.read_at(&mut part, bytes.len() as u64).map_err(|e| problem(&e))? {
+            0 => break,
+            len => bytes.extend_from_slice(&part[..len]),
+        }
+    }
+    Ok(bytes.into())
 }
 
 /// The calls of an assistant's message, as `tool_call` frames have them.

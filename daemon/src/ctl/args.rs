@@ -40,7 +40,7 @@ pub enum Command {
                             musectl generate --raw 'Once upon a time' --max-tokens 40\n  \
                             musectl generate --json-schema person.json 'Invent a person.'\n  \
                             musectl generate --image photo.jpg 'What is this?'\n  \
-                            musectl generate --audio memo.wav 'What is said?'\n  \
+                            musectl generate --video frames/ --fps 2 'What happens?'\n  \
                             musectl generate --json --tools tools.json 'Is it raining in Oslo?'\n  \
                             musectl generate --tools tools.json --messages conversation.json\n  \
                             musectl generate < prompt.txt\n\n\
@@ -116,10 +116,10 @@ pub struct Generate {
     #[command(flatten)]
     pub answer: Answer,
     /// Continue the text itself, without the model's chat template
-    #[arg(long, conflicts_with_all = ["system", "messages", "image", "audio"])]
+    #[arg(long, conflicts_with_all = ["system", "messages", "image", "video"])]
     pub raw: bool,
     /// Answer a whole conversation instead of a prompt
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system", "image", "audio"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system", "image", "video"])]
     pub messages: Option<PathBuf>,
     /// Print one JSON object when the answer is complete
     #[arg(long)]
@@ -192,12 +192,8 @@ pub struct Answer {
     /// Answer with JSON of the JSON schema in this file
     #[arg(long, value_name = "FILE", conflicts_with = "tools")]
     pub json_schema: Option<PathBuf>,
-    /// Show the model a PNG, JPEG or WebP; may be repeated. In a chat, with the first thing said
-    #[arg(long, value_name = "FILE")]
-    pub image: Vec<PathBuf>,
-    /// Play the model a WAV or FLAC; may be repeated. In a chat, with the first thing said
-    #[arg(long, value_name = "FILE")]
-    pub audio: Vec<PathBuf>,
+    #[command(flatten)]
+    pub media: Media,
     /// Do not show what the model thinks before it answers
     #[arg(long)]
     pub hide_reasoning: bool,
@@ -207,6 +203,21 @@ pub struct Answer {
     /// Yield to answers that people wait for
     #[arg(long)]
     pub background: bool,
+}
+
+/// What is shown beside the text. In a chat, with the first thing said.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Media {
+    /// Show the model a PNG, JPEG or WebP; may be repeated. In a chat, with the first thing said
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
+    /// Show the model a video: a folder whose files are its frames in the order of their names, as images are; may be
+    /// repeated
+    #[arg(long, value_name = "DIR", requires = "fps")]
+    pub video: Vec<PathBuf>,
+    /// Frames a second of the videos' folders
+    #[arg(long, value_name = "RATE", requires = "video")]
+    pub fps: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -7,7 +7,7 @@ use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
 
 use super::Error;
-use super::args::{Answer, Chat};
+use super::args::{Answer, Chat, Media};
 use super::client::{self, Message, SessionProxy, field, message};
 use super::frames::{Done, Frames, ToolCall};
 use super::show::{DIM, PLAIN, Shown};
@@ -79,12 +79,11 @@ impl Talk<'_> {
     /// Says `line` and prints what is answered, with the results of the calls that it takes.
     fn ask(&mut self, line: &str, editor: &mut DefaultEditor) -> Result<(), Error> {
         let before = self.conversation.len();
-        // Images and sounds go with the first thing said, and stay in the conversation.
-        let sent = |key: &str| self.conversation.iter().any(|message| message.contains_key(key));
-        let images = if sent("images") { &[] } else { &self.args.image[..] };
-        let sounds = if sent("audio") { &[] } else { &self.args.audio[..] };
-        let question = client::question(line, images, sounds)?;
-        self.conversation.push(question);
+        // Images and videos are shown with the first thing said, and stay in the conversation.
+        let shown = ["images", "videos"];
+        let first = !self.conversation.iter().any(|said| shown.iter().any(|key| said.contains_key(*key)));
+        let media = if first { &self.args.media } else { &Media::default() };
+        self.conversation.push(client::question(line, media)?);
         loop {
             let (answer, done) = match self.runtime.block_on(self.answer()) {
                 Ok(answer) => answer,

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use muse_runtime::Video;
 use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 use super::Error;
-use super::args::{Answer, Mode};
+use super::args::{Answer, Media, Mode};
 
 pub type Options = HashMap<&'static str, Variant<'static>>;
 /// One message of a conversation.
@@ -92,24 +94,38 @@ pub fn field(key: &str, text: impl Into<String>) -> (String, Variant<'static>) {
     (key.to_owned(), Variant::from(text.into()))
 }
 
-/// A user's message with the files of images and sounds in front of its text. They are sent as they are open now,
-/// whatever becomes of their paths.
+/// A user's message with the files of `images` in front of its text, and then the frames in the folders of `videos`. They
+/// are sent as they are now, whatever becomes of their paths.
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn question(text: &str, images: &[PathBuf], sounds: &[PathBuf]) -> Result<Message, Error> {
+pub fn question(text: &str, shown: &Media) -> Result<Message, Error> {
     let mut said = message("user", text);
+    let Media { image: images, video: videos, fps } = shown;
+    if !videos.is_empty() {
+        let videos = videos.iter().map(|folder| video(folder, fps.unwrap_or_default()));
+        said.insert("videos".into(), Variant::from(videos.collect::<Result<Vec<_>, Error>>()?));
+    }
+    if images.is_empty() {
+        return Ok(said);
+    }
     let open = |path: &PathBuf| {
         let file = File::open(path).map_err(|problem| Error::File { path: path.clone(), problem })?;
         Ok(Fd::from(OwnedFd::from(file)))
     };
-    for (key, files) in [("images", images), ("audio", sounds)] {
-        let fds = files.iter().map(open).collect::<Result<Vec<Fd<'static>>, Error>>()?;
-        if !fds.is_empty() {
-            said.insert(key.into(), Variant::from(fds));
-        }
-    }
+    let fds = images.iter().map(open).collect::<Result<Vec<Fd<'static>>, Error>>()?;
+    said.insert("images".into(), Variant::from(fds));
     Ok(said)
+}
+
+/// A video as `Respond` takes it.
+fn video(folder: &Path, rate: f64) -> Result<(Fd<'static>, Vec<u64>, f64), Error> {
+    let problem = |problem: std::io::Error| Error::File { path: folder.to_owned(), problem };
+    let video = Video::open(folder, rate).map_err(problem)?;
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::memfd_create("muse-video", flags).map_err(|e| problem(e.into()))?);
+    file.write_all(video.file()).map_err(problem)?;
+    Ok((Fd::from(OwnedFd::from(file)), video.sizes(), rate))
 }
 
 /// A JSON file.

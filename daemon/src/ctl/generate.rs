@@ -27,7 +27,7 @@ pub async fn run(session: bool, args: Generate) -> Result<(), Error> {
         return raw(session, &args, &prompt).await;
     }
     let system = args.answer.system.as_deref().map(|text| message("system", text));
-    let asked = client::question(&prompt, &args.answer.image, &args.answer.audio)?;
+    let asked = client::question(&prompt, &args.answer.media)?;
     let messages: Vec<_> = system.into_iter().chain([asked]).collect();
     chat(session, &args, &messages).await
 }

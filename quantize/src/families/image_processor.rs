@@ -16,13 +16,6 @@ const HARMLESS: &[&str] = &[
     "disable_grouping",
     "device",
     "default_to_square",
-    // Of a feature extractor, whose settings may lie in the same file.
-    "feature_size",
-    "padding_side",
-    "padding_value",
-    "return_attention_mask",
-    "samples_per_token",
-    "sampling_rate",
 ];
 
 /// Means and deviations; a step that is left out, or is of another kind or size than the tower's, is refused, and so is a
@@ -31,6 +24,16 @@ pub(super) fn read(
     config: &Config<'_>,
     vision: &mut Vision,
     resampling: (u32, &str),
+) -> Result<(), ImportError> {
+    read_with(config, vision, resampling, &[])
+}
+
+/// [`read`] of a config that has other `harmless` keys too.
+pub(super) fn read_with(
+    config: &Config<'_>,
+    vision: &mut Vision,
+    resampling: (u32, &str),
+    harmless: &[&str],
 ) -> Result<(), ImportError> {
     let pixels = &mut vision.pixels;
     for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
@@ -51,5 +54,5 @@ pub(super) fn read(
     };
     pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
     pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
-    config.finish(HARMLESS)
+    config.finish(&[HARMLESS, harmless].concat())
 }

@@ -28,10 +28,11 @@ mod qwen3_moe;
 mod rope;
 #[cfg(test)]
 mod tests;
+mod video_processor;
 
 use std::collections::{HashMap, HashSet};
 
-use muse_format::{Audio, Expected, Layer, Role, Spec, Vision};
+use muse_format::{Expected, Layer, Role, Spec, Vision};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -97,9 +98,6 @@ struct Family {
 /// Changes what a tower says of pixels.
 type ReadProcessor = fn(&Config<'_>, &mut Vision) -> Result<(), ImportError>;
 
-/// Changes what a tower says of samples.
-type ReadExtractor = fn(&Config<'_>, &mut Audio) -> Result<(), ImportError>;
-
 /// What a family makes of a config.
 struct Draft {
     spec: Spec,
@@ -123,11 +121,11 @@ struct Draft {
     /// Tensors outside the decoder that no checkpoint holds.
     computed: HashMap<String, Vec<f32>>,
     image_markers: Option<ImageMarkers>,
+    video_markers: Option<VideoMarkers>,
     /// Takes from `preprocessor_config.json` how an image becomes patches.
     read_processor: Option<ReadProcessor>,
-    audio_markers: Option<ImageMarkers>,
-    /// Takes from the settings of a feature extractor how a sound becomes samples.
-    read_extractor: Option<ReadExtractor>,
+    /// Takes from `video_preprocessor_config.json` which frames become patches, and of what size.
+    read_video_processor: Option<ReadProcessor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
     /// Whether the model makes vectors of texts.
@@ -159,9 +157,9 @@ impl Draft {
             parts: HashMap::new(),
             computed: HashMap::new(),
             image_markers: None,
+            video_markers: None,
             read_processor: None,
-            audio_markers: None,
-            read_extractor: None,
+            read_video_processor: None,
             ignored: Vec::new(),
             embeds: Embeds::Bidirectional,
         }
@@ -179,16 +177,29 @@ pub struct Import {
     /// What the checkpoint holds and this import does not keep, for the person to know.
     pub left_out: Vec<LeftOut>,
     pub image_markers: Option<ImageMarkers>,
-    pub audio_markers: Option<ImageMarkers>,
+    pub video_markers: Option<VideoMarkers>,
 }
 
-/// The tokens that a prompt has for an image or a sound, by text.
+/// The tokens that a prompt has for an image, by text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageMarkers {
     /// For each of its vectors; a template writes one.
     pub token: &'static str,
     /// In front of them and behind them, where the template does not write those.
     pub around: Option<[&'static str; 2]>,
+}
+
+/// The tokens that a prompt has for a video, by text; see [`muse_format::VideoText`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VideoMarkers {
+    pub token: &'static str,
+    pub begin: Option<&'static str>,
+    pub time: [&'static str; 2],
+    pub middle: bool,
+    pub before: Option<&'static str>,
+    pub after: Option<&'static str>,
+    pub between: Option<&'static str>,
+    pub end: Option<&'static str>,
 }
 
 /// A part of a checkpoint that is not imported.
@@ -228,8 +239,8 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_processor) {
         read(&Config::part(&checkpoint.image_processor, "preprocessor_config.json: "), vision)?;
     }
-    if let Some((audio, read)) = draft.spec.audio.as_mut().zip(draft.read_extractor) {
-        read(&Config::part(&checkpoint.feature_extractor, "feature_extractor: "), audio)?;
+    if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_video_processor) {
+        read(&Config::part(&checkpoint.video_processor, "video_preprocessor_config.json: "), vision)?;
     }
     embedding::complete(&mut draft, checkpoint)?;
     draft.spec.validate()?;
@@ -237,8 +248,9 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
     let left_out = family.left_out(checkpoint, &tensors, &draft)?;
-    let Draft { spec, image_markers, audio_markers, .. } = draft;
-    Ok(Import { spec, architecture: family.architecture, tensors, left_out, image_markers, audio_markers })
+    let Draft { spec, image_markers, video_markers, .. } = draft;
+    let architecture = family.architecture;
+    Ok(Import { spec, architecture, tensors, left_out, image_markers, video_markers })
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
@@ -289,11 +301,7 @@ impl Family {
         if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
             let source = checkpoint.tensors.get(theirs);
             let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-            let expected = match transform {
-                Transform::Transpose { .. } => (cols, rows),
-                _ if rows == 1 => (rows, of * cols),
-                _ => (of * rows, cols),
-            };
+            let expected = if rows == 1 { (rows, of * cols) } else { (of * rows, cols) };
             if source.shape() != expected {
                 return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
             }
@@ -422,11 +430,7 @@ impl Family {
             }
             let holds = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
             // Of a tower that is imported every tensor is.
-            let imported = |part: &str| match part {
-                "vision" => draft.spec.vision.is_some(),
-                "audio" => draft.spec.audio.is_some(),
-                _ => false,
-            };
+            let imported = |part: &str| part == "vision" && draft.spec.vision.is_some();
             let mut left_out = self.left_out.iter().filter(|(part, _)| !imported(part));
             let Some((part, _)) = left_out.find(|(_, prefixes)| holds(prefixes)) else {
                 return Err(ImportError::UnknownTensor(name.clone()));

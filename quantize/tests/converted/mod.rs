@@ -21,8 +21,8 @@ pub fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
     let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
     let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
     let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
-    let (image, audio) = (text::image(&checkpoint, &import), text::audio(&checkpoint, &import));
-    let text = Text { image: image.unwrap(), audio: audio.unwrap(), ..text };
+    let image = text::image(&checkpoint, &import).unwrap();
+    let text = Text { image, video: text::video(&checkpoint, &import).unwrap(), ..text };
     let meta = Meta {
         spec: import.spec.clone(),
         text,

@@ -33,10 +33,10 @@ pub use error::FormatError;
 pub use expected::{Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
-pub use meta::{Generation, MediaText, Provenance, Text};
+pub use meta::{Generation, MediaText, Provenance, Text, VideoText};
 pub use spec::{
-    Activation, Attention, Audio, AudioStage, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder,
-    Experts, Ffn, Fit, Given, Indexer, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling,
-    Resampling, Score, Sparse, Spec, Temperature, Vision, VisionLayer,
+    Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Fit, Given,
+    Indexer, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Sparse, Spec,
+    Taken, Temperature, Video, Vision, VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

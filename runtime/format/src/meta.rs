@@ -31,9 +31,9 @@ pub struct Text {
     /// How an image is written; absent where a model takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<MediaText>,
-    /// How a sound is written; absent where a model takes none.
+    /// How a video is written; absent where a conversation has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audio: Option<MediaText>,
+    pub video: Option<VideoText>,
 }
 
 /// The tokens of an image or another medium in a prompt. A chat template writes `token` once, which becomes as many as
@@ -44,6 +44,38 @@ pub struct MediaText {
     pub token: u32,
     pub before: Option<u32>,
     pub after: Option<u32>,
+}
+
+/// A video in a prompt. A chat template writes `token` once, which becomes `begin`, the grids, `between` two of them, and
+/// `end`. A grid is the text of its time, `before`, as many `token` as it has vectors, and `after`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoText {
+    pub token: u32,
+    pub begin: Option<u32>,
+    /// In front of the seconds, with one digit behind the point, and behind them.
+    pub time: [String; 2],
+    /// Whether the time is the middle between those of a grid's first and last frame; else it is that of the first.
+    pub middle: bool,
+    pub before: Option<u32>,
+    pub after: Option<u32>,
+    pub between: Option<u32>,
+    pub end: Option<u32>,
+}
+
+impl VideoText {
+    /// The text of the time of a grid, of whose first and last frame these are.
+    pub fn time(&self, [first, last]: [f64; 2]) -> String {
+        let [before, after] = &self.time;
+        let seconds = if self.middle { (first + last) / 2.0 } else { first };
+        format!("{before}{seconds:.1}{after}")
+    }
+
+    /// Every token of it.
+    pub fn tokens(&self) -> impl Iterator<Item = u32> {
+        let Self { token, begin, before, after, between, end, .. } = *self;
+        [Some(token), begin, before, after, between, end].into_iter().flatten()
+    }
 }
 
 /// Where the file comes from. Holds no time and no path, so that equal input gives equal bytes.

@@ -1,13 +1,31 @@
-//! Any bytes: a typed error, or an image of as many tokens as are allowed, whose every patch can be read.
+//! Any bytes: a typed error, or an image of as many tokens as are allowed, whose every patch can be read; the same as the
+//! frames of a video, cut where the first byte says.
 //! `cargo fuzz run image` in `runtime`; seed with `tests/pictures`.
 #![no_main]
 
-use muse_format::{Pixels, Vision};
-use muse_runtime::Image;
+use muse_format::{Fit, Pixels, Taken, Vision};
+use muse_runtime::{Image, Video};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let pixels = Pixels { patch: 4, frames: 2, tokens_max: 30, ..Pixels::default() };
-    let vision = Vision { pixels, merge: 2, ..Vision::default() };
+    let video = muse_format::Video {
+        token: 0,
+        rate: 1.0,
+        frames_min: 2,
+        frames_max: 5,
+        taken: Taken::Nearest,
+        fit: Fit::Area { pixels_min: 64, pixels_max: 7680 },
+        tokens_max: 30,
+    };
+    let vision = Vision { pixels, merge: 2, video: Some(video), ..Vision::default() };
+    if let Some((first, rest)) = bytes.split_first() {
+        let first = rest.len() as u64 * u64::from(*first) / 256;
+        let video = Video::new(rest.into(), &[first, rest.len() as u64 - first], 2.0).unwrap();
+        for grid in video.grids(&vision, 30).unwrap().map_while(Result::ok) {
+            assert!((1..=30).contains(&grid.image.tokens(&vision)));
+            grid.image.patch(0, &vision.pixels, &mut Vec::new());
+        }
+    }
     let Ok(image) = Image::decode(bytes, &vision, 30) else { return };
     let tokens = image.tokens(&vision);
     assert!((1..=30).contains(&tokens));

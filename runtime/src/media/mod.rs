@@ -7,14 +7,15 @@ use std::fmt;
 
 pub use self::places::{Place, PlaceError, part, places};
 pub use self::turns::turn;
-use crate::{Image, ModelInfo, Sound};
+use crate::{Image, ModelInfo};
 
-/// An image or a sound, ready for the tower of its model.
+/// An image, ready for the tower of its model.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Medium {
     Image(Image),
-    Sound(Sound),
+    /// A grid of a video: as many frames as a patch has.
+    Video(Image),
 }
 
 /// What people call a [`Medium`].
@@ -22,19 +23,29 @@ pub enum Medium {
 #[non_exhaustive]
 pub enum MediumKind {
     Image,
-    Sound,
+    Video,
 }
 
 impl MediumKind {
-    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Sound];
+    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Video];
 }
 
 impl fmt::Display for MediumKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Image => "image",
-            Self::Sound => "sound",
+            Self::Video => "video",
         })
+    }
+}
+
+impl MediumKind {
+    /// What people call what one [`Medium`] of the kind is.
+    pub(crate) fn part(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video grid",
+        }
     }
 }
 
@@ -42,23 +53,23 @@ impl Medium {
     pub fn kind(&self) -> MediumKind {
         match self {
             Self::Image(_) => MediumKind::Image,
-            Self::Sound(_) => MediumKind::Sound,
+            Self::Video(_) => MediumKind::Video,
         }
     }
 
     /// What two media with the same vectors share, and others do not.
     pub fn hash(&self) -> &[u8; 32] {
         match self {
-            Self::Image(image) => image.hash(),
-            Self::Sound(sound) => sound.hash(),
+            Self::Image(image) | Self::Video(image) => image.hash(),
         }
     }
 
     /// Vectors that a model makes of it; `None` where it takes no such media.
     pub fn tokens(&self, info: &ModelInfo) -> Option<u32> {
         match self {
-            Self::Image(image) => info.vision.as_ref().map(|vision| image.tokens(&vision.spec)),
-            Self::Sound(sound) => info.audio.as_ref().map(|audio| sound.tokens(&audio.spec)),
+            Self::Image(image) | Self::Video(image) => {
+                info.vision.as_ref().map(|vision| image.tokens(&vision.spec))
+            }
         }
     }
 
@@ -66,8 +77,7 @@ impl Medium {
     pub fn area(&self, info: &ModelInfo) -> Option<[u32; 2]> {
         let vision = &info.vision.as_ref()?.spec;
         match self {
-            Self::Image(image) => vision.axes.map(|_| image.area(vision)),
-            Self::Sound(_) => None,
+            Self::Image(image) | Self::Video(image) => vision.axes.map(|_| image.area(vision)),
         }
     }
 }
@@ -78,18 +88,12 @@ impl From<Image> for Medium {
     }
 }
 
-impl From<Sound> for Medium {
-    fn from(sound: Sound) -> Self {
-        Self::Sound(sound)
-    }
-}
-
 impl ModelInfo {
     /// The token that stands for one vector of a medium; `None` where the model takes none of the kind.
     pub fn token_of(&self, kind: MediumKind) -> Option<u32> {
         match kind {
             MediumKind::Image => self.vision.as_ref().map(|vision| vision.spec.token),
-            MediumKind::Sound => self.audio.as_ref().map(|audio| audio.spec.token),
+            MediumKind::Video => Some(self.vision.as_ref()?.spec.video.as_ref()?.token),
         }
     }
 }

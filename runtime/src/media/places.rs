@@ -18,9 +18,9 @@ pub struct Place {
 pub enum PlaceError {
     #[error("the model takes no {kind}s")]
     NoTower { kind: MediumKind },
-    #[error("{kind} {index} is {tokens} tokens; {found} of id {id} are left for it in a row")]
+    #[error("{} {index} is {tokens} tokens; {found} of id {id} are left for it in a row", kind.part())]
     TooFew { kind: MediumKind, index: usize, tokens: u32, found: u32, id: u32 },
-    #[error("{left} tokens of id {id} are left over: {count} {kind}s need fewer")]
+    #[error("{left} tokens of id {id} are left over: {count} {}s need fewer", kind.part())]
     TooMany { kind: MediumKind, left: u32, id: u32, count: usize },
 }
 

@@ -6,34 +6,49 @@ use muse_format::MediaText;
 
 use crate::engine::Placed;
 use crate::media::{Place, part, turn};
-use crate::{Image, Medium, MediumKind, Message, ModelInfo, Refusal, Sound, Text, TextError};
+use crate::{FrameGrid, Image, Medium, MediumKind, Message, ModelInfo, Refusal, Text, TextError, Video};
 
 /// Media, and the tokens that they take the place of, in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Media {
     places: Vec<Place>,
     media: Vec<Arc<Medium>>,
-    /// Rows and columns of the vectors of those that the model's rows turn by.
-    areas: Vec<(Place, [u32; 2])>,
+    /// Rows and columns of the vectors of each, where the model's rows turn by them; else empty.
+    areas: Vec<[u32; 2]>,
 }
 
 /// What tells a sequence with media from another with the same tokens.
 pub(super) type Key = (Place, [u8; 32]);
 
-/// The files of one kind that are sent with a prompt.
+/// What is sent of one kind with a prompt.
 struct Sent<'a> {
     kind: MediumKind,
     text: MediaText,
-    files: Vec<&'a [u8]>,
-    /// Of `files`: the first that has no place yet.
+    sources: Vec<Source<'a>>,
+    /// Of `sources`: the first that has no place yet.
     next: usize,
+}
+
+/// What a place in a prompt is for.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Image(&'a [u8]),
+    Video(&'a Video),
+}
+
+/// A prompt in which places are being made.
+struct Room<'a> {
+    ids: Vec<u32>,
+    media: Media,
+    info: &'a ModelInfo,
+    text: &'a dyn Text,
 }
 
 /// Reads the files of `messages` and makes room for their media in `tokens`, in which each is one token.
 ///
 /// # Errors
-/// [`Refusal::Image`] or [`Refusal::Sound`] for a file that is none or too large, [`Refusal::PromptTooLong`] as soon as they are more than the
-/// context takes, [`Refusal::Text`] where the template has not written a place for each.
+/// [`Refusal::Image`] and [`Refusal::Video`] for a file that is none or too large, [`Refusal::PromptTooLong`] as soon as
+/// they are more than the context takes, [`Refusal::Text`] where the template has not written a place for each.
 pub(super) fn place(
     tokens: Vec<u32>,
     messages: &[Message],
@@ -45,29 +60,17 @@ pub(super) fn place(
     if sent.is_empty() {
         return Ok((tokens, Media::default()));
     }
-    let (mut ids, mut media) = (Vec::with_capacity(tokens.len()), Media::default());
+    let ids = Vec::with_capacity(tokens.len());
+    let mut room = Room { ids, media: Media::default(), info, text };
     for id in tokens {
         let Some(sent) = sent.iter_mut().find(|sent| sent.text.token == id) else {
-            ids.push(id);
+            room.ids.push(id);
             continue;
         };
-        let medium = decode(sent.kind, sent.next, sent.files[sent.next], info)?;
+        room.place(sent)?;
         sent.next += 1;
-        let len = medium.tokens(info).ok_or(TextError::NoTower { kind: sent.kind })?;
-        ids.extend(sent.text.before);
-        let place = Place { at: ids.len() as u32, len };
-        media.places.push(place);
-        ids.extend(std::iter::repeat_n(id, len as usize));
-        ids.extend(sent.text.after);
-        media.areas.extend(medium.area(info).map(|area| (place, area)));
-        media.media.push(Arc::new(medium));
-        // So that the media at hand are bounded by the context.
-        let (tokens, limit) = (ids.len() as u32, info.context - 1);
-        if tokens > limit {
-            return Err(Refusal::PromptTooLong { tokens, limit });
-        }
     }
-    Ok((ids, media))
+    Ok((room.ids, room.media))
 }
 
 /// What `messages` have of a kind, for which `tokens` have as many places; `None` where they have nothing.
@@ -78,32 +81,78 @@ fn sent<'a>(
     info: &ModelInfo,
     text: &dyn Text,
 ) -> Result<Option<Sent<'a>>, TextError> {
-    let files: Vec<_> = messages.iter().flat_map(|message| message.files(kind)).map(AsRef::as_ref).collect();
-    if files.is_empty() {
+    let of = |message: &'a Message| -> Vec<Source<'a>> {
+        match kind {
+            MediumKind::Image => message.images.iter().map(|file| Source::Image(file)).collect(),
+            MediumKind::Video => message.videos.iter().map(Source::Video).collect(),
+        }
+    };
+    let sources: Vec<_> = messages.iter().flat_map(of).collect();
+    if sources.is_empty() {
         return Ok(None);
     }
     let known = text.medium(kind).filter(|_| info.token_of(kind).is_some());
     let text = known.ok_or(TextError::NoTower { kind })?;
     let placed = tokens.iter().filter(|id| **id == text.token).count();
-    if placed != files.len() {
-        return Err(TextError::Places { kind, placed, sent: files.len() });
+    if placed != sources.len() {
+        return Err(TextError::Places { kind, placed, sent: sources.len() });
     }
-    Ok(Some(Sent { kind, text, files, next: 0 }))
+    Ok(Some(Sent { kind, text, sources, next: 0 }))
 }
 
-/// The `index`-th medium of its kind.
-fn decode(kind: MediumKind, index: usize, file: &[u8], info: &ModelInfo) -> Result<Medium, Refusal> {
-    match kind {
-        MediumKind::Image => {
-            let vision = info.vision.as_ref().ok_or(TextError::NoTower { kind })?;
-            let image = Image::decode(file, &vision.spec, vision.image_tokens);
-            image.map(Medium::Image).map_err(|problem| Refusal::Image { image: index, problem })
+impl Room<'_> {
+    /// Makes room for what is next of `sent`.
+    fn place(&mut self, sent: &Sent<'_>) -> Result<(), Refusal> {
+        let none = || TextError::NoTower { kind: sent.kind };
+        let MediaText { before, after, .. } = sent.text;
+        let index = sent.next;
+        match sent.sources[index] {
+            Source::Image(file) => {
+                let vision = self.info.vision.as_ref().ok_or_else(none)?;
+                let image = Image::decode(file, &vision.spec, vision.image_tokens);
+                let image = image.map_err(|problem| Refusal::Image { image: index, problem })?;
+                self.put(Medium::Image(image), sent, [before, after])
+            }
+            Source::Video(video) => self.video(video, sent),
         }
-        MediumKind::Sound => {
-            let audio = info.audio.as_ref().ok_or(TextError::NoTower { kind })?;
-            let sound = Sound::decode(file, &audio.spec, audio.audio_tokens);
-            sound.map(Medium::Sound).map_err(|problem| Refusal::Sound { sound: index, problem })
+    }
+
+    /// Makes room for the grids of a video, each behind the text of its time.
+    fn video(&mut self, video: &Video, sent: &Sent<'_>) -> Result<(), Refusal> {
+        let (text, vision) = (self.text, self.info.vision.as_ref());
+        let known = text.video().zip(vision.filter(|vision| vision.spec.video.is_some()));
+        let (written, vision) = known.ok_or(TextError::NoTower { kind: sent.kind })?;
+        let problem = |problem| Refusal::Video { video: sent.next, problem };
+        self.ids.extend(written.begin);
+        for (index, grid) in video.grids(&vision.spec, vision.image_tokens).map_err(problem)?.enumerate() {
+            let FrameGrid { image, times } = grid.map_err(problem)?;
+            if index > 0 {
+                self.ids.extend(written.between);
+            }
+            self.ids.extend(text.encode_part(&written.time(times))?);
+            self.put(Medium::Video(image), sent, [written.before, written.after])?;
         }
+        self.ids.extend(written.end);
+        Ok(())
+    }
+
+    /// Puts a medium behind all that is there, with what is around it.
+    fn put(
+        &mut self,
+        medium: Medium,
+        sent: &Sent<'_>,
+        [before, after]: [Option<u32>; 2],
+    ) -> Result<(), Refusal> {
+        let len = medium.tokens(self.info).ok_or(TextError::NoTower { kind: sent.kind })?;
+        self.ids.extend(before);
+        self.media.places.push(Place { at: self.ids.len() as u32, len });
+        self.ids.extend(std::iter::repeat_n(sent.text.token, len as usize));
+        self.ids.extend(after);
+        self.media.areas.extend(medium.area(self.info));
+        self.media.media.push(Arc::new(medium));
+        // So that the media at hand are bounded by the context.
+        let (tokens, limit) = (self.ids.len() as u32, self.info.context - 1);
+        if tokens > limit { Err(Refusal::PromptTooLong { tokens, limit }) } else { Ok(()) }
     }
 }
 
@@ -116,12 +165,13 @@ impl Media {
 
     /// Whether positions before `end` turn by others than themselves.
     pub(super) fn turns_before(&self, end: u32) -> bool {
-        self.areas.first().is_some_and(|(place, _)| place.at < end)
+        self.places.first().is_some_and(|place| !self.areas.is_empty() && place.at < end)
     }
 
     /// What `len` positions from `start` on turn by.
     pub(super) fn turns(&self, start: u32, len: u32) -> impl Iterator<Item = [u32; 3]> {
-        (start..start + len).map(move |position| turn(self.areas.iter().copied(), position))
+        let areas = || self.places.iter().copied().zip(self.areas.iter().copied());
+        (start..start + len).map(move |position| turn(areas(), position))
     }
 
     /// How many of `len` tokens from `start` on one step may take, and the medium that it needs for them.

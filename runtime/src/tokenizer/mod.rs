@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use muse_format::MediaText;
+use muse_format::{MediaText, VideoText};
 use serde_json::Value;
 use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
@@ -36,7 +36,7 @@ pub struct HfText {
     /// Put in front of raw text.
     bos: Option<u32>,
     image: Option<MediaText>,
-    audio: Option<MediaText>,
+    video: Option<VideoText>,
     chat: Option<(Template, Disguise)>,
     pieces: Arc<Pieces>,
     protocol: Protocol,
@@ -72,8 +72,8 @@ impl HfText {
         };
         let protocol = Protocol::declared(chat_template, token);
         let bos = text.bos_id.filter(|_| text.add_bos);
-        let muse_format::Text { image, audio, .. } = *text;
-        Ok(Self { tokenizer, bos, image, audio, chat, pieces: Arc::new(pieces), protocol })
+        let (image, video) = (text.image, text.video.clone());
+        Ok(Self { tokenizer, bos, image, video, chat, pieces: Arc::new(pieces), protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
@@ -123,7 +123,7 @@ impl Text for HfText {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
         check_len(messages.iter().map(|message| message.role.len() + message.text_bytes()).sum())?;
         for kind in MediumKind::ALL {
-            let sent = messages.iter().any(|message| !message.files(kind).is_empty());
+            let sent = messages.iter().any(|message| message.count(kind) > 0);
             if sent && self.medium(kind).is_none() {
                 return Err(TextError::NoTower { kind });
             }
@@ -138,8 +138,18 @@ impl Text for HfText {
     fn medium(&self, kind: MediumKind) -> Option<MediaText> {
         match kind {
             MediumKind::Image => self.image,
-            MediumKind::Sound => self.audio,
+            MediumKind::Video => {
+                self.video.as_ref().map(|video| MediaText { token: video.token, before: None, after: None })
+            }
         }
+    }
+
+    fn video(&self) -> Option<&VideoText> {
+        self.video.as_ref()
+    }
+
+    fn encode_part(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.ids(text, None)
     }
 
     fn decoder(&self, continues: bool) -> Box<dyn TextDecoder> {
@@ -170,10 +180,12 @@ fn turn(message: &Message, disguise: &Disguise, mark: char) -> Turn {
     let calls = message.tool_calls.iter().map(call).collect::<Vec<_>>();
     let content = hide(&message.content, &message.role);
     let images = message.images.iter().map(|_| Part::Image);
-    let media: Vec<_> = images.chain(message.sounds.iter().map(|_| Part::Audio)).collect();
-    let content = match media.is_empty() {
-        true => Content::Text(content),
-        false => Content::Parts(media.into_iter().chain([Part::Text { text: content }]).collect()),
+    let mut parts: Vec<_> = images.chain(message.videos.iter().map(|_| Part::Video)).collect();
+    let content = if parts.is_empty() {
+        Content::Text(content)
+    } else {
+        parts.push(Part::Text { text: content });
+        Content::Parts(parts)
     };
     Turn {
         role: hide(&message.role, ""),

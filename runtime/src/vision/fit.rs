@@ -39,18 +39,52 @@ pub(super) fn area(
     if f64::from(height.max(width)) / f64::from(height.min(width)) > LONGEST {
         return None;
     }
-    let (height, width, side) = (f64::from(height), f64::from(width), f64::from(side));
-    let (least, most) = (f64::from(pixels_min), f64::from(pixels_max));
+    let bounds = [pixels_min, pixels_max].map(f64::from);
+    Some(scaled([1.0; 2], [height, width].map(f64::from), side.into(), bounds))
+}
+
+/// As [`area`], for frames of a video, whose pixels are counted together: how many there are, in grids of how many. A side
+/// below one token is made as long as one first. `tokens_max` of a grid are another bound.
+pub(super) fn area_of_frames(
+    [frames, of_grid]: [u32; 2],
+    [height, width]: [u32; 2],
+    side: u32,
+    [pixels_min, pixels_max]: [u32; 2],
+    tokens_max: u32,
+) -> Option<(u32, u32)> {
+    let side = f64::from(side);
+    let mut sides = [height, width].map(f64::from);
+    if sides.iter().any(|len| *len < side) {
+        let factor = (side / sides[0]).max(side / sides[1]);
+        sides = sides.map(|len| (len * factor).trunc());
+    }
+    if sides[0].max(sides[1]) / sides[0].min(sides[1]) > LONGEST {
+        return None;
+    }
+    let (frames, of_grid) = (f64::from(frames), f64::from(of_grid));
+    let whole = (frames / of_grid).round_ties_even() * of_grid;
+    let most = f64::from(pixels_max).min(f64::from(tokens_max) * side * side * whole);
+    Some(scaled([frames, whole], sides, side, [f64::from(pixels_min).min(most), most]))
+}
+
+/// Each of two sides rounded to whole tokens, both scaled where their pixels are out of bounds: `whole` times those of the
+/// rounded sides, by a factor that makes `frames` times their own fit.
+fn scaled(
+    [frames, whole]: [f64; 2],
+    [height, width]: [f64; 2],
+    side: f64,
+    [least, most]: [f64; 2],
+) -> (u32, u32) {
     let mut sides = [height, width].map(|len| (len / side).round_ties_even());
-    let pixels = sides[0] * side * sides[1] * side;
+    let pixels = whole * (sides[0] * side) * (sides[1] * side);
     if pixels > most {
-        let factor = (height * width / most).sqrt();
+        let factor = (frames * height * width / most).sqrt();
         sides = [height, width].map(|len| (len / factor / side).floor().max(1.0));
     } else if pixels < least {
-        let factor = (least / (height * width)).sqrt();
+        let factor = (least / (frames * height * width)).sqrt();
         sides = [height, width].map(|len| (len * factor / side).ceil());
     }
-    Some((sides[0] as u32, sides[1] as u32))
+    (sides[0] as u32, sides[1] as u32)
 }
 
 /// The order in which CPython walks a set of up to four pairs of small numbers, put into it in turn. The reference
@@ -197,5 +231,49 @@ mod tests {
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
         assert_eq!((area(1, 201, 4, 16, 1 << 20), area(201, 1, 4, 16, 1 << 20)), (None, None));
+    }
+
+    /// Frames, height, width, side, fewest and most pixels, and the grid of transformers 5.23's `smart_resize` of Qwen's
+    /// videos, of 2 frames each.
+    type FramesCase = (u32, u32, u32, u32, [u32; 2], Option<(u32, u32)>);
+    const FRAMES_CASES: [FramesCase; 22] = [
+        (5, 594, 59, 32, [4096, 25165824], Some((19, 2))),
+        (768, 17, 1986, 28, [640, 19200], Some((1, 1))),
+        (4, 681, 48, 4, [640, 19200], Some((65, 4))),
+        (2, 187, 1647, 28, [640, 19200], Some((1, 10))),
+        (768, 9, 616, 4, [131072, 786432], Some((1, 66))),
+        (96, 1011, 177, 32, [640, 19200], Some((1, 1))),
+        (4, 45, 924, 28, [4096, 25165824], Some((2, 33))),
+        (3, 31, 332, 4, [4096, 25165824], Some((8, 83))),
+        (7, 28, 244, 32, [640, 19200], Some((1, 4))),
+        (16, 36, 3, 4, [4096, 25165824], Some((14, 2))),
+        (2, 1730, 40, 32, [4096, 25165824], Some((54, 1))),
+        (96, 480, 1033, 28, [131072, 786432], Some((2, 4))),
+        (7, 36, 1760, 4, [131072, 786432], Some((9, 440))),
+        (4, 1421, 1504, 32, [131072, 786432], Some((13, 14))),
+        (16, 12, 1572, 28, [131072, 786432], Some((1, 90))),
+        (3, 50, 20, 32, [131072, 786432], Some((11, 5))),
+        (5, 827, 42, 32, [131072, 786432], Some((23, 2))),
+        (5, 1907, 15, 32, [4096, 25165824], Some((127, 1))),
+        (16, 811, 410, 32, [4096, 25165824], Some((25, 13))),
+        (96, 2183, 1478, 28, [131072, 786432], Some((3, 2))),
+        (96, 3, 79, 32, [640, 19200], Some((1, 2))),
+        (4, 2, 500, 4, [640, 19200], None),
+    ];
+
+    #[test]
+    fn areas_of_frames_are_those_of_the_reference_implementation() {
+        let wrong: Vec<_> = FRAMES_CASES
+            .into_iter()
+            .map(|(frames, height, width, side, bounds, grid)| {
+                let actual = area_of_frames([frames, 2], [height, width], side, bounds, u32::MAX);
+                ((frames, height, width), actual, grid)
+            })
+            .filter(|(_, actual, expected)| actual != expected)
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        // 4 frames of 64 x 64 pixels are 4 tokens of 32 a grid, or one where no more are allowed.
+        let of = |tokens_max| area_of_frames([4, 2], [64, 64], 32, [1024, 1 << 20], tokens_max);
+        assert_eq!([of(4), of(3), of(1)], [Some((2, 2)), Some((1, 1)), Some((1, 1))]);
     }
 }

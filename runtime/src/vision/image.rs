@@ -18,7 +18,7 @@ pub struct Image {
 enum Values {
     /// `(patches, values)`, as a processor elsewhere made them.
     Patches(Vec<f32>),
-    /// `(rows * patch, cols * patch, 3)`
+    /// `(frames, rows * patch, cols * patch, 3)`, where one frame stands for all
     Rgb(Vec<u8>),
 }
 
@@ -115,7 +115,7 @@ impl Image {
         Ok(Self { grid, values: Values::Patches(values), hash: hasher.finalize().into() })
     }
 
-    /// An image of `rows x cols` patches of pixels, `rgb` row by row.
+    /// An image of `rows x cols` patches of pixels, `rgb` row by row, of one frame or of as many as a patch has.
     ///
     /// # Errors
     /// As [`from_patches`](Self::from_patches).
@@ -129,8 +129,9 @@ impl Image {
         let grid = checked(rows, cols, vision, limit)?;
         let width = 3 * vision.pixels.patch * vision.pixels.patch;
         let expected = u64::from(grid.len()) * u64::from(width);
-        if rgb.len() as u64 != expected {
-            return Err(ImageError::Values { rows, cols, width, actual: rgb.len() as u64, expected });
+        let actual = rgb.len() as u64;
+        if actual != expected && actual != expected * u64::from(vision.pixels.frames) {
+            return Err(ImageError::Values { rows, cols, width, actual, expected });
         }
         let mut hasher = hasher(grid);
         hasher.update(&rgb);
@@ -163,13 +164,15 @@ impl Image {
         };
         let [row, col] = self.grid.place(patch).map(|place| place as usize);
         let (side, line) = (pixels.patch as usize, (self.grid.cols * pixels.patch) as usize);
-        for _ in 0..pixels.frames {
+        let frame_len = 3 * self.grid.len() as usize * side * side;
+        for frame in 0..pixels.frames as usize {
+            let frame = if rgb.len() == frame_len { rgb } else { &rgb[frame * frame_len..][..frame_len] };
             for channel in 0..3 {
                 // In one step, as the reference implementation does: (x - 255 mean) / (255 deviation).
                 let (mean, deviation) = (255.0 * pixels.mean[channel], 255.0 * pixels.deviation[channel]);
                 for y in 0..side {
                     let start = (row * side + y) * line + col * side;
-                    let values = rgb[3 * start..][..3 * side].iter().skip(channel).step_by(3);
+                    let values = frame[3 * start..][..3 * side].iter().skip(channel).step_by(3);
                     out.extend(values.map(|value| (f32::from(*value) - mean) / deviation));
                 }
             }

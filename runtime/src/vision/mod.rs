@@ -8,6 +8,7 @@ mod image;
 mod resize;
 mod sizes;
 mod stages;
+mod video;
 mod weights;
 
 use muse_format::{Spec, Vision};
@@ -16,6 +17,7 @@ use muse_kernels::{Backend, BackendError, Tensor};
 pub use self::image::{Image, ImageError};
 pub use self::sizes::VisionPlan;
 use self::stages::Stage;
+pub use self::video::{FrameGrid, Grids, Video, VideoError};
 use self::weights::TowerWeights;
 use crate::model::Loader;
 use crate::weights::Mapped;

@@ -47,27 +47,25 @@ pub(super) fn json(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>,
 
 /// How images are prepared: a file of its own, or a part of the file for all kinds of input.
 pub(super) fn image_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
-    if let Some(own) = json(dir, "preprocessor_config.json")? {
-        return Ok(own);
-    }
-    processor(dir, "image_processor")
+    Ok(processor(dir, "preprocessor_config.json", "image_processor")?.unwrap_or_default())
 }
 
-/// How sounds are prepared: what the file for images says of them, or a part of the file for all kinds of input.
-pub(super) fn feature_extractor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
-    const KEYS: [&str; 5] =
-        ["feature_size", "padding_side", "padding_value", "samples_per_token", "sampling_rate"];
-    match json(dir, "preprocessor_config.json")?.filter(|own| own.contains_key("sampling_rate")) {
-        Some(own) => Ok(own.into_iter().filter(|(key, _)| KEYS.contains(&key.as_str())).collect()),
-        None => processor(dir, "feature_extractor"),
+/// How videos are prepared: as images, where nothing is said of videos.
+pub(super) fn video_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
+    match processor(dir, "video_preprocessor_config.json", "video_processor")? {
+        Some(own) => Ok(own),
+        None => image_processor(dir),
     }
 }
 
-/// One part of the file for all kinds of input; empty where there is none.
-fn processor(dir: &Path, part: &str) -> Result<Map<String, Value>, ImportError> {
+/// What the file `own` says, or else the `part` of the one for all kinds of input.
+fn processor(dir: &Path, own: &str, part: &str) -> Result<Option<Map<String, Value>>, ImportError> {
+    if let Some(own) = json(dir, own)? {
+        return Ok(Some(own));
+    }
     match json(dir, "processor_config.json")?.and_then(|mut all| all.remove(part)) {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(part)) => Ok(part),
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(part)) => Ok(Some(part)),
         Some(_) => Err(malformed("processor_config.json", &format!("{part} is not an object"))),
     }
 }

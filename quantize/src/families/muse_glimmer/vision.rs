@@ -4,12 +4,15 @@
 //! behind the other in ours: the adapter's first matrix has its columns in that order. The projected vectors are
 //! normalised without weights, which are ones here.
 
-use muse_format::{Activation, Laid, Pixels, Vision, VisionLayer};
+use muse_format::{Activation, Fit, Laid, Pixels, Taken, Video, Vision, VisionLayer};
 
 use super::super::config::Config;
 use super::super::origin::Named;
-use super::super::{Draft, ImageMarkers, Rope, Transform, image_processor};
+use super::super::{Draft, ImageMarkers, Rope, Transform, VideoMarkers, image_processor, video_processor};
 use crate::checkpoint::ImportError;
+
+/// How a frame's time is written, as in the reference implementation.
+const TIME: &str = "Time: {timestamp:.1f}s";
 
 /// The names of its parts in a checkpoint.
 const NAMES: [(&str, &str); 8] = [
@@ -63,17 +66,19 @@ pub(in super::super) fn read(
     let image = token("image_token_id")?;
     let rule = format!("it must be below vocab_size {}", draft.spec.vocab);
     let image = image.ok_or_else(|| config.refuse("image_token_id", rule))?;
-    let others = [token("video_token_id")?, config.u32("audio_token_id")?];
+    let of_videos = token("video_token_id")?;
+    let others = [of_videos, config.u32("audio_token_id")?];
     let others = others.into_iter().flatten().filter(|id| *id < draft.spec.vocab);
     let norm_eps = tower.f64("layer_norm_eps")?;
     let norm_eps =
         norm_eps.ok_or_else(|| tower.refuse("layer_norm_eps", "it must be a number above zero"))?;
+    let frames = tower.size("patch_temporal", 16)?;
     draft.spec.vision = Some(Vision {
         token: image,
         blank_tokens: [image].into_iter().chain(others).collect(),
         pixels: Pixels {
             patch: tower.size("patch_size", 256)?,
-            frames: tower.size("patch_temporal", 16)?,
+            frames,
             tokens_max: 4096,
             mean: [0.5; 3],
             deviation: [0.5; 3],
@@ -92,6 +97,15 @@ pub(in super::super) fn read(
         merge,
         adapter_dim: config.size("projector_hidden_size", 1 << 20)?,
         adapter_activation: Activation::Gelu,
+        video: of_videos.map(|token| Video {
+            token,
+            rate: 2.0,
+            frames_min: frames,
+            frames_max: 96,
+            taken: Taken::Before,
+            fit: Fit::Shape,
+            tokens_max: 144,
+        }),
         layers: layers(&tower, positions)?,
         ..Vision::default()
     });
@@ -102,7 +116,18 @@ pub(in super::super) fn read(
     name_tensors(draft);
     let around = Some(["<|image_start|>", "<|image_end|>"]);
     draft.image_markers = Some(ImageMarkers { token: "<|patch|>", around });
+    draft.video_markers = Some(VideoMarkers {
+        token: "<|video|>",
+        begin: Some("<|vid_start|>"),
+        time: ["Time: ", "s"],
+        middle: false,
+        before: None,
+        after: None,
+        between: Some("<|vid_frame_separator|>"),
+        end: Some("<|vid_end|>"),
+    });
     draft.read_processor = Some(read_processor);
+    draft.read_video_processor = Some(read_video_processor);
     Ok(())
 }
 
@@ -178,4 +203,32 @@ pub(in super::super) fn read_processor(config: &Config<'_>, vision: &mut Vision)
         vision.pixels.tokens_max = config.size("max_image_tokens", 1 << 20)?;
     }
     image_processor::read(config, vision, (1, "Lanczos"))
+}
+
+/// Takes from `video_preprocessor_config.json` how many frames are taken, and how large.
+///
+/// # Errors
+/// As [`read_processor`].
+pub(in super::super) fn read_video_processor(
+    config: &Config<'_>,
+    vision: &mut Vision,
+) -> Result<(), ImportError> {
+    let Some(mut video) = vision.video.take() else { return Ok(()) };
+    if config.has("max_video_frame_tokens") {
+        video.tokens_max = config.size("max_video_frame_tokens", 1 << 20)?;
+    }
+    if config.has("num_frames") {
+        video.frames_max = config.size("num_frames", 1 << 16)?.max(video.frames_min);
+    }
+    // Sizes that this family does not read.
+    config.only("size", &[], "frames fit by their tokens")?;
+    let format = config.str("frame_timestamp_format")?;
+    if format.is_some_and(|format| format != TIME) {
+        return Err(config.refuse("frame_timestamp_format", format!("only {TIME:?} is supported")));
+    }
+    if config.keys().next().is_some() {
+        video_processor::read(config, vision, &mut video, (1, "Lanczos"))?;
+    }
+    vision.video = Some(video);
+    Ok(())
 }

@@ -5,11 +5,13 @@
 //! and are turned from 1 on in place of 0, by which no product of the two differs. Its patches hold all frames of a
 //! channel, ours all channels of a frame: the columns of the first matrix are in that order.
 
-use muse_format::{Activation, Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
+use muse_format::{Activation, Fit, Given, Laid, Pixels, Resampling, Taken, Video, Vision, VisionLayer};
 
 use super::super::config::Config;
 use super::super::origin::Named;
-use super::super::{Draft, ImageMarkers, Rope, Rows, Transform, image_processor};
+use super::super::{
+    Draft, ImageMarkers, Rope, Rows, Transform, VideoMarkers, image_processor, video_processor,
+};
 use crate::checkpoint::ImportError;
 
 /// Parts of a block by our names and theirs; of queries, keys and values, which are one tensor, which is which.
@@ -54,6 +56,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     let layers = tower.size("depth", 1024)?;
     let frequencies = frequencies(&tower, dim / heads)?;
     let blank_tokens = Vec::new();
+    let of_videos = config.u32("video_token_id")?.filter(|id| *id < draft.spec.vocab);
     draft.spec.vision = Some(Vision {
         token: config.size("image_token_id", draft.spec.vocab)?,
         blank_tokens,
@@ -85,6 +88,16 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
         adapter_down: false,
         adapter_bias: true,
         vector_norm: false,
+        // As published.
+        video: of_videos.map(|token| Video {
+            token,
+            rate: 2.0,
+            frames_min: 4,
+            frames_max: 768,
+            taken: Taken::Nearest,
+            fit: Fit::Area { pixels_min: 1 << 12, pixels_max: 3 << 23 },
+            tokens_max: 1,
+        }),
         axes: Some(axes(&config.model("text_config")?)?),
         layers: (0..layers).map(|_| VisionLayer { window: None }).collect(),
     });
@@ -92,7 +105,19 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     draft.computed.insert("vision.rope".into(), frequencies);
     name_tensors(draft);
     draft.image_markers = Some(ImageMarkers { token: "<|image_pad|>", around: None });
+    // The template writes the first and the last of these around a video as well, which the reference keeps.
+    draft.video_markers = Some(VideoMarkers {
+        token: "<|video_pad|>",
+        begin: None,
+        time: ["<", " seconds>"],
+        middle: true,
+        before: Some("<|vision_start|>"),
+        after: Some("<|vision_end|>"),
+        between: None,
+        end: None,
+    });
     draft.read_processor = Some(read_processor);
+    draft.read_video_processor = Some(read_video_processor);
     Ok(())
 }
 
@@ -182,4 +207,40 @@ pub(in super::super) fn read_processor(config: &Config<'_>, vision: &mut Vision)
         vision.pixels.tokens_max = (pixels_max / (side * side)).min(1 << 20);
     }
     image_processor::read(config, vision, (3, "bicubic"))
+}
+
+/// Takes from `video_preprocessor_config.json` how many frames are taken, and how large all of them are made. Where there
+/// is none, it is as published; where one does not say, it is as the reference implementation has it.
+pub(in super::super) fn read_video_processor(
+    config: &Config<'_>,
+    vision: &mut Vision,
+) -> Result<(), ImportError> {
+    let Some(mut video) = vision.video.take() else { return Ok(()) };
+    if config.keys().next().is_some() {
+        let (mut pixels_min, mut pixels_max) = (128 * 32 * 32, 768 * 32 * 32);
+        if let Some(size) = config.object("size")? {
+            (pixels_min, pixels_max) =
+                (size.size("shortest_edge", 1 << 30)?, size.size("longest_edge", 1 << 30)?);
+            size.finish(&[])?;
+        }
+        video.fit = Fit::Area { pixels_min, pixels_max };
+        for (key, frames) in [("min_frames", &mut video.frames_min), ("max_frames", &mut video.frames_max)] {
+            if config.has(key) {
+                *frames = config.size(key, 1 << 16)?;
+            }
+        }
+        video.frames_min = video.frames_min.min(video.frames_max);
+        config.only("num_frames", &[], "frames are taken by fps")?;
+        video_processor::read(config, vision, &mut video, (3, "bicubic"))?;
+    }
+    let grid = vision.pixels.frames * (vision.pixels.patch * vision.merge).pow(2);
+    if let Fit::Area { pixels_min, pixels_max } = video.fit {
+        if pixels_min > pixels_max || grid > pixels_max {
+            let rule = format!("at most {pixels_max} pixels must be {pixels_min} at least, and {grid}");
+            return Err(config.refuse("size", rule));
+        }
+        video.tokens_max = (pixels_max / grid).min(1 << 20);
+    }
+    vision.video = Some(video);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-use muse_format::Vision;
+use muse_format::{Fit, Taken, Vision};
 use serde_json::{Map, Value, json};
 
 use super::{checkpoint, family, spec, with};
@@ -93,9 +93,10 @@ fn a_tower_has_windows_and_the_sizes_of_its_config() {
     );
     let types = ["window_attention", "full_attention", "full_attention", "full_attention", "full_attention"];
     assert_eq!(windows(&vision(json!({ "layer_types": types }))), [Some(3), None, None, None, None]);
-    // A video's token may be beyond the vocabulary: nothing reads it.
+    // A video's token may be beyond the vocabulary: no prompt has one.
     let no_video = with(family("muse_glimmer"), &json!({"video_token_id": 200_091}));
-    assert_eq!(spec(no_video).expect("images alone").vision.expect("a tower").blank_tokens, [90]);
+    let no_video = spec(no_video).expect("images alone").vision.expect("a tower");
+    assert_eq!((no_video.blank_tokens.as_slice(), no_video.video), ([90].as_slice(), None));
 }
 
 #[test]
@@ -171,6 +172,50 @@ fn an_image_processor_agrees_with_the_tower_or_is_refused() {
         processor[key] = value;
         let error = read(processor).expect_err(key);
         let key = format!("preprocessor_config.json: {key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
+    }
+}
+
+#[test]
+fn a_video_processor_says_how_many_frames_are_taken_or_is_refused() {
+    let read = |processor: Value| {
+        let config = with(family("muse_glimmer"), &json!({}));
+        let mut vision = spec(config).expect("muse_glimmer").vision.expect("a tower");
+        let processor = processor.as_object().expect("an object").clone();
+        let processor = Config::part(&processor, "video_preprocessor_config.json: ");
+        families::muse_glimmer::vision::read_video_processor(&processor, &mut vision)
+            .map(|()| vision.video.expect("videos"))
+    };
+    let silent = read(json!({})).expect("no file");
+    assert_eq!((silent.token, silent.rate, silent.tokens_max, silent.fit), (91, 2.0, 144, Fit::Shape));
+    assert_eq!((silent.frames_min, silent.frames_max, silent.taken), (2, 96, Taken::Before));
+    let published = json!({"do_convert_rgb": true, "do_normalize": true, "do_rescale": true, "do_resize": true,
+        "do_sample_frames": true, "fps": 0.5, "num_frames": 8, "max_video_frame_tokens": 64, "size": null,
+        "frame_timestamp_format": "Time: {timestamp:.1f}s", "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5], "merge_size": 2, "patch_size": 14, "resample": 1, "temporal_patch_size": 2,
+        "rescale_factor": 1.0 / 255.0, "video_processor_type": "MuseGlimmerVideoProcessor"});
+    let video = read(published.clone()).expect("as published");
+    assert_eq!((video.rate, video.frames_max, video.tokens_max), (0.5, 8, 64));
+    // What is said of images alone holds for videos too where they have no file.
+    assert_eq!(read(json!({"max_image_tokens": 1024, "patch_size": 14})).expect("of images"), silent);
+    for (key, value) in [
+        ("do_sample_frames", json!(false)),
+        ("fps", json!(0)),
+        ("num_frames", json!(0)),
+        ("max_video_frame_tokens", json!(0)),
+        ("frame_timestamp_format", json!("{timestamp:.2f}")),
+        ("image_mean", json!([0.5, 0.5, 0.25])),
+        ("image_std", json!([0.5, 0.5, 0.25])),
+        ("size", json!({"height": 3})),
+        ("resample", json!(3)),
+        ("patch_size", json!(16)),
+        ("do_center_crop", json!(true)),
+        ("do_pad", json!(true)),
+    ] {
+        let mut processor = published.clone();
+        processor[key] = value;
+        let error = read(processor).expect_err(key);
+        let key = format!("video_preprocessor_config.json: {key}");
         assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-use muse_format::{DeltaNet, Fit, Laid, Mixer, Role, Score};
+use muse_format::{DeltaNet, Fit, Laid, Mixer, Role, Score, Taken};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
@@ -292,6 +292,45 @@ fn an_image_processor_of_qwen3_5_says_how_large_an_image_is_made() {
         processor[key.split('.').next().expect("a key")] = value;
         let error = read(processor).expect_err(key);
         let key = format!("preprocessor_config.json: {key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
+    }
+}
+
+#[test]
+fn a_video_processor_of_qwen3_5_says_how_large_all_frames_are_made() {
+    let read = |processor: Value| {
+        let config = with(Value::Object(seeing(&json!({}), &json!({}))), &json!({"video_token_id": 91}));
+        let mut vision = spec(config).expect("qwen3_5").vision.expect("a tower");
+        let processor = processor.as_object().expect("an object").clone();
+        let processor = Config::part(&processor, "video_preprocessor_config.json: ");
+        families::qwen3_5::vision::read_video_processor(&processor, &mut vision)
+            .map(|()| vision.video.expect("videos"))
+    };
+    let fit = |pixels_min, pixels_max| Fit::Area { pixels_min, pixels_max };
+    let none = read(json!({})).expect("no file");
+    assert_eq!((none.token, none.rate, none.frames_min, none.frames_max), (91, 2.0, 4, 768));
+    assert_eq!((none.fit, none.tokens_max, none.taken), (fit(4096, 25_165_824), 12_288, Taken::Nearest));
+    let published = json!({"size": {"longest_edge": 25165824, "shortest_edge": 4096}, "patch_size": 16, "fps": 2,
+        "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Qwen3VLProcessor", "video_processor_type": "Qwen3VLVideoProcessor"});
+    assert_eq!(read(published.clone()).expect("as published"), none);
+    // What transformers 5.23 takes where nothing is said.
+    let silent = read(json!({"patch_size": 16, "min_frames": 9, "max_frames": 6})).expect("silent");
+    assert_eq!((silent.fit, silent.frames_min, silent.frames_max), (fit(131_072, 786_432), 6, 6));
+    for (key, value) in [
+        ("size", json!({"longest_edge": 2000, "shortest_edge": 500})),
+        ("size", json!({"longest_edge": 4096, "shortest_edge": 8192})),
+        ("size.longest_edge", json!({"shortest_edge": 8192})),
+        ("num_frames", json!(8)),
+        ("max_frames", json!(0)),
+        ("cap_pixels_per_frame", json!(true)),
+        ("resample", json!(1)),
+        ("do_pad", json!(true)),
+    ] {
+        let mut processor = published.clone();
+        processor[key.split('.').next().expect("a key")] = value;
+        let error = read(processor).expect_err(key);
+        let key = format!("video_preprocessor_config.json: {key}");
         assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
     }
 }

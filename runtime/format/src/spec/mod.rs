@@ -8,25 +8,25 @@
 //! which is not written either: files that do not need the field stay what they were.
 
 mod attention;
-mod audio;
 mod delta_net;
 mod embedding;
 mod encoder;
 mod feed_forward;
 mod latent;
 mod sparse;
+mod video;
 mod vision;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::attention::{Attention, Temperature};
-pub use self::audio::{Audio, AudioStage};
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::latent::LatentAttention;
 pub use self::sparse::{Indexer, Sparse};
+pub use self::video::{Taken, Video};
 pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
@@ -69,9 +69,6 @@ pub struct Spec {
     /// What turns images into vectors in the place of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<Vision>,
-    /// What turns sounds into vectors in the place of tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audio: Option<Audio>,
 }
 
 /// What each layer is given of a token besides the residual stream: a row of a table and a product of its embedding,
@@ -137,15 +134,6 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-fn yes() -> bool {
-    true
-}
-
-/// Whether a flag that is set where nothing is said is left out of the file.
-fn is_yes(flag: &bool) -> bool {
-    *flag
-}
-
 fn one() -> f32 {
     1.0
 }
@@ -204,9 +192,6 @@ impl Spec {
         if let Some(vision) = &self.vision {
             vision.validate(self.vocab)?;
         }
-        if let Some(audio) = &self.audio {
-            audio.validate(self)?;
-        }
         let experts = |layer: &Layer| layer.experts.as_ref().map_or(0, |e| u64::from(e.count));
         let expert_tensors = 3 * self.layers.iter().map(experts).sum::<u64>();
         if expert_tensors > EXPERT_TENSORS_MAX {
@@ -219,13 +204,6 @@ impl Spec {
             embedding.validate(self)?;
         }
         self.encoder.as_ref().map_or(Ok(()), |encoder| encoder.validate(self))
-    }
-
-    /// Whether a token is embedded as token 0 where nothing takes its place.
-    pub fn is_blank(&self, token: u32) -> bool {
-        let vision = self.vision.iter().flat_map(|vision| &vision.blank_tokens);
-        let audio = self.audio.iter().flat_map(|audio| &audio.blank_tokens);
-        vision.chain(audio).any(|blank| *blank == token)
     }
 
     /// Width of the vectors of a token for all layers together; 0 where there are none.
@@ -283,7 +261,6 @@ impl Default for Spec {
             encoder: None,
             layers: Vec::new(),
             vision: None,
-            audio: None,
         }
     }
 }

@@ -2,8 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, DIM_MAX, LAYERS_MAX, bounded, finite_positive, is_false, is_yes, yes};
+use super::{Activation, DIM_MAX, LAYERS_MAX, Video, bounded, finite_positive, is_false};
 use crate::FormatError;
+
+fn yes() -> bool {
+    true
+}
+
+/// Whether a flag that is set where nothing is said is left out of the file.
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
 
 /// Whether a choice is left out of the file.
 fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
@@ -69,6 +78,9 @@ pub struct Vision {
     /// from which rows and columns are counted; text behind it goes on behind the largest of all three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axes: Option<[u32; 2]>,
+    /// How it looks at videos; `None` where a prompt has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<Video>,
     pub layers: Vec<VisionLayer>,
 }
 
@@ -140,6 +152,14 @@ pub enum Fit {
     Area { pixels_min: u32, pixels_max: u32 },
 }
 
+impl Fit {
+    pub(super) fn validate(self, field: &str) -> Result<(), FormatError> {
+        let Self::Area { pixels_min, pixels_max } = self else { return Ok(()) };
+        bounded(format!("{field}.pixels_max"), pixels_max, 1 << 30)?;
+        bounded(format!("{field}.pixels_min"), pixels_min, pixels_max)
+    }
+}
+
 /// How the reference implementation hands over the values of patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -199,6 +219,7 @@ impl Default for Vision {
             adapter_bias: false,
             vector_norm: true,
             axes: None,
+            video: None,
             layers: Vec::new(),
         }
     }
@@ -241,10 +262,8 @@ impl Vision {
         if let Some(axes) = self.axes {
             axes.into_iter().try_for_each(|count| bounded(field("axes"), count, DIM_MAX))?;
         }
-        if let Fit::Area { pixels_min, pixels_max } = self.pixels.fit {
-            bounded(field("pixels.fit.pixels_max"), pixels_max, 1 << 30)?;
-            bounded(field("pixels.fit.pixels_min"), pixels_min, pixels_max)?;
-        }
+        self.pixels.fit.validate(&field("pixels.fit"))?;
+        self.video.as_ref().map_or(Ok(()), |video| video.validate(vocab))?;
         finite_positive(field("outer_norm_eps"), self.outer_norm_eps)?;
         finite_positive(field("norm_eps"), self.norm_eps)?;
         for (mean, deviation) in self.pixels.mean.iter().zip(self.pixels.deviation) {
