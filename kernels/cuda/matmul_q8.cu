@@ -100,8 +100,16 @@ struct Source {
     for (u32 i = 0; i < STAGE_GROUPS; ++i) {
       const u32 group = first + i;
       const u8* const from = tile + ((group >> per_block_log2) * block_bytes + (group & mask) * GROUP_BYTES);
-      for (u32 load = 0; load < To::LOADS; ++load) {
-        ptx::copy_async<16>(to_weights + (at + (i * To::LOADS + load) * THREADS * 16), from + 64 * load, group < groups);
+      const ptx::Shared to = to_weights + (at + i * To::LOADS * THREADS * 16);
+      if (kind == Q8) {
+        // Two rows of both steps are the four words of one product, which so are loaded where it takes them.
+        for (u32 j = 0; j < 2; ++j) {
+          for (u32 step = 0; step < 2; ++step) {
+            ptx::copy_async<8>(to + (j * THREADS * 16 + 8 * step), from + 64 * step + 8 * j, group < groups);
+          }
+        }
+      } else {
+        ptx::copy_async<16>(to, from, group < groups);
       }
     }
     const u32 t = threadIdx.x % 4, group = first + t % STAGE_GROUPS;
@@ -131,15 +139,14 @@ static __device__ __forceinline__ void multiply(Sums<Shape>& sums, const Stage<k
                                                 const int (&bias)[4]) {
   const u32 lane = threadIdx.x % WARP, team = threadIdx.x / Shape::TEAM;
   for (u32 i = 0; i < STAGE_GROUPS; ++i) {
-    const uint4 loaded = stage.weights[i][0][threadIdx.x];
-    const u32 words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
     u32 a[2][4];
-    if (kind == Q8) {
-      const uint4 more = stage.weights[i][Stage<kind, Shape>::LOADS - 1][threadIdx.x];
-      const u32 seconds[4] = {more.x, more.y, more.z, more.w};
-      for (u32 r = 0; r < 4; ++r) a[r / 2][r % 2] = words[r], a[r / 2][2 + r % 2] = seconds[r];
-    } else {
-      for (u32 r = 0; r < 4; ++r) unpack<kind>(words[r], a[r / 2][r % 2], a[r / 2][2 + r % 2]);
+    for (u32 load = 0; load < Stage<kind, Shape>::LOADS; ++load) {
+      const uint4 loaded = stage.weights[i][load][threadIdx.x];
+      const u32 words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+      for (u32 r = 0; r < 4; ++r) {
+        if (kind == Q8) a[load][r] = words[r];
+        else unpack<kind>(words[r], a[r / 2][r % 2], a[r / 2][2 + r % 2]);
+      }
     }
     float scale[4], offset[4] = {};
     widen_four(scale, stage.heads[0][i][threadIdx.x / 4], 1.0f / UNIT<kind>);
