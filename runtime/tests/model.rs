@@ -272,7 +272,7 @@ fn models() -> [(&'static str, Spec); 9] {
 /// Those that `choice` has kernels for.
 fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
     models().into_iter().filter(move |(name, _)| {
-        choice != BackendChoice::Cuda || !["gated", "beside", "chunked", "latent", "sparse"].contains(name)
+        choice != BackendChoice::Cuda || !["gated", "chunked", "latent", "sparse"].contains(name)
     })
 }
 
