@@ -328,6 +328,21 @@ pub trait Backend {
         Err(BackendError::Unsupported("attention_chosen".into()))
     }
 
+    /// [`attention`](Self::attention) in which the rows of each span that is `joint`, one a span, also see those of it that
+    /// lie behind them. Spans of one slot may follow one another.
+    fn attention_joint(
+        &mut self,
+        out: &mut Self::Buffer,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        joint: &[bool],
+    ) -> Result<(), BackendError> {
+        let _ = (out, q, cache, spans, shape, joint);
+        Err(BackendError::Unsupported("attention_joint".into()))
+    }
+
     /// `gate[i] = activation(gate[i]) * up[i]` for the first `len` elements.
     fn glu(
         &mut self,
@@ -485,6 +500,12 @@ pub trait Backend {
     ) -> Result<(), BackendError> {
         let _ = (out, x, rows, width);
         Err(BackendError::Unsupported("scatter".into()))
+    }
+
+    /// `x[i] = min(max(x[i], low), high)` for the first `len` elements; `low <= high`.
+    fn clip(&mut self, x: &mut Self::Buffer, len: usize, [low, high]: [f32; 2]) -> Result<(), BackendError> {
+        let _ = (x, len, low, high);
+        Err(BackendError::Unsupported("clip".into()))
     }
 
     /// `x[i] = soft_cap(scale * x[i])` for the first `len` elements.

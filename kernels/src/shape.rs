@@ -167,6 +167,13 @@ impl AttentionShape {
         };
         first..=last
     }
+
+    /// [`sees`](Self::sees), and where rows of a span are `joint`, also those of it that lie behind.
+    pub fn sees_jointly(&self, span: &Span, position: u32, joint: bool) -> RangeInclusive<u32> {
+        let seen = self.sees(span, position);
+        let last = if joint { span.start + (span.len - 1) } else { *seen.end() };
+        *seen.start()..=last.max(*seen.end())
+    }
 }
 
 /// Vectors of several heads a token.

@@ -115,6 +115,65 @@ fn attention_to_both_sides_agrees() {
     }
 }
 
+/// As [`attend`], over one slot after another, of which the rows of some spans see each other.
+fn attend_jointly<B: Backend<Buffer = Vec<f32>>>(
+    backend: &mut B,
+    dtype: CacheDtype,
+    shape: &AttentionShape,
+    pieces: &[(Span, bool)],
+) -> Vec<f32> {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let mut random = Random::new(22);
+    let (spans, joint): (Vec<Span>, Vec<bool>) = pieces.iter().copied().unzip();
+    let tokens: usize = spans.iter().map(|span| span.len as usize).sum();
+    let capacity = spans.iter().map(|span| span.start + span.len).max().unwrap();
+    let slots = spans.iter().map(|span| span.slot).max().unwrap() + 1;
+    let mut cache =
+        backend.cache(CacheShape { dtype, slots, capacity, kv_heads, head_dim, values: true }).unwrap();
+    backend.reserve(tokens, (heads * head_dim) as usize).unwrap();
+    let width = (kv_heads * head_dim) as usize;
+    let (k, v) = (random.normal(tokens * width), random.normal(tokens * width));
+    backend.store(&mut cache, &k, &v, &spans).unwrap();
+    let size = tokens * (heads * head_dim) as usize;
+    let (q, mut out) = (random.normal(size), vec![f32::NAN; size]);
+    backend.attention_joint(&mut out, &q, &cache, &spans, shape, &joint).unwrap();
+    out
+}
+
+#[test]
+fn rows_of_a_piece_see_each_other_and_its_past() {
+    let piece = Span { slot: 0, start: 10, len: 6 };
+    let causal = |window| AttentionShape { bidirectional: false, ..shape(3, 1, 10, window) };
+    let sees = |window, position, joint| causal(window).sees_jointly(&piece, position, joint);
+    assert_eq!(sees(Some(4), 10, false), 7..=10);
+    // The window counts back from the row, and ends nothing that lies ahead.
+    assert_eq!((sees(Some(4), 10, true), sees(Some(4), 15, true)), (7..=15, 12..=15));
+    assert_eq!(sees(None, 12, true), 0..=15);
+    let span = |slot, start, len| Span { slot, start, len };
+    // Text, an image longer than the window, text, and another sequence that is an image.
+    let pieces =
+        [(span(0, 0, 7), false), (span(0, 7, 37), true), (span(0, 44, 3), false), (span(1, 0, 5), true)];
+    for window in [Some(4), Some(20), None] {
+        let shape = causal(window);
+        for dtype in CacheDtype::ALL {
+            let expected = attend_jointly(&mut ReferenceBackend::new(), dtype, &shape, &pieces);
+            each_cpu(|cpu| {
+                let actual = attend_jointly(cpu, dtype, &shape, &pieces);
+                let name = format!("{window:?} {dtype} {}", cpu.describe());
+                // As above.
+                let score = 14.0 * EPSILON * 10_f64.sqrt();
+                let exact = (2.0 * score + 2.0 * (47.0 + 12.0) * EPSILON) * 6.0;
+                let coarse = dtype != CacheDtype::F32 && name.contains("avx512-bf16");
+                let bound = if coarse { 8.0 / 64.0 } else { exact };
+                for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                    let error = (f64::from(*actual) - f64::from(*expected)).abs();
+                    assert!(error <= bound, "{name}: {n} is {actual}, not {expected}");
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn row_operations_agree() {
     let mut random = Random::new(21);
@@ -146,6 +205,11 @@ fn row_operations_agree() {
                 // 48 epsilon of the result by the tanh formula, 3 of the argument by the other.
                 close(&a, &e, 48.0 * EPSILON * 6.0, "activate");
             }
+            let (mut a, mut e) = (x.clone(), x.clone());
+            cpu.clip(&mut a, len, [-0.5, 0.25]).unwrap();
+            reference.clip(&mut e, len, [-0.5, 0.25]).unwrap();
+            assert_eq!(a, e, "clip {name}");
+            assert!(a[..len].iter().zip(&x).all(|(a, x)| *a == x.clamp(-0.5, 0.25)) && a[len..] == x[len..]);
             let (mut a, mut e) = (vec![f32::NAN; lens.len() * cols], vec![f32::NAN; lens.len() * cols]);
             cpu.mean(&mut a, &x, &spans, cols).unwrap();
             reference.mean(&mut e, &x, &spans, cols).unwrap();

@@ -275,7 +275,10 @@ fn read(
             }
         }
         Transform::TransposeBlocks => transposed(source, from, tensor.cols, rows.clone(), &mut values)?,
-        _ if tensor.role == Role::Vector && !(from.are_contiguous() && source.shape().1 == tensor.cols) => {
+        _ if tensor.role == Role::Vector
+            && tensor.rows == 1
+            && !(from.are_contiguous() && source.shape().1 == tensor.cols) =>
+        {
             let mut theirs = vec![0.0; source.shape().1];
             source.read(0..1, &mut theirs)?;
             values.iter_mut().enumerate().for_each(|(i, value)| *value = theirs[from.source(i)]);

@@ -1,6 +1,7 @@
 //! Images and videos whose values another program has computed: a safetensors file with the tensors' names of transformers.
 
 use half::{bf16, f16};
+use muse_format::Given;
 use muse_runtime::{Image, ImageError, Medium, MediumKind, VisionInfo};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -8,6 +9,8 @@ use safetensors::{Dtype, SafeTensors};
 /// The tensors of a kind: the values of patches, and frames, rows and columns of them.
 const IMAGES: [&str; 2] = ["pixel_values", "image_grid_thw"];
 const VIDEOS: [&str; 2] = ["pixel_values_videos", "video_grid_thw"];
+/// Those of images with empty patches behind: the values of patches, and column and row of each.
+const PADDED: [&str; 2] = ["pixel_values", "image_position_ids"];
 
 /// Why a file's tensors are no images.
 #[derive(Debug, thiserror::Error)]
@@ -15,9 +18,13 @@ const VIDEOS: [&str; 2] = ["pixel_values_videos", "video_grid_thw"];
 pub enum InputsError {
     #[error(transparent)]
     Format(#[from] safetensors::SafeTensorError),
-    #[error("there is no tensor {0}; images are {IMAGES:?}, and videos {VIDEOS:?}")]
+    #[error(
+        "there is no tensor {0}; images are {IMAGES:?}, of some models {PADDED:?}, and videos {VIDEOS:?}"
+    )]
     Missing(&'static str),
-    #[error("tensor {0} is not supported; images are {IMAGES:?}, and videos {VIDEOS:?}")]
+    #[error(
+        "tensor {0} is not supported; images are {IMAGES:?}, of some models {PADDED:?}, and videos {VIDEOS:?}"
+    )]
     Unknown(String),
     #[error("{name} is {dtype} {shape:?}; it must be {expected}")]
     Shape { name: &'static str, dtype: String, shape: Vec<usize>, expected: String },
@@ -27,20 +34,28 @@ pub enum InputsError {
     NoFrames { video: usize },
     #[error("{} counts {counted} patches and {} holds {held}", names[1], names[0])]
     Patches { names: [&'static str; 2], counted: u64, held: u64 },
+    #[error("image {image}: {} must count patches row by row, and be -1 behind them", PADDED[1])]
+    Positions { image: usize },
     #[error("{kind} {index}: {problem}")]
     Image { kind: MediumKind, index: usize, problem: ImageError },
 }
 
 /// Reads `pixel_values`, `(patches, values)` floats, and `image_grid_thw`, `(images, 3)` whole numbers; of videos, grid by
-/// grid, `pixel_values_videos` and `video_grid_thw`, which counts the grids of each first.
+/// grid, `pixel_values_videos` and `video_grid_thw`, which counts the grids of each first. Of models whose images have empty
+/// patches behind, `pixel_values`, `(images, patches, values)`, and `image_position_ids`, `(images, patches, 2)`.
 ///
 /// # Errors
 /// [`InputsError`] naming the tensor, the image or the video.
 pub fn read(bytes: &[u8], vision: &VisionInfo) -> Result<Vec<Medium>, InputsError> {
     let file = SafeTensors::deserialize(bytes)?;
-    let known = [IMAGES, VIDEOS].concat();
+    let padded = vision.spec.pixels.given == Given::Padded;
+    let known = if padded { PADDED.to_vec() } else { [IMAGES, VIDEOS].concat() };
     if let Some(name) = file.names().into_iter().find(|name| !known.contains(name)) {
         return Err(InputsError::Unknown(name.to_owned()));
+    }
+    if padded {
+        let tensor = |name| file.tensor(name).map_err(|_| InputsError::Missing(name));
+        return padded_images(&tensor(PADDED[0])?, &tensor(PADDED[1])?, vision);
     }
     let has = |names: [&str; 2]| names.iter().any(|name| file.names().contains(name));
     let videos = has(VIDEOS);
@@ -99,6 +114,39 @@ fn read_kind(
     Ok(media)
 }
 
+/// Images of as many patches each, empty ones behind their own.
+fn padded_images(
+    values: &TensorView<'_>,
+    positions: &TensorView<'_>,
+    vision: &VisionInfo,
+) -> Result<Vec<Medium>, InputsError> {
+    let width = vision.spec.pixels.values() as usize;
+    let numbers = floats(values).filter(|_| matches!(*values.shape(), [_, _, cols] if cols == width));
+    let numbers =
+        numbers.ok_or_else(|| shape(PADDED[0], values, format!("floats, (images, patches, {width})")))?;
+    let (images, patches) = (values.shape()[0], values.shape()[1]);
+    let places = signed(positions).filter(|_| *positions.shape() == [images, patches, 2]);
+    let places = places
+        .ok_or_else(|| shape(PADDED[1], positions, format!("whole numbers, ({images}, {patches}, 2)")))?;
+    let image = |image: usize| {
+        let places = &places.as_chunks::<2>().0[image * patches..][..patches];
+        let count = places.iter().position(|place| *place == [-1; 2]).unwrap_or(patches);
+        let (own, empty) = places.split_at(count);
+        let cols = own.iter().map(|[col, _]| *col).max().map_or(0, |last| last.saturating_add(1));
+        let cols = usize::try_from(cols).ok().filter(|cols| *cols > 0 && count.is_multiple_of(*cols));
+        let in_order = |cols: &usize| {
+            let counted = (0..count).map(|i| [(i % cols) as i64, (i / cols) as i64]);
+            own.iter().copied().eq(counted) && empty.iter().all(|place| *place == [-1; 2])
+        };
+        let cols = cols.filter(in_order).ok_or(InputsError::Positions { image })?;
+        let own = numbers[image * patches * width..][..count * width].to_vec();
+        Image::from_patches((count / cols) as u64, cols as u64, own, &vision.spec, vision.image_tokens)
+            .map(Medium::from)
+            .map_err(|problem| InputsError::Image { kind: MediumKind::Image, index: image, problem })
+    };
+    (0..images).map(image).collect()
+}
+
 fn shape(name: &'static str, tensor: &TensorView<'_>, expected: String) -> InputsError {
     let (dtype, shape) = (format!("{:?}", tensor.dtype()), tensor.shape().to_vec());
     InputsError::Shape { name, dtype, shape, expected }
@@ -117,11 +165,15 @@ fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
 
 /// Numbers that are not negative.
 fn whole(tensor: &TensorView<'_>) -> Option<Vec<u64>> {
+    signed(tensor)?.into_iter().map(|number| u64::try_from(number).ok()).collect()
+}
+
+fn signed(tensor: &TensorView<'_>) -> Option<Vec<i64>> {
     let data = tensor.data();
     let (fours, eights) = (data.as_chunks::<4>().0.iter(), data.as_chunks::<8>().0.iter());
     match tensor.dtype() {
-        Dtype::I32 => fours.map(|b| u64::try_from(i32::from_le_bytes(*b)).ok()).collect(),
-        Dtype::I64 => eights.map(|b| u64::try_from(i64::from_le_bytes(*b)).ok()).collect(),
+        Dtype::I32 => Some(fours.map(|b| i32::from_le_bytes(*b).into()).collect()),
+        Dtype::I64 => Some(eights.map(|b| i64::from_le_bytes(*b)).collect()),
         _ => None,
     }
 }
@@ -205,6 +257,65 @@ mod tests {
         let both = read(&file(&[values, sides, image, of_image]), &vision()).unwrap();
         assert_eq!(both.iter().map(Medium::kind).filter(|kind| *kind == MediumKind::Image).count(), 1);
         assert_eq!((both[0].kind(), both.len()), (MediumKind::Image, 5));
+    }
+
+    #[test]
+    fn images_with_empty_patches_behind_are_cut_from_one_tensor() {
+        let mut seeing = vision();
+        seeing.spec.pixels.given = Given::Padded;
+        // Of 2 x 4 and of 2 x 2 patches, in room for 9.
+        let places = |sides: &[[i64; 2]]| -> Vec<i64> {
+            let image = |[rows, cols]: &[i64; 2]| {
+                let (rows, cols) = (*rows, *cols);
+                let own = (0..rows).flat_map(move |row| (0..cols).flat_map(move |col| [col, row]));
+                own.chain(std::iter::repeat(-1)).take(18).collect::<Vec<_>>()
+            };
+            sides.iter().flat_map(image).collect()
+        };
+        let read = |values: (Dtype, &[usize], Vec<u8>), places: &[i64], shape: &[usize]| {
+            let values = ("pixel_values", values.0, values.1, values.2);
+            read(&file(&[values, ("image_position_ids", Dtype::I64, shape, grid(places))]), &seeing)
+        };
+        let values = || (Dtype::F32, &[2, 9, 12][..], numbers(216));
+        let images = read(values(), &places(&[[2, 4], [2, 2]]), &[2, 9, 2]).unwrap();
+        let of = |medium: Medium| match medium {
+            Medium::Image(image) => image,
+            other => panic!("{other:?}"),
+        };
+        let images: Vec<_> = images.into_iter().map(of).collect();
+        assert_eq!(images.iter().map(|image| image.tokens(&seeing.spec)).collect::<Vec<_>>(), [2, 1]);
+        let mut patch = Vec::new();
+        images[1].patch(1, &seeing.spec.pixels, &mut patch);
+        // Of the second patch of the second image, red, green and blue of its four pixels.
+        let at = |i: usize| (9 * 12 + 12 + i) as f32 / 7.0;
+        let in_planes: Vec<f32> = (0..3).flat_map(|c| (0..4).map(move |i| at(3 * i + c))).collect();
+        assert_eq!(patch, in_planes);
+
+        let good = places(&[[2, 4], [2, 2]]);
+        let changed = |at: usize, value: i64| {
+            let mut places = good.clone();
+            places[at] = value;
+            places
+        };
+        let cases = [
+            (read(values(), &changed(0, 1), &[2, 9, 2]), "image 0: image_position_ids must count"),
+            (read(values(), &changed(2, i64::MAX), &[2, 9, 2]), "image 0: image_position_ids must count"),
+            (read(values(), &changed(35, 0), &[2, 9, 2]), "image 1: image_position_ids must count"),
+            (read(values(), &[-1; 36], &[2, 9, 2]), "image 0: image_position_ids must count"),
+            (read(values(), &good, &[4, 9, 1]), "image_position_ids is I64 [4, 9, 1]"),
+            (read(values(), &places(&[[3, 3], [2, 2]]), &[2, 9, 2]), "image 0: an image has 3 x 3 patches"),
+            (read((Dtype::F32, &[18, 12], numbers(216)), &good, &[2, 9, 2]), "pixel_values is F32 [18, 12]"),
+        ];
+        for (result, expected) in cases {
+            let error = result.expect_err(expected).to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let other = ("image_grid_thw", Dtype::I64, &[1, 3][..], grid(&[1, 2, 2]));
+        let error = super::read(&file(&[other]), &seeing).unwrap_err().to_string();
+        assert!(
+            error.contains("image_grid_thw is not supported") && error.contains("image_position_ids"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
-use crate::families::{ImageMarkers, Import, VideoMarkers};
+use crate::families::{ImageMarkers, Import, Marker, VideoMarkers};
 
 /// Reads both from a checkpoint; `vocab` bounds the ids.
 ///
@@ -48,17 +48,21 @@ pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaTex
     };
     let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
-    let id = |token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| malformed(format!("has no {token}, which images need")))
+    let id = |marker: Marker| match marker {
+        Marker::Id(id) => Ok(id),
+        Marker::Text(token) => {
+            let known = tokenizer.token_to_id(token);
+            known.ok_or_else(|| malformed(format!("has no {token}, which images need")))
+        }
     };
-    let ImageMarkers { token: text, around } = markers;
-    let token = id(text)?;
+    let ImageMarkers { token, around } = markers;
+    let token = id(token)?;
     let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
     let rule = |rule: String| {
         Err(ImportError::Config { key: "image_token_id".into(), value: vision.token.to_string(), rule })
     };
     if token != vision.token {
-        return rule(format!("the tokenizer's {text} is {token}"));
+        return rule(format!("the tokenizer's own is {token}"));
     }
     if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &import.spec.vocab) {
         return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));

@@ -17,7 +17,7 @@ use compared::{mean_error, stored_rows, worst};
 use converted::{converted, fixture};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 28] = [
+const FIXTURES: [(&str, Bits); 29] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -34,6 +34,7 @@ const FIXTURES: [(&str, Bits); 28] = [
     ("qwen3-moe", Bits::Sixteen),
     ("gemma4", Bits::Sixteen),
     ("gemma4-moe", Bits::Sixteen),
+    ("gemma4-images", Bits::Sixteen),
     ("glm4", Bits::Sixteen),
     ("glm4-moe", Bits::Sixteen),
     ("glm4-moe-lite", Bits::Sixteen),
@@ -49,7 +50,7 @@ const FIXTURES: [(&str, Bits); 28] = [
 ];
 
 /// Those of which a prompt has images, or videos and an image.
-const SEEING: [(&str, &str, Bits); 8] = [
+const SEEING: [(&str, &str, Bits); 10] = [
     ("muse-glimmer", "image", Bits::Sixteen),
     ("muse-glimmer", "video", Bits::Sixteen),
     ("muse-glimmer-options", "image", Bits::Sixteen),
@@ -58,7 +59,12 @@ const SEEING: [(&str, &str, Bits); 8] = [
     ("qwen3-5-images", "image", Bits::Sixteen),
     ("qwen3-5-images", "video", Bits::Sixteen),
     ("qwen3-5-moe-images", "image", Bits::Sixteen),
+    ("gemma4-moe", "image", Bits::Sixteen),
+    ("gemma4-images", "image", Bits::Sixteen),
 ];
+
+/// Most tokens of an image of these: where its tokens see each other, a step has no fewer.
+const IMAGE_TOKENS: u32 = 12;
 
 /// Largest error of a logit, in standard deviations of the position's logits: what this project promises. Both sides
 /// compute in f32; a wrong mask, scale, norm or rotation is off by far more than a tenth.
@@ -96,7 +102,15 @@ fn golden(name: &str) -> Golden {
 
 fn engine(file: &Path, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
     let cache = Some(CacheDtype::F32);
-    let options = LoadOptions { batch_tokens, cache, backend, threads: Some(2), ..LoadOptions::default() };
+    let image_tokens = Some(IMAGE_TOKENS);
+    let options = LoadOptions {
+        batch_tokens,
+        cache,
+        backend,
+        image_tokens,
+        threads: Some(2),
+        ..LoadOptions::default()
+    };
     load(file, &options).unwrap()
 }
 

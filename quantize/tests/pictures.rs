@@ -25,15 +25,19 @@ fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> {
-    let options = LoadOptions {
+fn load_options(slots: u32, batch_tokens: u32) -> LoadOptions {
+    LoadOptions {
         slots,
         batch_tokens,
         cache: Some(CacheDtype::F32),
         backend: BackendChoice::Cpu,
         threads: Some(1),
         ..LoadOptions::default()
-    };
+    }
+}
+
+fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> {
+    let options = load_options(slots, batch_tokens);
     // A mapping keeps a file that is gone.
     load(converted(name, Bits::ThirtyTwo).path(), &options).unwrap()
 }
@@ -99,10 +103,17 @@ fn alone(messages: &[Message]) -> (String, u32) {
 }
 
 fn alone_by(model: &'static str, messages: &[Message]) -> (String, u32) {
-    let mut engine = engine(model, 1, 64);
+    alone_with(model, messages, 1 << 20)
+}
+
+/// [`alone_by`], pictures of at most so many tokens.
+fn alone_with(model: &'static str, messages: &[Message], image_tokens: u32) -> (String, u32) {
+    let options = LoadOptions { image_tokens: Some(image_tokens), ..load_options(1, 64) };
+    let mut engine = load(converted(model, Bits::ThirtyTwo).path(), &options).unwrap();
     let text = engine.text();
     let MediaText { before, after, .. } = text.medium(MediumKind::Image).unwrap();
     let vision = engine.info().vision.clone().unwrap();
+    let token = vision.spec.token;
     let files = messages.iter().flat_map(|message| &message.images);
     let images: Vec<_> =
         files.map(|file| Image::decode(file, &vision.spec, vision.image_tokens).unwrap()).collect();
@@ -110,14 +121,13 @@ fn alone_by(model: &'static str, messages: &[Message]) -> (String, u32) {
     let mut rest = images.iter();
     let mut tokens = Vec::new();
     for id in text.encode_chat(messages, &Default::default()).unwrap() {
-        match id {
-            TOKEN => {
-                let count = rest.next().unwrap().tokens(&vision.spec) as usize;
-                tokens.extend(before);
-                tokens.extend(std::iter::repeat_n(TOKEN, count));
-                tokens.extend(after);
-            }
-            id => tokens.push(id),
+        if id == token {
+            let count = rest.next().unwrap().tokens(&vision.spec) as usize;
+            tokens.extend(before);
+            tokens.extend(std::iter::repeat_n(token, count));
+            tokens.extend(after);
+        } else {
+            tokens.push(id);
         }
     }
     let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, media: &media }, 10).unwrap();
@@ -293,6 +303,41 @@ fn a_video_is_written_with_its_times_as_the_reference_does() {
             let of_grid = grids(&FRAMES)[0].tokens(alone.info()).unwrap();
             assert!(cached[1] == 0 || cached[1] == tokens.len() as u32 - 1, "{model}: {cached:?}");
             assert!(cached[2] <= behind - of_grid, "{model}: {cached:?}");
+        }
+    }
+}
+
+/// Where the tokens of a picture see each other it is read in one step, however many answers share the steps; behind it
+/// everything goes on as where nobody else is there.
+#[test]
+fn pictures_that_are_read_whole_share_steps_with_other_answers() {
+    let model = "gemma4-moe";
+    for (slots, batch_tokens) in [(1, 64), (3, 5), (3, 64)] {
+        let options = LoadOptions { image_tokens: Some(16), ..load_options(slots, batch_tokens) };
+        let seeing = load(converted(model, Bits::ThirtyTwo).path(), &options).unwrap();
+        assert_eq!(seeing.info().batch_tokens, batch_tokens.max(16));
+        let scheduler = Scheduler::start(SchedulerOptions::default());
+        scheduler.add_model("seeing", seeing).unwrap();
+        let prompts = [
+            asked(&["first.png"], "One?"),
+            asked(&["second.png", "tiny.png"], "Two?"),
+            asked(&[], "A text meanwhile."),
+            asked(&["first.png"], "One?"),
+        ];
+        let begin = |messages: &Vec<Message>| {
+            let session = scheduler.open_session("seeing").unwrap();
+            (session, Answer::begin(&scheduler, session, messages.clone()).unwrap())
+        };
+        let answers: Vec<_> = prompts.iter().map(begin).collect();
+        for ((session, answer), messages) in answers.into_iter().zip(&prompts) {
+            let case = format!("{slots} slots, {batch_tokens} tokens: {messages:?}");
+            let (said, usage) = answer.end();
+            let (expected, tokens) = alone_with(model, messages, 16);
+            assert_eq!((said.as_str(), usage.prompt_tokens), (expected.as_str(), tokens), "{case}");
+            // Once more, of what is kept.
+            let (again, _) = Answer::begin(&scheduler, session, messages.clone()).unwrap().end();
+            assert_eq!(again, said, "{case}, again");
+            scheduler.close_session(session);
         }
     }
 }

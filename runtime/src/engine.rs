@@ -21,7 +21,7 @@ pub struct ModelInfo {
     pub context: u32,
     /// Sequences that can be resident at once.
     pub slots: u32,
-    /// Most tokens of one [`Engine::step`], over all its spans.
+    /// Most tokens of one [`Engine::step`], over all its spans; no fewer than those of a medium that is read in one step.
     pub batch_tokens: u32,
     /// Most rows of one [`Engine::step`] whose logits may be wanted: one a slot, and the rest for speculation.
     pub logit_rows: u32,
@@ -96,6 +96,8 @@ pub struct Placed {
     /// The medium's vector in that row.
     pub from: u32,
     pub len: u32,
+    /// Whether they see each other, also those behind, in layers that have a window; they go on to the medium's end then.
+    pub joint: bool,
 }
 
 /// What media change of the rows of a step.

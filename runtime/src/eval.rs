@@ -98,9 +98,15 @@ fn every_row(
     };
     let (mut logits, mut done) = (Vec::new(), 0);
     while done < sequence.tokens.len() {
-        let rows = sequence.step(engine, done, chunk, |rows| (0..rows).collect(), &mut logits)?;
-        for (i, row) in logits.chunks_exact(vocab).enumerate() {
-            visit(u64::from(sequence.start) + (done + i) as u64, row)?;
+        // A step that is longer is made again for the rows whose logits there was no room for.
+        let (mut shown, mut rows) = (0, usize::MAX);
+        while shown < rows {
+            let wanted = |rows: u32| (shown as u32..rows).take(chunk).collect();
+            rows = sequence.step(engine, done, chunk, wanted, &mut logits)?;
+            for row in logits.chunks_exact(vocab) {
+                visit(u64::from(sequence.start) + (done + shown) as u64, row)?;
+                shown += 1;
+            }
         }
         done += rows;
     }
@@ -109,11 +115,18 @@ fn every_row(
 
 /// Steps `sequence` and gives the logits of its last position.
 fn last_row(engine: &mut dyn Engine, sequence: &Sequence<'_>) -> Result<Vec<f32>, EvalError> {
-    let (chunk, count) = (engine.info().batch_tokens as usize, sequence.tokens.len());
+    row(engine, sequence, sequence.tokens.len() - 1)
+}
+
+/// Steps `sequence` as far as its token `at` and gives the logits behind that.
+fn row(engine: &mut dyn Engine, sequence: &Sequence<'_>, at: usize) -> Result<Vec<f32>, EvalError> {
+    let chunk = engine.info().batch_tokens as usize;
     let (mut logits, mut done) = (Vec::new(), 0);
-    while done < count {
-        let last = |rows: u32| if done + rows as usize == count { vec![rows - 1] } else { Vec::new() };
-        done += sequence.step(engine, done, chunk, last, &mut logits)?;
+    while done <= at {
+        let own = |rows: u32| {
+            if at < done + rows as usize { vec![(at - done) as u32] } else { Vec::new() }
+        };
+        done += sequence.step(engine, done, chunk, own, &mut logits)?;
     }
     Ok(logits)
 }
@@ -133,10 +146,10 @@ pub fn logits<'a>(
     check(engine, tokens, 0)?;
     let count = tokens.len() as u64;
     let position = position.unwrap_or(count - 1);
-    let len = usize::try_from(position).ok().filter(|p| *p < tokens.len());
-    let len = len.ok_or(EvalError::Position { position, tokens: count })? + 1;
-    let sequence = Sequence::new(engine, input)?.cut(len);
-    last_row(engine, &sequence)
+    let at = usize::try_from(position).ok().filter(|p| *p < tokens.len());
+    let at = at.ok_or(EvalError::Position { position, tokens: count })?;
+    let sequence = Sequence::new(engine, input)?.cut(at + 1);
+    row(engine, &sequence, at)
 }
 
 /// The logits of every position of `tokens`, handed to `visit` one after another.

@@ -53,7 +53,7 @@ pub struct LoadOptions {
     pub context: Option<u32>,
     /// Sequences that can be resident at once.
     pub slots: u32,
-    /// Most tokens of one step.
+    /// Most tokens of one step; more where a model reads an image, or a text, in one step.
     pub batch_tokens: u32,
     /// Most logit rows of one step; by default one a slot and [`crate::PROPOSED_MAX`] for speculation, for which
     /// `slots` leaves no room.

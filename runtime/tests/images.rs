@@ -2,12 +2,12 @@
 
 mod support;
 
-use muse_format::Layout;
+use muse_format::{Layout, Spec};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, Medium, eval, load_mapped, plan,
 };
-use support::{Rng, byte_text, difference, plain, seeing, write};
+use support::{Rng, byte_text, difference, plain, seeing, seeing_jointly, write};
 
 /// 3, 1 and 12 tokens, with text around them and without.
 const GRIDS: [(u64, u64); 3] = [(2, 6), (2, 2), (6, 8)];
@@ -30,7 +30,11 @@ fn prompt(rng: &mut Rng) -> Vec<u32> {
 }
 
 fn engine(layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
-    let file = write(&seeing(), layout, 5);
+    engine_of(&seeing(), layout, backend, batch_tokens)
+}
+
+fn engine_of(spec: &Spec, layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
+    let file = write(spec, layout, 5);
     let mapped = Mapped::open(&file.path).unwrap();
     let options = LoadOptions {
         batch_tokens,
@@ -53,20 +57,56 @@ fn logits(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> Vec<f32>
 fn steps_and_backends_see_the_same() {
     let tokens = prompt(&mut Rng(2));
     let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
-    // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
-    for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
-        let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &images);
-        for (backend, batch) in [
-            (BackendChoice::Reference, 7),
-            (BackendChoice::Cpu, 64),
-            (BackendChoice::Cpu, 5),
-            (BackendChoice::Cpu, 1),
-        ] {
-            let actual = logits(&mut *engine(layout, backend, batch), &tokens, &images);
-            let (error, deviation) = difference(&actual, &expected);
-            assert!(error <= bound * deviation, "{layout} {backend:?} {batch}: {error} of {deviation}");
+    for spec in [seeing(), seeing_jointly()] {
+        let engine = |layout, backend, batch| engine_of(&spec, layout, backend, batch);
+        let joint = spec.vision.as_ref().unwrap().joint;
+        // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
+        for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
+            let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &images);
+            for (backend, batch) in [
+                (BackendChoice::Reference, 7),
+                (BackendChoice::Cpu, 64),
+                (BackendChoice::Cpu, 5),
+                (BackendChoice::Cpu, 1),
+            ] {
+                let actual = logits(&mut *engine(layout, backend, batch), &tokens, &images);
+                let (error, deviation) = difference(&actual, &expected);
+                let case = format!("{layout} {backend:?} {batch}, joint: {joint}");
+                assert!(error <= bound * deviation, "{case}: {error} of {deviation}");
+            }
         }
     }
+}
+
+#[test]
+fn an_image_whose_tokens_see_each_other_is_read_in_one_step() {
+    let tokens = prompt(&mut Rng(2));
+    let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
+    let mut engine = engine_of(&seeing_jointly(), Layout::F32, BackendChoice::Cpu, 1);
+    assert_eq!(engine.info().batch_tokens, 12);
+    let every = logits(&mut *engine, &tokens, &images);
+    // Also where only the middle of one is asked for.
+    for position in [4, 5, 11, 17, tokens.len() - 1] {
+        let input = eval::Input { tokens: &tokens, media: &images };
+        let row = eval::logits(&mut *engine, input, Some(position as u64)).unwrap();
+        let (error, deviation) = difference(&row, &every[position * 70..][..70]);
+        assert!(error <= 1e-4 * deviation, "{position}: {error} of {deviation}");
+    }
+    // What is behind counts within an image of 12, and does not beyond it.
+    let seen = |change: &dyn Fn(&mut Spec)| {
+        let mut spec = seeing_jointly();
+        change(&mut spec);
+        logits(&mut *engine_of(&spec, Layout::F32, BackendChoice::Cpu, 64), &tokens, &images)
+    };
+    let causal = seen(&|spec| spec.vision.as_mut().unwrap().joint = false);
+    let (error, deviation) = difference(&every[..3 * 70], &causal[..3 * 70]);
+    assert!(error <= 1e-4 * deviation, "{error} of {deviation} before all images");
+    let (error, deviation) = difference(&every[12 * 70..20 * 70], &causal[12 * 70..20 * 70]);
+    assert!(error > 0.1 * deviation, "{error} of {deviation}");
+    let limited = LoadOptions { image_tokens: Some(3), batch_tokens: 2, ..LoadOptions::default() };
+    let file = write(&seeing_jointly(), Layout::F32, 5);
+    let plan = plan(&Mapped::open(&file.path).unwrap(), &limited).unwrap();
+    assert_eq!(plan.batch_tokens, 3);
 }
 
 #[test]

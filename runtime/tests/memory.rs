@@ -9,8 +9,8 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, Medium, load_mapped, plan};
 use support::{
-    Rng, byte_text, embedding_decoder, encoder, everything, gated, latent, mixture, seeing, shared, sparse,
-    steps, write,
+    Rng, byte_text, embedding_decoder, encoder, everything, gated, latent, mixture, seeing, seeing_jointly,
+    shared, sparse, steps, write,
 };
 
 #[global_allocator]
@@ -19,7 +19,9 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 #[test]
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
-        for spec in [everything(), mixture(), gated(), shared(), seeing(), latent(), sparse()] {
+        for spec in
+            [everything(), mixture(), gated(), shared(), seeing(), seeing_jointly(), latent(), sparse()]
+        {
             check(spec, backend, None);
         }
         // With experts left in the file.

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use muse_format::{Fit, Given, Pixels, Resampling, Vision};
+use muse_format::{Fit, Given, Laid, Pixels, Resampling, Vision};
 use muse_runtime::{Image, ImageError};
 use support::seeing;
 
@@ -39,6 +39,12 @@ fn vision() -> Vision {
 fn by_area() -> Vision {
     let fit = Fit::Area { pixels_min: 640, pixels_max: 1920 };
     let pixels = Pixels { fit, resampling: Resampling::Bicubic, ..vision().pixels };
+    Vision { pixels, ..vision() }
+}
+
+/// [`vision`], of images that are made as large as they may be.
+fn filling() -> Vision {
+    let pixels = Pixels { fit: Fit::Fill, ..by_area().pixels };
     Vision { pixels, ..vision() }
 }
 
@@ -89,6 +95,11 @@ fn pixels_are_those_of_the_reference_implementation() {
         let image = Image::decode(&read(name), &by_area(), TOKENS_MAX).unwrap();
         let (largest, _) = difference(&image, &format!("{name}.area.rgb"));
         assert!(largest < 0.01, "{name} by area: {largest}");
+    }
+    for name in ["wide.png", "tiny.png", "gray.png"] {
+        let image = Image::decode(&read(name), &filling(), TOKENS_MAX).unwrap();
+        let (largest, _) = difference(&image, &format!("{name}.fill.rgb"));
+        assert!(largest < 0.01, "{name} filled: {largest}");
     }
     // Decoders of lossy files round their transforms, and smooth colors, each in its own way.
     for name in ["lossy.webp", "plain.jpg", "turned.jpg"] {
@@ -185,6 +196,35 @@ fn values_that_come_by_squares_are_put_in_rows() {
     assert_eq!(patch(&image, 2), [24.0, 26.0, 28.0, 25.0, 27.0, 29.0]);
     let plain = Image::from_patches(2, 4, given, &rows, 6).unwrap();
     assert_eq!(patch(&plain, 4), [24.0, 25.0, 26.0, 27.0, 28.0, 29.0]);
+}
+
+#[test]
+fn values_that_come_by_pixels_are_put_in_planes() {
+    let pixels = Pixels {
+        patch: 2,
+        given: Given::Padded,
+        tokens_max: 6,
+        mean: [0.5; 3],
+        deviation: [0.25; 3],
+        ..Pixels::default()
+    };
+    let vision = Vision { pixels, merge: 1, ..Vision::default() };
+    // Two patches of four pixels; a value says its place and channel, in quarters from 1/2.
+    let given: Vec<f32> = (0..24).map(|i| 0.5 + 0.25 * i as f32).collect();
+    let image = Image::from_patches(1, 2, given, &vision, 6).unwrap();
+    let mut values = Vec::new();
+    image.patch(1, &vision.pixels, &mut values);
+    assert_eq!(values, [12, 15, 18, 21, 13, 16, 19, 22, 14, 17, 20, 23].map(|i| i as f32));
+}
+
+#[test]
+fn an_image_is_no_longer_than_the_positions_of_its_tower() {
+    let vision = Vision { laid: Laid::Axes, positions: 8, ..filling() };
+    let sides = |rows, cols| Image::from_patches(rows, cols, Vec::new(), &vision, TOKENS_MAX).unwrap_err();
+    assert_eq!(sides(10, 2), ImageError::Positions { rows: 10, cols: 2, limit: 8 });
+    assert!(matches!(sides(8, 2), ImageError::Values { .. }));
+    let tall = Image::decode(&read("gray.png"), &vision, TOKENS_MAX).unwrap_err();
+    assert!(matches!(tall, ImageError::Positions { limit: 8, .. }), "{tall}");
 }
 
 /// Whatever is cut off or changed: a picture or an error.

@@ -7,7 +7,9 @@ import torch
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4Config,
     Gemma4ForCausalLM,
+    Gemma4ForConditionalGeneration,
     Gemma4TextConfig,
     Glm4Config,
     Glm4ForCausalLM,
@@ -238,6 +240,23 @@ GEMMA4 = dict(
         full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=50000.0),
     ),
 )
+
+
+def gemma_images(text: dict, tower: dict) -> dict:
+    """A tower with positions for 10 patches a side, and the ids of `tokenizer.GEMMA_IMAGE_TOKENS`."""
+    small = dict(
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        patch_size=2,
+        position_embedding_size=10,
+        rms_norm_eps=1e-2,
+    )
+    ids = dict(boi_token_id=366, image_token_id=367, eoi_token_id=368, video_token_id=369)
+    return dict(text_config=text, vision_config=small | tower) | ids
 
 
 # Chunks of 7 positions, queries that grow every 5; a layer of experts beside a dense one.
@@ -528,24 +547,50 @@ FIXTURES = [
         published=gemma_keys_before_layers_had_their_own,
         positions=20,
     ),
-    # Experts beside the feed-forward of every layer.
+    # Experts beside the feed-forward of every layer, and what the large models' towers have: a mean that is scaled and
+    # moved, and tokens of an image that see each other, more of them than a window has.
     Fixture(
         "gemma4-moe",
-        Gemma4ForCausalLM,
-        Gemma4TextConfig,
-        GEMMA4
-        | dict(
-            num_hidden_layers=3,
-            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-            hidden_size_per_layer_input=0,
-            enable_moe_block=True,
-            num_experts=4,
-            top_k_experts=2,
-            moe_intermediate_size=12,
+        Gemma4ForConditionalGeneration,
+        Gemma4Config,
+        gemma_images(
+            GEMMA4
+            | dict(
+                num_hidden_layers=3,
+                layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                hidden_size_per_layer_input=0,
+                enable_moe_block=True,
+                num_experts=4,
+                top_k_experts=2,
+                moe_intermediate_size=12,
+                use_bidirectional_attention="vision",
+            ),
+            dict(standardize=True, pooling_kernel_size=2),
         ),
         "bfloat16",
-        tokenizer="sentencepiece",
+        tokenizer="gemma-images",
         positions=20,
+        images=[(6, 8), (4, 2)],
+    ),
+    # The tower of the small models, whose products are cut to bounds, beside vectors of layers.
+    Fixture(
+        "gemma4-images",
+        Gemma4ForConditionalGeneration,
+        Gemma4Config,
+        gemma_images(
+            GEMMA4
+            | dict(
+                num_hidden_layers=2,
+                layer_types=["sliding_attention", "full_attention"],
+                hidden_size_per_layer_input=6,
+            ),
+            dict(num_hidden_layers=1, use_clipped_linears=True, rope_parameters=dict(rope_type="axial", rope_theta=20.0)),
+        ),
+        "bfloat16",
+        tokenizer="gemma-images",
+        positions=14,
+        images=[(3, 9), (9, 3), (3, 3)],
+        processor=dict(image_processor_type="Gemma4ImageProcessor", max_soft_tokens=70, patch_size=2),
     ),
     Fixture(
         "llama4",

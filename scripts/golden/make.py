@@ -86,6 +86,14 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     for name, buffer in model.named_buffers():
         if name.endswith("layer_scalar"):
             buffer.copy_(0.7 + 0.2 * torch.randn(1, generator=generator))
+        elif name.endswith(("input_min", "output_min", "input_max", "output_max")):
+            # Some numbers are cut off, and others where another product reads the same.
+            bound = 1.0 + 0.4 * torch.rand((), generator=generator)
+            buffer.copy_(-bound if name.endswith("min") else bound)
+        elif name.endswith("std_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
+        elif name.endswith("std_scale"):
+            buffer.copy_(1.0 + 0.25 * torch.randn(buffer.shape, generator=generator))
         elif name.endswith("e_score_correction_bias"):
             buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
@@ -116,9 +124,10 @@ def write_checkpoint(fixture: Fixture, folder: Path, seed: int) -> PreTrainedTok
         pad_token_id=tokenizer.pad_token_id,
     )
     settings = copy.deepcopy(fixture.settings)
-    settings.get("text_config", settings).update(ids)
-    if settings.get("hidden_size_per_layer_input"):
-        settings["vocab_size_per_layer_input"] = ids["vocab_size"]
+    text = settings.get("text_config", settings)
+    text.update(ids)
+    if text.get("hidden_size_per_layer_input"):
+        text["vocab_size_per_layer_input"] = ids["vocab_size"]
     config = fixture.config(**settings)
     model = fixture.model(config)
     randomize(model, torch.Generator().manual_seed(seed))
@@ -183,8 +192,8 @@ class Seen:
 def sizes(model) -> tuple[int, int]:
     """Numbers of a patch, and patches of a vector."""
     vision = model.config.vision_config
-    frames = getattr(vision, "patch_temporal", None) or vision.temporal_patch_size
-    merge = getattr(vision, "merge_size", None) or vision.spatial_merge_size
+    frames = getattr(vision, "patch_temporal", None) or getattr(vision, "temporal_patch_size", 1)
+    merge = next(getattr(vision, key) for key in MERGES if hasattr(vision, key))
     return frames * 3 * vision.patch_size**2, merge**2
 
 
@@ -192,16 +201,13 @@ def with_images(fixture: Fixture, model, tokenizer) -> Seen:
     """Text, and each image of `fixture.images` with its tokens and a few words behind it."""
     generator = torch.Generator().manual_seed(8)
     width, merged = sizes(model)
-    values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in fixture.images]
+    inputs = values_of(fixture, width, merged, generator)
     names = tokenizers_made_here.IMAGE_TOKENS_OF[fixture.tokenizer]
     start, patch, end = tokenizer.convert_tokens_to_ids(names[:3])
     words = lambda count: torch.randint(0, 256, (count,), generator=generator).tolist()
     ids = words(3)
     for rows, cols in fixture.images:
         ids += [start] + [patch] * (rows * cols // merged) + [end] + words(2)
-    inputs = dict(
-        pixel_values=torch.cat(values), image_grid_thw=torch.tensor([[1, *grid] for grid in fixture.images])
-    )
     return seen(model, inputs, ids, (patch,))
 
 
@@ -237,9 +243,30 @@ def seen(model, inputs: dict, ids: list[int], last: tuple[int, ...]) -> Seen:
     return Seen(inputs, logits.contiguous(), ids, generated, margin)
 
 
+# How towers name the patches on a side of what becomes one vector.
+MERGES = ["merge_size", "spatial_merge_size", "pooling_kernel_size"]
+
+
+def values_of(fixture: Fixture, width: int, merged: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random patches of `fixture.images` as the model takes them."""
+    if fixture.tokenizer != "gemma-images":
+        values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in fixture.images]
+        grid = torch.tensor([[1, *grid] for grid in fixture.images])
+        return dict(pixel_values=torch.cat(values), image_grid_thw=grid)
+    # From 0 to 1, and some empty ones behind all.
+    most = max(rows * cols for rows, cols in fixture.images) + merged
+    values = torch.zeros(len(fixture.images), most, width)
+    places = torch.full((len(fixture.images), most, 2), -1)
+    for image, (rows, cols) in enumerate(fixture.images):
+        values[image, : rows * cols] = torch.rand(rows * cols, values.shape[-1], generator=generator)
+        places[image, : rows * cols] = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).flip(-1)
+    return dict(pixel_values=values, image_position_ids=places)
+
+
 def kinds_of(model, ids: list[int]) -> dict[str, torch.Tensor]:
-    """Which tokens are an image's or a video's, for models that turn by rows and columns."""
-    if "qwen" not in type(model).__name__.lower():
+    """Which tokens are an image's or a video's, for models that turn by rows and columns, or in which they see each
+    other."""
+    if not type(model).__name__.lower().startswith(("qwen", "gemma4")):
         return {}
     tokens = torch.tensor([ids])
     of_image, of_video = tokens == model.config.image_token_id, tokens == model.config.video_token_id

@@ -2,7 +2,8 @@
 processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patches and at most 30 tokens; of some also
 `NAME.area.rgb`, those that Qwen's makes of them, of 640 to 1920 pixels. Of two of them in turns, the frames of a video,
 `video.rgb` and `video.area.rgb`: grids, rows and columns, then the pixels of each frame of each grid. Of that video in a
-conversation with two of the models that make.py makes also their `golden/video_chat.json`, the ids that a processor makes.
+conversation with two of the models that make.py makes also their `golden/video_chat.json`, the ids that a processor makes. `NAME.fill.rgb`
+are the pixels that Gemma 4's makes of some, of at most 30 tokens too.
 
     golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
 
@@ -23,6 +24,7 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
+from transformers.models.gemma4 import image_processing_gemma4 as gemma4
 
 ROOT = Path(__file__).resolve().parents[2] / "runtime" / "tests" / "pictures"
 FIXTURES = ROOT.parents[2] / "quantize" / "tests" / "fixtures"
@@ -69,6 +71,8 @@ PICTURES = {
 
 # Larger, smaller, long, transparent, gray and turned.
 BY_AREA = ["wide.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png", "first.png"]
+# Smaller and larger ones, transparent and gray.
+FILLED = ["wide.png", "tiny.png", "gray.png"]
 
 
 def main() -> None:
@@ -101,6 +105,17 @@ def main() -> None:
         pixels = pixels.transpose(0, 2, 5, 1, 3, 6, 4)
         (ROOT / f"{name}.area.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
         print(name, "by area", rows, cols)
+    # Few tokens make small files.
+    gemma4._SUPPORTED_SOFT_TOKENS = (30,)
+    processor = gemma4.Gemma4ImageProcessor(patch_size=PATCH, max_soft_tokens=30, pooling_kernel_size=2)
+    for name in FILLED:
+        made = processor(ImageOps.exif_transpose(Image.open(ROOT / name)), return_tensors="np")
+        places = made["image_position_ids"][0]
+        cols, rows = (places.max(0) + 1).tolist()
+        values = made["pixel_values"][0][: rows * cols].reshape(rows, cols, PATCH, PATCH, 3)
+        pixels = np.rint(values * 255).astype(np.uint8).transpose(0, 2, 1, 3, 4)
+        (ROOT / f"{name}.fill.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
+        print(name, "filled", rows, cols)
     videos()
 
 

@@ -35,6 +35,8 @@ QWEN_IMAGE_TOKENS = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|v
 IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
 # Those, and what is around the frames of a video.
 VIDEO_TOKENS = IMAGE_TOKENS + ["<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
+# As those, of Gemma.
+GEMMA_IMAGE_TOKENS = ["<|image>", "<|image|>", "<image|>", "<|video|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
 TURNS = (
     "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
@@ -44,6 +46,15 @@ TURNS = (
     "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
     "{{ '<turn>' + role + '\n' + (first if loop.first else '') + message['content'] | trim + '</turn>\n' }}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<turn>model\n' }}{%- endif -%}"
+)
+
+# Content is a text, or a list of images and texts.
+TURNS_WITH_IMAGES = (
+    "{{ bos_token }}{%- for message in messages -%}{{ '<turn>' + message['role'] + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] | trim }}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<|image|>' }}{%- else -%}{{ part['text'] | trim }}{%- endif -%}{%- endfor -%}"
+    "{%- endif -%}{{ '</turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<turn>model\n' }}{%- endif -%}"
 )
 
 
@@ -81,8 +92,9 @@ def byte_level(images: list[str] = [], template: str = CHATML) -> PreTrainedToke
     )
 
 
-def sentencepiece() -> PreTrainedTokenizerFast:
-    """Specials, then 256 byte tokens, then pieces: characters that are not among them fall back to bytes."""
+def sentencepiece(images: list[str] = [], template: str = TURNS) -> PreTrainedTokenizerFast:
+    """Specials, then 256 byte tokens, then pieces: characters that are not among them fall back to bytes; behind them the
+    specials of `images`."""
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn>", "</turn>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -107,13 +119,14 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in images])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
         unk_token="<unk>",
-        chat_template=TURNS,
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 
@@ -124,7 +137,9 @@ MAKERS = {
     "videos": lambda: byte_level(VIDEO_TOKENS, CHATML_WITH_VIDEOS),
     "qwen-images": lambda: byte_level(QWEN_IMAGE_TOKENS, CHATML_AROUND_IMAGES),
     "sentencepiece": sentencepiece,
+    "gemma-images": lambda: sentencepiece(GEMMA_IMAGE_TOKENS, TURNS_WITH_IMAGES),
 }
 
 # The specials of an image, by tokenizer.
 IMAGE_TOKENS_OF = {"images": IMAGE_TOKENS, "videos": VIDEO_TOKENS, "qwen-images": QWEN_IMAGE_TOKENS}
+IMAGE_TOKENS_OF["gemma-images"] = GEMMA_IMAGE_TOKENS

@@ -57,7 +57,7 @@ pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
-use crate::reference::{dequantize_row, join, mean, temper};
+use crate::reference::{clip, dequantize_row, join, mean, temper};
 use crate::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape,
     HostDeltaState, IndexShape, Linear, Mixture, Span, Tensor,
@@ -164,7 +164,9 @@ impl CpuBackend {
         });
     }
 
-    /// [`Backend::attention`], or of chosen positions alone, so many a row.
+    /// [`Backend::attention`], or of chosen positions alone, so many a row, or with rows that see each other in spans that
+    /// are `joint`.
+    #[allow(clippy::too_many_arguments)] // one call
     fn attend_among(
         &mut self,
         out: &mut [f32],
@@ -173,6 +175,7 @@ impl CpuBackend {
         spans: &[Span],
         shape: &AttentionShape,
         chosen: Option<(&[f32], usize)>,
+        joint: &[bool],
     ) {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
         let (dtype, head_dim) = (cache.shape().dtype, shape.head_dim as usize);
@@ -184,7 +187,7 @@ impl CpuBackend {
         } else {
             &q[..len]
         };
-        let work = Work::new(q, cache, spans, shape);
+        let work = Work::new(q, cache, spans, shape).jointly(joint);
         let work = match chosen {
             None => work,
             Some((chosen, top)) => work.among(chosen, top),
@@ -431,7 +434,20 @@ impl Backend for CpuBackend {
         spans: &[Span],
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
-        self.attend_among(out, q, cache, spans, shape, None);
+        self.attend_among(out, q, cache, spans, shape, None, &[]);
+        Ok(())
+    }
+
+    fn attention_joint(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        joint: &[bool],
+    ) -> Result<(), BackendError> {
+        self.attend_among(out, q, cache, spans, shape, None, joint);
         Ok(())
     }
 
@@ -459,7 +475,7 @@ impl Backend for CpuBackend {
         chosen: &Vec<f32>,
         top: u32,
     ) -> Result<(), BackendError> {
-        self.attend_among(out, q, cache, spans, shape, Some((chosen, top as usize)));
+        self.attend_among(out, q, cache, spans, shape, Some((chosen, top as usize)), &[]);
         Ok(())
     }
 
@@ -609,6 +625,11 @@ impl Backend for CpuBackend {
         for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
             out[*row as usize * width..][..width].copy_from_slice(x);
         }
+        Ok(())
+    }
+
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+        self.split(x, len, LINE, |_, x| clip(x, bounds));
         Ok(())
     }
 

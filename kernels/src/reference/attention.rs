@@ -2,25 +2,39 @@ use super::rowwise::soft_cap;
 use crate::cache::{Head, HeadCache, HostCache, Number, rotated_len};
 use crate::{AttentionShape, Span};
 
-/// `q` and `out` are `(tokens, heads * head_dim)`; where positions are chosen, `top` of each row.
+/// What a row sees beside what its shape says.
+#[derive(Clone, Copy)]
+pub(super) enum Seen<'a> {
+    Plain,
+    /// Of chosen positions, `top` a row, alone.
+    Chosen(&'a [f32], u32),
+    /// In some spans, one flag each, also the rows behind it.
+    Joint(&'a [bool]),
+}
+
+/// `q` and `out` are `(tokens, heads * head_dim)`.
 pub(super) fn run(
     out: &mut [f32],
     q: &[f32],
     cache: &HostCache,
     spans: &[Span],
     shape: &AttentionShape,
-    chosen: Option<(&[f32], u32)>,
+    seen: Seen<'_>,
 ) {
     let head_dim = shape.head_dim as usize;
     let width = shape.heads as usize * head_dim;
     let group = shape.heads / shape.kv_heads;
-    let rows = spans.iter().flat_map(|span| (0..span.len).map(move |i| (span, span.start + i)));
-    for (row, (out, (q, (span, position)))) in
+    let rows = spans
+        .iter()
+        .enumerate()
+        .flat_map(|(index, span)| (0..span.len).map(move |i| (index, span, span.start + i)));
+    for (row, (out, (q, (index, span, position)))) in
         out.chunks_exact_mut(width).zip(q.chunks_exact(width).zip(rows)).enumerate()
     {
-        let sees: Vec<u32> = match chosen {
-            None => shape.sees(span, position).collect(),
-            Some((chosen, top)) => {
+        let sees: Vec<u32> = match seen {
+            Seen::Plain => shape.sees(span, position).collect(),
+            Seen::Joint(joint) => shape.sees_jointly(span, position, joint[index]).collect(),
+            Seen::Chosen(chosen, top) => {
                 let own = &chosen[row * top as usize..][..top as usize];
                 own.iter().filter(|position| **position >= 0.0).map(|position| *position as u32).collect()
             }

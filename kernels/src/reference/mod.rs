@@ -14,9 +14,10 @@ use muse_format::{Activation, Temperature};
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, TINY, quantize_group};
-pub(crate) use rowwise::{join, mean, temper};
+pub(crate) use rowwise::{clip, join, mean, temper};
 pub(crate) use weights::dequantize_row;
 
+use self::attention::Seen;
 use crate::cache::{HostCache, row_count, rows, zeroed};
 use crate::shape::axis;
 use crate::{
@@ -235,7 +236,7 @@ impl Backend for ReferenceBackend {
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        attention::run(&mut out[..len], &q[..len], cache, spans, shape, None);
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Plain);
         Ok(())
     }
 
@@ -267,7 +268,21 @@ impl Backend for ReferenceBackend {
         top: u32,
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
-        attention::run(&mut out[..len], &q[..len], cache, spans, shape, Some((chosen, top)));
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Chosen(chosen, top));
+        Ok(())
+    }
+
+    fn attention_joint(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &HostCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        joint: &[bool],
+    ) -> Result<(), BackendError> {
+        let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
+        attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Joint(joint));
         Ok(())
     }
 
@@ -405,6 +420,11 @@ impl Backend for ReferenceBackend {
         for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
             out[*row as usize * width..][..width].copy_from_slice(x);
         }
+        Ok(())
+    }
+
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+        rowwise::clip(&mut x[..len], bounds);
         Ok(())
     }
 

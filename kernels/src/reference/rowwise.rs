@@ -70,6 +70,19 @@ pub(super) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) 
     }
 }
 
+/// Numbers that are none stay so.
+pub(crate) fn clip(x: &mut [f32], [low, high]: [f32; 2]) {
+    x.iter_mut().for_each(|x| {
+        *x = if *x < low {
+            low
+        } else if *x > high {
+            high
+        } else {
+            *x
+        }
+    });
+}
+
 /// `out[s]` is the mean of the `width` wide rows of `x` that belong to `spans[s]`.
 pub(crate) fn mean(out: &mut [f32], x: &[f32], spans: &[Span], width: usize) {
     let mut rest = x;

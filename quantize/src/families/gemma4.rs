@@ -1,9 +1,12 @@
-//! Gemma 4, the text model: wider heads on full layers, which rotate a part of them, norms on queries, keys and values, a
-//! factor after each layer; in the small models a vector of each token for each layer, and keys and values that later
-//! layers take over from earlier ones; in one, experts beside the feed-forward of every layer.
+//! Gemma 4, the text model, with its tower in a file of its own: wider heads on full layers, which rotate a part of them,
+//! norms on queries, keys and values, a factor after each layer; in the small models a vector of each token for each layer,
+//! and keys and values that later layers take over from earlier ones; in one, experts beside the feed-forward of every layer.
 //!
 //! Where a config says that values are keys before their norm (`attention_k_eq_v`), the projection is stored twice. A
-//! checkpoint of several modalities has its text model imported and the rest left out, which the person is told.
+//! checkpoint of several modalities has its text model imported and its tower over images, where a prompt can hold an image's
+//! token; the rest is left out, which the person is told.
+
+pub(super) mod vision;
 
 use std::collections::HashMap;
 
@@ -38,6 +41,7 @@ pub(super) const FAMILY: Family = Family {
         let text = config.model("text_config")?;
         text.only("model_type", &["gemma4_text".into()], "only gemma4_text is supported")?;
         let mut draft = read(&text)?;
+        vision::read(config, &text, &mut draft)?;
         text.finish(HARMLESS)?;
         // The reference implementation reads the outer key; the text model has one of its own.
         draft.spec.tied_head = config.bool("tie_word_embeddings", true)?;

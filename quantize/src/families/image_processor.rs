@@ -1,6 +1,7 @@
 //! `preprocessor_config.json`: what processors of images say alike. What is absent is as the tower's family has it.
 
 use muse_format::Vision;
+use serde_json::json;
 
 use super::config::Config;
 use crate::checkpoint::ImportError;
@@ -17,6 +18,8 @@ const HARMLESS: &[&str] = &[
     "device",
     "default_to_square",
 ];
+
+const WHOLE: &str = "only the whole of the steps is supported";
 
 /// Means and deviations; a step that is left out, or is of another kind or size than the tower's, is refused, and so is a
 /// key that nobody has read. `resampling` is the number of the one that is supported, and what people call it.
@@ -35,9 +38,42 @@ pub(super) fn read_with(
     resampling: (u32, &str),
     harmless: &[&str],
 ) -> Result<(), ImportError> {
+    config.only("do_normalize", &[true.into()], WHOLE)?;
     let pixels = &mut vision.pixels;
-    for step in ["do_resize", "do_rescale", "do_normalize", "do_convert_rgb"] {
-        config.only(step, &[true.into()], "only the whole of the steps is supported")?;
+    let three = |key: &str, values: Option<Vec<f64>>, default: [f32; 3]| match values.as_deref() {
+        None => Ok(default),
+        Some([red, green, blue]) => Ok([*red, *green, *blue].map(|value| value as f32)),
+        Some(_) => Err(config.refuse(key, "it must hold three numbers")),
+    };
+    pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
+    pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
+    steps(config, vision, resampling, harmless)
+}
+
+/// [`read`] of a processor that leaves values between 0 and 1.
+pub(super) fn read_unmoved(
+    config: &Config<'_>,
+    vision: &Vision,
+    resampling: (u32, &str),
+) -> Result<(), ImportError> {
+    config.only("do_normalize", &[false.into()], "values stay from 0 to 1")?;
+    for (key, value) in [("image_mean", 0), ("image_std", 1)] {
+        let same =
+            [json!([f64::from(value), f64::from(value), f64::from(value)]), json!([value, value, value])];
+        config.only(key, &same, "values stay from 0 to 1")?;
+    }
+    steps(config, vision, resampling, &[])
+}
+
+fn steps(
+    config: &Config<'_>,
+    vision: &Vision,
+    resampling: (u32, &str),
+    harmless: &[&str],
+) -> Result<(), ImportError> {
+    let pixels = &vision.pixels;
+    for step in ["do_resize", "do_rescale", "do_convert_rgb"] {
+        config.only(step, &[true.into()], WHOLE)?;
     }
     let (number, name) = resampling;
     config.only("resample", &[number.into()], &format!("only {number}, which is {name}, is supported"))?;
@@ -47,12 +83,5 @@ pub(super) fn read_with(
     {
         config.only(key, &[size.into()], &format!("it must be the tower's, {size}"))?;
     }
-    let three = |key: &str, values: Option<Vec<f64>>, default: [f32; 3]| match values.as_deref() {
-        None => Ok(default),
-        Some([red, green, blue]) => Ok([*red, *green, *blue].map(|value| value as f32)),
-        Some(_) => Err(config.refuse(key, "it must hold three numbers")),
-    };
-    pixels.mean = three("image_mean", config.numbers_from_zero("image_mean")?, pixels.mean)?;
-    pixels.deviation = three("image_std", config.numbers("image_std")?, pixels.deviation)?;
     config.finish(&[HARMLESS, harmless].concat())
 }

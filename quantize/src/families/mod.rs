@@ -180,13 +180,21 @@ pub struct Import {
     pub video_markers: Option<VideoMarkers>,
 }
 
-/// The tokens that a prompt has for an image, by text.
+/// The tokens that a prompt has for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageMarkers {
     /// For each of its vectors; a template writes one.
-    pub token: &'static str,
+    pub token: Marker,
     /// In front of them and behind them, where the template does not write those.
-    pub around: Option<[&'static str; 2]>,
+    pub around: Option<[Marker; 2]>,
+}
+
+/// A token, as a family knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marker {
+    Text(&'static str),
+    /// As the config says.
+    Id(u32),
 }
 
 /// The tokens that a prompt has for a video, by text; see [`muse_format::VideoText`].

@@ -19,6 +19,8 @@ pub struct Rows {
     pub blocks: Option<Blocks>,
     /// Where blocks of so many outputs, taken by twos, change places.
     pub swapped: Option<usize>,
+    /// Where of blocks of so many outputs, taken by fours, the second and the third change places.
+    pub crossed: Option<usize>,
 }
 
 /// Blocks of `len` outputs, one of ours after each `every` of theirs.
@@ -38,13 +40,18 @@ pub struct Pairs {
 impl Rows {
     /// Whether they follow one another in the source as in ours.
     pub fn are_contiguous(&self) -> bool {
-        self.pairs.is_none() && self.blocks.is_none() && self.swapped.is_none()
+        self.pairs.is_none() && self.blocks.is_none() && self.swapped.is_none() && self.crossed.is_none()
     }
 
     /// The source's row for ours.
     pub fn source(&self, row: usize) -> usize {
         let row = self.pairs.map_or(row, |pairs| pairs.source(row));
         let row = self.swapped.map_or(row, |len| ((row / len) ^ 1) * len + row % len);
+        // Of four the first and the last stay.
+        let row = self.crossed.map_or(row, |len| {
+            let block = row / len;
+            (if matches!(block % 4, 1 | 2) { block ^ 3 } else { block }) * len + row % len
+        });
         self.first + self.blocks.map_or(row, |Blocks { len, every }| row / len * every + row % len)
     }
 }
@@ -92,6 +99,8 @@ pub enum Transform {
     },
     /// `exp(w)`.
     Exp,
+    /// The nearest number, where a bound is infinite.
+    Bounded,
     /// Rows become columns, theirs from `first` on; [`Rows::first`] is a column of theirs.
     Transpose {
         first: usize,
@@ -124,6 +133,7 @@ impl Transform {
         match self {
             Self::AsIs | Self::Transpose { .. } | Self::TransposeBlocks => {}
             Self::Times { factor } => values.iter_mut().for_each(|value| *value *= factor),
+            Self::Bounded => values.iter_mut().for_each(|value| *value = value.clamp(f32::MIN, f32::MAX)),
             Self::Exp => each(values, &|w| f64::from(w).exp()),
             Self::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
             Self::GateIn { temperature } => each(values, &|w| open(w, temperature)),

@@ -1,6 +1,9 @@
 //! The tensors that a [`Spec`] asks for.
 
-use crate::{Attention, Experts, Layer, Mixer, PerLayer, Spec, Vision};
+use crate::{Attention, Experts, Join, Layer, Mixer, PerLayer, Spec, Vision};
+
+/// What names end with of the bounds of a tower's product: of what goes in, then of what comes out.
+pub const CLIPS: [&str; 4] = ["in_min", "in_max", "out_min", "out_max"];
 
 /// How a tensor is used, which decides the layouts it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,11 +238,11 @@ impl Vision {
         if self.patch_bias {
             add(Role::Vector, named("patch_bias"), 1, self.dim)?;
         }
-        add(Role::Vector, named("positions"), self.positions * self.positions, self.dim)?;
+        add(Role::Vector, named("positions"), self.position_entries(), self.dim)?;
         add(Role::Vector, named("rope"), 1, self.frequencies)?;
         let norm = |add: &mut dyn FnMut(Role, String, u32, u32) -> Result<(), E>, name: String| {
             add(Role::Vector, name.clone(), 1, self.dim)?;
-            add(Role::Vector, format!("{name}_bias"), 1, self.dim)
+            if self.rms { Ok(()) } else { add(Role::Vector, format!("{name}_bias"), 1, self.dim) }
         };
         if self.pre_norm {
             norm(add, named("pre_norm"))?;
@@ -247,16 +250,33 @@ impl Vision {
         for layer in layers {
             norm(add, format!("{layer}.attn.norm"))?;
             for part in ["q", "k", "v", "out"] {
-                add(Role::Matrix, format!("{layer}.attn.{part}"), self.dim, self.dim)?;
-                add(Role::Vector, format!("{layer}.attn.{part}_bias"), 1, self.dim)?;
+                self.try_product(add, format!("{layer}.attn.{part}"), self.dim, self.dim)?;
+                if self.head_norms && part != "out" {
+                    add(Role::Vector, format!("{layer}.attn.{part}_norm"), 1, self.head_dim())?;
+                }
+            }
+            if self.post_norms {
+                norm(add, format!("{layer}.attn.post_norm"))?;
             }
             norm(add, format!("{layer}.ffn.norm"))?;
-            for (part, rows, cols) in [("up", self.ffn_dim, self.dim), ("down", self.dim, self.ffn_dim)] {
-                add(Role::Matrix, format!("{layer}.ffn.{part}"), rows, cols)?;
-                add(Role::Vector, format!("{layer}.ffn.{part}_bias"), 1, rows)?;
+            if self.gated {
+                self.try_product(add, format!("{layer}.ffn.gate"), self.ffn_dim, self.dim)?;
+            }
+            self.try_product(add, format!("{layer}.ffn.up"), self.ffn_dim, self.dim)?;
+            self.try_product(add, format!("{layer}.ffn.down"), self.dim, self.ffn_dim)?;
+            if self.post_norms {
+                norm(add, format!("{layer}.ffn.post_norm"))?;
             }
         }
-        norm(add, named("post_norm"))?;
+        if self.post_norm {
+            norm(add, named("post_norm"))?;
+        }
+        if let Join::Mean { standardized } = self.join {
+            for part in ["mean_shift", "mean_scale"].into_iter().filter(|_| standardized) {
+                add(Role::Vector, named(part), 1, self.dim)?;
+            }
+            add(Role::Vector, named("mean_norm"), 1, self.dim)?;
+        }
         let mut product = |name: &str, rows: u32, cols: u32| {
             add(Role::Matrix, named(name), rows, cols)?;
             match self.adapter_bias {
@@ -264,13 +284,32 @@ impl Vision {
                 false => Ok(()),
             }
         };
-        product("adapter.up", self.adapter_dim, self.dim * self.merged())?;
+        if self.adapter() {
+            product("adapter.up", self.adapter_dim, self.dim * self.merged())?;
+        }
         if self.adapter_down {
             product("adapter.down", self.adapter_dim, self.adapter_dim)?;
         }
         product("projection", dim, self.adapter_dim)?;
         if self.vector_norm {
             add(Role::Vector, named("norm"), 1, dim)?;
+        }
+        Ok(())
+    }
+    /// A product of a block, its bias, and the least and the most of what goes into it and of what comes out.
+    fn try_product<E>(
+        &self,
+        add: &mut impl FnMut(Role, String, u32, u32) -> Result<(), E>,
+        name: String,
+        rows: u32,
+        cols: u32,
+    ) -> Result<(), E> {
+        add(Role::Matrix, name.clone(), rows, cols)?;
+        if self.bias {
+            add(Role::Vector, format!("{name}_bias"), 1, rows)?;
+        }
+        for bound in CLIPS.into_iter().filter(|_| self.clipped) {
+            add(Role::Vector, format!("{name}_{bound}"), 1, 1)?;
         }
         Ok(())
     }

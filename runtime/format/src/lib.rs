@@ -30,13 +30,13 @@ mod writer;
 
 pub use blocks::{Block, BlockMut};
 pub use error::FormatError;
-pub use expected::{Expected, Role};
+pub use expected::{CLIPS, Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, MediaText, Provenance, Text, VideoText};
 pub use spec::{
     Activation, Attention, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Embedding, Encoder, Experts, Ffn, Fit, Given,
-    Indexer, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Sparse, Spec,
-    Taken, Temperature, Video, Vision, VisionLayer,
+    Indexer, Join, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Sparse,
+    Spec, Taken, Temperature, Video, Vision, VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

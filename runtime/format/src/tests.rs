@@ -483,7 +483,11 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
     fn video(v: &mut Vision) -> &mut Video {
         v.video.as_mut().unwrap()
     }
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 28] = [
+        ("vision.token", |v| v.blank = u32::MAX),
+        ("vision.scale", |v| v.scale = Some(0.0)),
+        ("vision.adapter_dim", |v| v.join = Join::Mean { standardized: false }),
+        ("vision.pixels.frames", |v| v.pixels.given = Given::Padded),
         ("vision.token", |v| v.token = u32::MAX),
         ("vision.token", |v| v.blank_tokens.push(u32::MAX)),
         ("vision.blank_tokens", |v| v.blank_tokens = vec![0; 17]),
@@ -517,6 +521,36 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
             matches!(&error, FormatError::Spec { field: named, .. } if named == field),
             "{field}: {error}"
         );
+    }
+}
+
+#[test]
+fn a_tower_of_other_blocks_has_other_tensors() {
+    let mut spec = spec_with_vision();
+    let vision = spec.vision.as_mut().unwrap();
+    (vision.rms, vision.post_norms, vision.head_norms, vision.gated) = (true, true, true, true);
+    (vision.bias, vision.clipped, vision.post_norm) = (false, true, false);
+    (vision.laid, vision.join) = (Laid::Axes, Join::Mean { standardized: true });
+    (vision.adapter_dim, vision.adapter_down) = (8, false);
+    spec.validate().unwrap();
+    let tensors: Vec<_> = spec.tensors().into_iter().map(|t| (t.name, t.rows, t.cols)).collect();
+    let shape = |name: &str| tensors.iter().find(|(own, ..)| own == name).map(|(_, r, c)| (*r, *c));
+    assert_eq!(shape("vision.positions"), Some((6, 8)));
+    for (name, expected) in [
+        ("vision.l0.attn.norm", (1, 8)),
+        ("vision.l0.attn.post_norm", (1, 8)),
+        ("vision.l1.attn.k_norm", (1, 4)),
+        ("vision.l1.ffn.gate", (12, 8)),
+        ("vision.l1.ffn.post_norm", (1, 8)),
+        ("vision.l1.ffn.down_out_max", (1, 1)),
+        ("vision.mean_shift", (1, 8)),
+        ("vision.mean_norm", (1, 8)),
+    ] {
+        assert_eq!(shape(name), Some(expected), "{name}");
+    }
+    for name in ["vision.l0.attn.norm_bias", "vision.l0.attn.q_bias", "vision.post_norm", "vision.adapter.up"]
+    {
+        assert_eq!(shape(name), None, "{name}");
     }
 }
 

@@ -52,12 +52,14 @@ impl<'a> Sequence<'a> {
         Ok(Self { start: 0, tokens, media, places, which, areas })
     }
 
-    /// The first `len` tokens.
+    /// The first `len` tokens, and the rest of a medium among them that is read in one step.
     pub(super) fn cut(self, len: usize) -> Self {
-        Self { tokens: &self.tokens[..len], ..self }
+        let ends = self.places.iter().filter(|place| place.joint && (place.at as usize) < len);
+        let ends = ends.map(|place| (place.at + place.len) as usize).max();
+        Self { tokens: &self.tokens[..ends.unwrap_or(0).max(len)], ..self }
     }
 
-    /// Steps at most `most` of the tokens from the `done`-th on; returns how many. `wanted` is given that, and says which
+    /// Steps at most `most` of the tokens from the `done`-th on, or all of a medium that is read in one step; returns how many. `wanted` is given that, and says which
     /// rows' logits go to `logits`.
     pub(super) fn step(
         &self,

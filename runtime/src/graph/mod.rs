@@ -130,7 +130,7 @@ fn place<B: Backend>(
     dim: usize,
 ) -> Result<(), BackendError> {
     let State { x, y, picked, .. } = state;
-    for Placed { row, from, len } in placed {
+    for Placed { row, from, len, .. } in placed {
         picked.clear();
         picked.extend(*from..from + len);
         backend.gather(y, vectors, picked, dim)?;

@@ -5,6 +5,7 @@ mod turns;
 
 use std::fmt;
 
+pub(crate) use self::places::cut;
 pub use self::places::{Place, PlaceError, part, places};
 pub use self::turns::turn;
 use crate::{Image, ModelInfo};
@@ -70,6 +71,13 @@ impl Medium {
             Self::Image(image) | Self::Video(image) => {
                 info.vision.as_ref().map(|vision| image.tokens(&vision.spec))
             }
+        }
+    }
+
+    /// Whether its rows see each other, also those behind them, so that one step reads them all.
+    pub fn joint(&self, info: &ModelInfo) -> bool {
+        match self {
+            Self::Image(_) | Self::Video(_) => info.vision.as_ref().is_some_and(|vision| vision.spec.joint),
         }
     }
 

@@ -10,7 +10,7 @@ use super::Place;
 pub fn turn(areas: impl IntoIterator<Item = (Place, [u32; 2])>, position: u32) -> [u32; 3] {
     // How much later a position is than what it turns by.
     let mut late = 0;
-    for (Place { at, len }, [rows, cols]) in areas {
+    for (Place { at, len, .. }, [rows, cols]) in areas {
         if position < at {
             break;
         }
@@ -29,7 +29,8 @@ mod tests {
 
     #[test]
     fn images_turn_by_rows_and_columns_and_text_goes_on_behind() {
-        let areas = [(Place { at: 2, len: 6 }, [2, 3]), (Place { at: 9, len: 4 }, [4, 1])];
+        let place = |at, len| Place { at, len, joint: false };
+        let areas = [(place(2, 6), [2, 3]), (place(9, 4), [4, 1])];
         let turns: Vec<_> = (0..15).map(|position| turn(areas, position)).collect();
         assert_eq!(turns[..2], [[0; 3], [1; 3]]);
         assert_eq!(turns[2..8], [[2, 2, 2], [2, 2, 3], [2, 2, 4], [2, 3, 2], [2, 3, 3], [2, 3, 4]]);

@@ -25,6 +25,7 @@ pub use self::weights::{
 };
 use crate::flash::Flash;
 use crate::graph;
+use crate::media::cut;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
@@ -113,7 +114,7 @@ impl<B: Backend> Model<B> {
         let MediaRows { placed, turns } = media;
         assert!(turns.is_empty() || turns.len() == rows && self.state.axes.is_some());
         let seen = self.tower.as_ref().map_or(0, Tower::tokens);
-        for Placed { row, from, len } in placed {
+        for Placed { row, from, len, .. } in placed {
             let ends = (u64::from(*row) + u64::from(*len), u64::from(*from) + u64::from(*len));
             assert!(ends.0 <= rows as u64 && ends.1 <= u64::from(seen), "{placed:?} of {rows} and {seen}");
         }
@@ -160,9 +161,14 @@ where
         check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
         let Self { backend, spec, weights, state, tower, blanked, .. } = self;
-        let blanks = spec.vision.as_ref().map_or(&[][..], |vision| &vision.blank_tokens);
+        let vision = spec.vision.as_ref();
+        let (blanks, blank) = vision.map_or((&[][..], 0), |vision| (&vision.blank_tokens, vision.blank));
         blanked.clear();
-        blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { 0 } else { *token }));
+        blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { blank } else { *token }));
+        state.pieces.clear();
+        if placed.iter().any(|placed| placed.joint) {
+            cut(spans, placed, &mut state.pieces, &mut state.joint);
+        }
         state.turns.clear();
         state.turns.extend_from_slice(turns);
         let vectors = tower.as_ref().filter(|_| !placed.is_empty()).map(|tower| &tower.vectors);

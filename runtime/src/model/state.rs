@@ -1,6 +1,6 @@
 //! What a step of a model writes.
 
-use muse_kernels::{Backend, BackendError};
+use muse_kernels::{Backend, BackendError, Span};
 
 use crate::flash::Flash;
 use crate::plan::Plan;
@@ -39,6 +39,9 @@ pub struct State<B: Backend> {
     pub axes: Option<[u32; 2]>,
     /// What rows turn by where not all turn by their positions; else empty.
     pub turns: Vec<[u32; 3]>, // (rows)
+    /// The spans of a step cut where rows see each other, and which of them do; empty where none do.
+    pub pieces: Vec<Span>, // (rows)
+    pub joint: Vec<bool>, // (rows)
     /// Experts that stay in the file.
     pub flash: Option<Flash>,
 }
@@ -90,6 +93,8 @@ impl<B: Backend> State<B> {
             logits: buffer(lens.logits)?,
             axes: plan.vision.and_then(|vision| vision.axes),
             turns: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.turned as usize)),
+            pieces: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.pieces as usize)),
+            joint: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.pieces as usize)),
             flash,
             caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
             index_caches: plan

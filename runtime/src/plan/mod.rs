@@ -117,7 +117,17 @@ impl Plan {
         let batch = checked("batch_tokens", options.batch_tokens, BATCH_TOKENS_MAX, "tokens of one step")?;
         // A text that is read whole is read in one step, and gives no logits.
         let whole = spec.embedding.is_some();
-        let batch_tokens = |context: u32| batch.max(slots).max(if whole { context } else { 0 });
+        let image_tokens = options
+            .image_tokens
+            .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?;
+        // So is an image whose rows see each other.
+        let joint = spec.vision.as_ref().filter(|vision| vision.joint);
+        let image_tokens = if joint.is_some() { image_tokens.min(BATCH_TOKENS_MAX) } else { image_tokens };
+        let image = joint.map_or(0, |vision| vision.pixels.tokens_max.min(image_tokens));
+        let batch_tokens = |context: u32| {
+            let least = if whole { context } else { image.min(context) };
+            batch.max(slots).max(least)
+        };
         let context_max = if whole { spec.context.min(BATCH_TOKENS_MAX) } else { spec.context };
         // What chats may have bounds texts too, where it is less than a text may be.
         let context = if whole { context.min(context_max) } else { context };
@@ -130,9 +140,7 @@ impl Plan {
             batch_tokens: batch_tokens(context),
             logit_rows: if whole { 0 } else { rows },
             backend: options.backend,
-            image_tokens: options
-                .image_tokens
-                .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?,
+            image_tokens,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);

@@ -145,7 +145,8 @@ impl Room<'_> {
     ) -> Result<(), Refusal> {
         let len = medium.tokens(self.info).ok_or(TextError::NoTower { kind: sent.kind })?;
         self.ids.extend(before);
-        self.media.places.push(Place { at: self.ids.len() as u32, len });
+        let (at, joint) = (self.ids.len() as u32, medium.joint(self.info));
+        self.media.places.push(Place { at, len, joint });
         self.ids.extend(std::iter::repeat_n(sent.text.token, len as usize));
         self.ids.extend(after);
         self.media.areas.extend(medium.area(self.info));
@@ -174,7 +175,8 @@ impl Media {
         (start..start + len).map(move |position| turn(areas(), position))
     }
 
-    /// How many of `len` tokens from `start` on one step may take, and the medium that it needs for them.
+    /// How many of `len` tokens from `start` on one step may take, or more where fewer are no whole medium that is read in one
+    /// step, and the medium that it needs for them.
     pub(super) fn part(&self, start: u32, len: u32) -> (u32, Option<(&Arc<Medium>, Placed)>) {
         let (len, placed) = part(&self.places, start, len);
         (len, placed.map(|(index, placed)| (&self.media[index], placed)))
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn sequences_agree_up_to_the_first_other_medium() {
-        let key = |at, hash| (Place { at, len: 4 }, [hash; 32]);
+        let key = |at, hash| (Place { at, len: 4, joint: false }, [hash; 32]);
         let cases = [
             (vec![], vec![], 20),
             (vec![key(3, 1)], vec![key(3, 1)], 20),

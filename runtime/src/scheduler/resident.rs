@@ -11,7 +11,7 @@ use super::costs::Costs;
 use super::embedding::{Job, Jobs};
 use super::lookup::Lookup;
 use super::media::agreed;
-use super::share::share;
+use super::share::share_whole;
 use super::slots::{Slots, Taken};
 use super::speculate::{Gains, lengths};
 use super::state::Shared;
@@ -259,7 +259,10 @@ impl Resident {
         seated.retain(|_| takes.next().unwrap_or(false));
         rows.retain(|rows| *rows > 0);
         let wants: Vec<u32> = seated.iter().map(|(_, answer, _)| answer.rows_wanted()).collect();
-        let shares = share(self.engine.info().batch_tokens, &rows);
+        // A medium whose rows see each other is read in one step.
+        let least: Vec<u32> =
+            seated.iter().map(|(_, answer, seat)| answer.media().part(seat.written, 1).0).collect();
+        let shares = share_whole(self.engine.info().batch_tokens, &least, &rows);
         let proposals = self.proposals(&seated, &wants);
         let mut batch = Batch::default();
         for ((((at, answer, seat), want), len), proposed) in
@@ -268,7 +271,8 @@ impl Resident {
             if len == 0 {
                 continue;
             }
-            if let (_, Some((_, placed))) = answer.media().part(seat.written, len) {
+            let (len, part) = answer.media().part(seat.written, len);
+            if let Some((_, placed)) = part {
                 let row = placed.row + batch.tokens.len() as u32;
                 batch.placed.push(Placed { row, ..placed });
                 batch.medium.clone_from(&medium);

@@ -87,6 +87,23 @@ fn scaled(
     (sides[0] as u32, sides[1] as u32)
 }
 
+/// Rows and columns of tokens for `height x width` pixels, a token of `side` pixels a side: the image scaled to the size of
+/// `tokens_max` tokens, and each side rounded down. Where one side is less than a token it is one, and the other as many as
+/// the one is times the other.
+pub(super) fn fill(height: u32, width: u32, side: u32, tokens_max: u32) -> (u32, u32) {
+    let pixels = f64::from(height) * f64::from(width);
+    let factor = (f64::from(tokens_max) * f64::from(side) * f64::from(side) / pixels).sqrt();
+    let tokens = |len: u32| (factor * f64::from(len) / f64::from(side)).floor() as u32;
+    let times = |long: u32, short: u32| (long / short).min(tokens_max);
+    match (tokens(height), tokens(width)) {
+        // Of one token, where rounding leaves less.
+        (0, 0) => (1, 1),
+        (0, _) => (1, times(width, height)),
+        (_, 0) => (times(height, width), 1),
+        sides => sides,
+    }
+}
+
 /// The order in which CPython walks a set of up to four pairs of small numbers, put into it in turn. The reference
 /// implementation keeps its candidates in a set and takes the first of equals: a square image fits two grids equally.
 fn in_order_of_a_set(pairs: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
@@ -275,5 +292,54 @@ mod tests {
         // 4 frames of 64 x 64 pixels are 4 tokens of 32 a grid, or one where no more are allowed.
         let of = |tokens_max| area_of_frames([4, 2], [64, 64], 32, [1024, 1 << 20], tokens_max);
         assert_eq!([of(4), of(3), of(1)], [Some((2, 2)), Some((1, 1)), Some((1, 1))]);
+    }
+
+    /// Height, width, side, most tokens, and the grid of transformers 5.23's `get_aspect_ratio_preserving_size`.
+    const FILL_CASES: [Case; 30] = [
+        (512, 512, 48, 280, (16, 16)),
+        (1, 1, 48, 280, (16, 16)),
+        (1080, 1920, 48, 280, (12, 22)),
+        (10, 5000, 48, 70, (1, 70)),
+        (5000, 10, 48, 70, (70, 1)),
+        (16384, 1, 48, 1120, (1120, 1)),
+        (1, 16384, 8, 280, (1, 280)),
+        (48, 48, 48, 1120, (33, 33)),
+        (354, 2671, 42, 1120, (12, 91)),
+        (42, 213, 4, 1120, (14, 75)),
+        (127, 1560, 4, 140, (3, 41)),
+        (1, 2995, 6, 1120, (1, 1120)),
+        (59, 1596, 32, 140, (2, 61)),
+        (2530, 1823, 2, 140, (13, 10)),
+        (14, 883, 4, 140, (1, 93)),
+        (102, 2209, 8, 140, (2, 55)),
+        (58, 1570, 12, 140, (2, 61)),
+        (85, 597, 4, 280, (6, 44)),
+        (309, 2401, 4, 280, (6, 46)),
+        (182, 1254, 14, 70, (3, 21)),
+        (242, 2887, 14, 560, (6, 81)),
+        (48, 1465, 4, 140, (2, 65)),
+        (188, 1542, 6, 560, (8, 67)),
+        (46, 742, 4, 1120, (8, 134)),
+        (60, 1894, 4, 1120, (5, 188)),
+        (398, 1896, 42, 280, (7, 36)),
+        (28, 374, 28, 70, (2, 30)),
+        (1486, 608, 42, 140, (18, 7)),
+        (378, 1280, 42, 280, (9, 30)),
+        (41, 610, 14, 280, (4, 64)),
+    ];
+
+    #[test]
+    fn filled_grids_are_those_of_the_reference_implementation() {
+        let wrong: Vec<_> = FILL_CASES
+            .into_iter()
+            .map(|(height, width, side, most, grid)| ((height, width), fill(height, width, side, most), grid))
+            .filter(|(_, actual, expected)| actual != expected)
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        // Of one token something is left of every shape.
+        for (height, width) in [(7, 7), (7, 5), (1, 16384), (16384, 1)] {
+            let (rows, cols) = fill(height, width, 48, 1);
+            assert_eq!(rows * cols, 1, "{height} x {width}");
+        }
     }
 }

@@ -49,18 +49,25 @@ impl Grid {
     }
 
     /// Adds to `out` the vector of a patch's position: bilinear between the four nearest of a square `table` of `side`
-    /// rows of `side` vectors, as wide as `out`.
+    /// rows of `side` vectors, as wide as `out`, or one of each of two tables of `side` vectors.
     pub fn add_position(self, patch: u32, table: &[f32], side: u32, laid: Laid, out: &mut [f32]) {
+        let mut add = |entry: u32, weight: f32| {
+            let at = entry as usize * out.len();
+            out.iter_mut().zip(&table[at..]).for_each(|(out, t)| *out += weight * t);
+        };
         let Self { rows, cols } = match laid {
             Laid::EdgesAcross => Self { rows: self.cols, cols: self.rows },
             Laid::Edges | Laid::Corners => self,
+            Laid::Axes => {
+                let [row, col] = self.place(patch);
+                add(col, 1.0);
+                return add(side + row, 1.0);
+            }
         };
         let [row, col] = [patch / cols, patch % cols];
         for (y, high) in taps(row, rows, side, laid) {
             for (x, wide) in taps(col, cols, side, laid) {
-                let weight = high * wide;
-                let at = (y * side + x) as usize * out.len();
-                out.iter_mut().zip(&table[at..]).for_each(|(out, t)| *out += weight * t);
+                add(y * side + x, high * wide);
             }
         }
     }
@@ -72,6 +79,7 @@ fn taps(index: u32, len: u32, side: u32, laid: Laid) -> impl Iterator<Item = (u3
     let at = match laid {
         Laid::Edges | Laid::EdgesAcross => (of + 0.5) * len_of_table / len as f32 - 0.5,
         Laid::Corners => of * (len_of_table - 1.0) / (len.max(2) - 1) as f32,
+        Laid::Axes => of,
     };
     let low = at.floor();
     let tap = move |offset: f32| {
@@ -131,5 +139,17 @@ mod tests {
             assert_eq!(at(2, 3, Laid::EdgesAcross, patch), at(3, 2, Laid::Edges, patch), "{patch}");
         }
         assert_eq!(at(4, 4, Laid::EdgesAcross, 6), at(4, 4, Laid::Edges, 6));
+    }
+
+    #[test]
+    fn positions_of_two_tables_are_added() {
+        // Entries of 3 columns and 3 rows, of which an image of 2 x 3 patches takes 3 and 2.
+        let table = [1.0, 2.0, 3.0, 10.0, 20.0, 30.0];
+        let sums: [f32; 6] = std::array::from_fn(|patch| {
+            let mut out = [0.5];
+            Grid { rows: 2, cols: 3 }.add_position(patch as u32, &table, 3, Laid::Axes, &mut out);
+            out[0]
+        });
+        assert_eq!(sums, [11.5, 12.5, 13.5, 21.5, 22.5, 23.5]);
     }
 }

@@ -28,6 +28,8 @@ enum Values {
 pub enum ImageError {
     #[error("an image has {rows} x {cols} patches; each must be a multiple of {merge}, and at least that")]
     Grid { rows: u64, cols: u64, merge: u32 },
+    #[error("an image has {rows} x {cols} patches; this model has positions for {limit} a side")]
+    Positions { rows: u32, cols: u32, limit: u32 },
     #[error("an image is {tokens} tokens; this model takes {limit} at most")]
     TooLarge { tokens: u64, limit: u32 },
     #[error("the patches of an image are {actual} numbers; {rows} x {cols} of {width} are {expected}")]
@@ -67,6 +69,7 @@ impl Image {
         let side = patch * vision.merge;
         let fit = match pixels.fit {
             Fit::Shape => Some(fit::tokens(height, width, side, limit)),
+            Fit::Fill => Some(fit::fill(height, width, side, limit)),
             Fit::Area { pixels_min, pixels_max } => {
                 let most = u64::from(limit) * u64::from(side) * u64::from(side);
                 let most = u32::try_from(most).map_or(pixels_max, |most| most.min(pixels_max));
@@ -107,6 +110,7 @@ impl Image {
         let values = match vision.pixels.given {
             Given::Rows => values,
             Given::Squares => from_squares(&values, grid, vision),
+            Given::Padded => from_pixels(&values, &vision.pixels),
         };
         let mut hasher = hasher(grid);
         for value in &values {
@@ -199,6 +203,19 @@ fn from_squares(given: &[f32], grid: Grid, vision: &Vision) -> Vec<f32> {
     values
 }
 
+/// Patches that come pixel by pixel, from 0 to 1, as they lie here.
+fn from_pixels(given: &[f32], pixels: &Pixels) -> Vec<f32> {
+    let plane = (pixels.patch * pixels.patch) as usize;
+    let mut values = Vec::with_capacity(given.len());
+    for of_patch in given.chunks_exact(3 * plane) {
+        for (channel, (mean, deviation)) in pixels.mean.iter().zip(pixels.deviation).enumerate() {
+            let of_channel = of_patch.iter().skip(channel).step_by(3);
+            values.extend(of_channel.map(|value| (value - mean) / deviation));
+        }
+    }
+    values
+}
+
 fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, ImageError> {
     let merge = vision.merge;
     let tokens = (rows / u64::from(merge)).saturating_mul(cols / u64::from(merge));
@@ -208,7 +225,11 @@ fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, Im
     let whole = |len: u64| len > 0 && len.is_multiple_of(merge.into());
     let narrow = u32::try_from(rows).ok().zip(u32::try_from(cols).ok());
     let grid = narrow.filter(|_| whole(rows) && whole(cols));
-    grid.map(|(rows, cols)| Grid { rows, cols }).ok_or(ImageError::Grid { rows, cols, merge })
+    let (rows, cols) = grid.ok_or(ImageError::Grid { rows, cols, merge })?;
+    match vision.side_max().filter(|limit| rows.max(cols) > *limit) {
+        Some(limit) => Err(ImageError::Positions { rows, cols, limit }),
+        None => Ok(Grid { rows, cols }),
+    }
 }
 
 fn hasher(grid: Grid) -> blake3::Hasher {

@@ -11,8 +11,8 @@ mod stages;
 mod video;
 mod weights;
 
-use muse_format::{Spec, Vision};
-use muse_kernels::{Backend, BackendError, Tensor};
+use muse_format::{Join, Spec, Vision};
+use muse_kernels::{Backend, BackendError, Span, Tensor};
 
 pub use self::image::{Image, ImageError};
 pub use self::sizes::VisionPlan;
@@ -29,8 +29,10 @@ pub struct Tower<B: Backend> {
     dim: usize,
     norm_eps: f32,
     weights: TowerWeights<B::Weight>,
-    /// `(positions, positions, dim)`
+    /// `(position_entries, dim)`
     positions: Tensor,
+    /// Added to the mean of a square's patches, `(dim)`.
+    mean_shift: Option<Tensor>,
     rows: usize,
     state: State<B>,
     /// [`Image::hash`] of what `vectors` are of, and how many there are.
@@ -54,6 +56,8 @@ struct State<B: Backend> {
     order: Vec<u32>,       // (patches): which patch comes when
     came: Vec<u32>,        // (patches): when a patch came
     at: Vec<u32>,          // (rows): where a chunk's rows lie
+    own: Vec<u32>,         // (rows): 0, 1, ..
+    squares: Vec<Span>,    // (tokens): rows of a chunk that become one vector
     places: Vec<[u32; 2]>, // (rows): column and row of a chunk's patches, from 1
     host: Vec<f32>,        // (rows, values)
 }
@@ -71,8 +75,9 @@ impl<B: Backend> Tower<B> {
         plan: &VisionPlan,
     ) -> Result<Self, BackendError> {
         let weights = TowerWeights::load(&mut Loader { mapped, backend }, vision, spec.dim)?;
-        let side = vision.positions * vision.positions;
-        let positions = mapped.tensor("vision.positions", side, vision.dim)?;
+        let positions = mapped.tensor("vision.positions", vision.position_entries(), vision.dim)?;
+        let moved = vision.join == Join::Mean { standardized: true };
+        let mean_shift = moved.then(|| mapped.tensor("vision.mean_shift", 1, vision.dim)).transpose()?;
         let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
         let (chunk, rows) = (fit(plan.chunk_len()), plan.rows as usize);
         let patches = plan.patches as usize;
@@ -89,6 +94,8 @@ impl<B: Backend> Tower<B> {
             order: Vec::with_capacity(patches),
             came: Vec::with_capacity(patches),
             at: Vec::with_capacity(rows),
+            own: (0..plan.rows).collect(),
+            squares: Vec::with_capacity(plan.squares() as usize),
             places: Vec::with_capacity(rows),
             host: Vec::with_capacity(fit(plan.host_len())),
         };
@@ -101,6 +108,7 @@ impl<B: Backend> Tower<B> {
             norm_eps,
             weights,
             positions,
+            mean_shift,
             rows,
             state,
             seen: None,

@@ -18,6 +18,8 @@ pub struct VisionPlan {
     pub axes: Option<[u32; 2]>,
     /// Rows of a step of the language model that turn by them.
     pub turned: u32,
+    /// Most pieces of such a step where rows of an image see each other.
+    pub pieces: u32,
     /// Keys and values of one layer at a time.
     pub cache: CacheShape,
     /// Width of the vectors that an image becomes.
@@ -28,6 +30,7 @@ pub struct VisionPlan {
     wide: u64,
     /// Width of a patch's values.
     values: u32,
+    squares: u32,
 }
 
 impl VisionPlan {
@@ -38,6 +41,7 @@ impl VisionPlan {
         let capacity = patches.next_multiple_of(TILE_POSITIONS as u32);
         let values = vision.pixels.values();
         let merged = u64::from(rows / vision.merged());
+        let squares = if vision.adapter() { 0 } else { rows / vision.merged() };
         let of_patches = u64::from(rows) * u64::from(vision.ffn_dim.max(values).max(vision.dim));
         let of_tokens = merged * u64::from(vision.adapter_dim.max(spec.dim));
         Self {
@@ -46,6 +50,7 @@ impl VisionPlan {
             rows,
             axes: vision.axes,
             turned: if vision.axes.is_some() { batch } else { 0 },
+            pieces: if vision.joint { batch } else { 0 },
             cache: CacheShape {
                 dtype,
                 slots: 1,
@@ -58,12 +63,18 @@ impl VisionPlan {
             inner: vision.dim,
             wide: of_patches.max(of_tokens),
             values,
+            squares,
         }
+    }
+
+    /// Most squares of a chunk whose patches become one by their mean.
+    pub fn squares(&self) -> u32 {
+        self.squares
     }
 
     /// Widest input of a matrix product.
     pub fn widest_input(vision: &Vision) -> u32 {
-        let squares = vision.dim * vision.merged();
+        let squares = if vision.adapter() { vision.dim * vision.merged() } else { 0 };
         [vision.pixels.values(), vision.ffn_dim, squares, vision.adapter_dim].into_iter().max().unwrap_or(0)
     }
 
@@ -95,8 +106,13 @@ impl VisionPlan {
     pub fn items(&self) -> [Item; 4] {
         let item = |shape: String, bytes: u64| Item { what: "images", shape, bytes };
         let Self { tokens, patches, rows, dim, inner, .. } = self;
-        // Which patch comes when, and where it went; what rows of a step turn by, for us and for the backend.
-        let order = 8 * u64::from(*patches) + 12 * u64::from(*rows) + 2 * 12 * u64::from(self.turned);
+        // Which patch comes when, and where it went; which rows are a square's; what rows of a step turn by, for us and for
+        // the backend; the pieces of a step.
+        let own = 16 * u64::from(*rows) + 12 * u64::from(self.squares);
+        let order = 8 * u64::from(*patches)
+            + own
+            + 2 * 12 * u64::from(self.turned)
+            + (12 + 1) * u64::from(self.pieces);
         let chunk = 4 * (5 * self.chunk_len() + 2 * self.wide_len() + self.host_len()) + order;
         let dtype = self.cache.dtype;
         [

@@ -1,11 +1,10 @@
 //! How an image becomes vectors, a chunk of its patches at a time, so that somebody else may be served between two.
 
 use muse_format::Vision;
-use muse_kernels::{AttentionShape, Backend, BackendError, Linear, Span};
+use muse_kernels::{AttentionShape, Backend, BackendError, Span};
 
-use super::weights::Block;
+use super::weights::{Block, linear, products};
 use super::{Image, State, Tower};
-use crate::model::Affine;
 
 /// What is computed next. Places are those of [`State::order`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +78,7 @@ impl<B: Backend> Tower<B> {
         host.clear();
         chunk.iter().for_each(|patch| image.patch(*patch, &self.spec.pixels, host));
         backend.write(wide, host)?;
-        backend.linear(wide, rows, &mut [product(x, &w.patch)])?;
+        backend.linear(wide, rows, &mut [linear(x, &w.patch)])?;
         host.clear();
         host.resize(rows * dim, 0.0);
         for (patch, out) in chunk.iter().zip(host.chunks_exact_mut(dim)) {
@@ -105,11 +104,15 @@ impl<B: Backend> Tower<B> {
         let (heads, head_dim) = (self.spec.heads, self.spec.head_dim());
         let (dim, eps, w) = (self.spec.dim as usize, self.spec.norm_eps, &self.weights.blocks[layer]);
         let (start, rows) = (span.start as usize, span.len as usize);
-        let State { stream, y, k, v, cache, order, at, places, .. } = &mut self.state;
+        let State { stream, x, y, k, v, cache, order, at, own, places, .. } = &mut self.state;
         numbers(at, span.start, rows);
         backend.gather(y, stream, at, dim)?;
         w.attn_norm.run(backend, y, rows, eps)?;
-        backend.linear(y, rows, &mut [product(k, &w.k), product(v, &w.v)])?;
+        products(backend, y, x, &own[..rows], [(&mut *k, &w.k), (&mut *v, &w.v)])?;
+        if let Some([_, of_keys, of_values]) = &w.head_norms {
+            backend.rms_norm_in_place(k, of_keys, rows * heads as usize, eps)?;
+            backend.rms_norm_in_place(v, of_values, rows * heads as usize, eps)?;
+        }
         turned_by(places, &order[start..start + rows], image);
         backend.rope_2d(k, &self.weights.rope, places, heads, head_dim)?;
         backend.store(cache, k, v, &[span])
@@ -124,23 +127,27 @@ impl<B: Backend> Tower<B> {
         span: Span,
         (first, last): (u32, u32),
     ) -> Result<(), BackendError> {
-        let Vision { heads, ffn_dim, activation, norm_eps, .. } = self.spec;
+        let Vision { heads, norm_eps, scale, .. } = self.spec;
         let (dim, head_dim) = (self.spec.dim as usize, self.spec.head_dim());
         let (rows, start) = (span.len as usize, span.start as usize);
         let w: &Block<B::Weight> = &self.weights.blocks[layer];
-        let State { stream, x, y, q, k: mix, wide, cache, order, at, places, .. } = &mut self.state;
+        let State { stream, x, y, q, k: mix, v: spare, cache, order, at, own, places, .. } = &mut self.state;
+        let own = &own[..rows];
         numbers(at, span.start, rows);
         backend.gather(x, stream, at, dim)?;
         backend.gather(y, stream, at, dim)?;
         w.attn_norm.run(backend, y, rows, norm_eps)?;
-        backend.linear(y, rows, &mut [product(q, &w.q)])?;
+        products(backend, y, spare, own, [(&mut *q, &w.q)])?;
+        if let Some([of_queries, ..]) = &w.head_norms {
+            backend.rms_norm_in_place(q, of_queries, rows * heads as usize, norm_eps)?;
+        }
         turned_by(places, &order[start..start + rows], image);
         backend.rope_2d(q, &self.weights.rope, places, heads, head_dim)?;
         let shape = AttentionShape {
             heads,
             kv_heads: heads,
             head_dim,
-            scale: f64::from(head_dim).powf(-0.5) as f32,
+            scale: scale.unwrap_or(f64::from(head_dim).powf(-0.5) as f32),
             window: Some(last - first + 1),
             chunk: None,
             softcap: None,
@@ -148,15 +155,38 @@ impl<B: Backend> Tower<B> {
             until: Some(last),
         };
         backend.attention(mix, q, cache, &[span], &shape)?;
-        backend.linear(mix, rows, &mut [product(y, &w.out)])?;
+        products(backend, mix, spare, own, [(&mut *y, &w.out)])?;
+        if let Some(norm) = &w.attn_post_norm {
+            norm.run(backend, y, rows, norm_eps)?;
+        }
         backend.add(x, y, rows * dim)?;
-
         backend.scatter(stream, x, at, dim)?;
+        self.feed_forward(backend, layer, rows)
+    }
+
+    /// The second half of a block, of the rows that [`State::at`] says.
+    fn feed_forward(&mut self, backend: &mut B, layer: usize, rows: usize) -> Result<(), BackendError> {
+        let Vision { ffn_dim, activation, norm_eps, .. } = self.spec;
+        let (dim, hidden) = (self.spec.dim as usize, rows * ffn_dim as usize);
+        let w: &Block<B::Weight> = &self.weights.blocks[layer];
+        let State { stream, x, y, q: spare, wide, other, at, own, .. } = &mut self.state;
+        let own = &own[..rows];
         backend.gather(y, stream, at, dim)?;
         w.ffn_norm.run(backend, y, rows, norm_eps)?;
-        backend.linear(y, rows, &mut [product(wide, &w.up)])?;
-        backend.activate(wide, rows * ffn_dim as usize, activation)?;
-        backend.linear(wide, rows, &mut [product(y, &w.down)])?;
+        match &w.gate {
+            None => {
+                products(backend, y, spare, own, [(&mut *wide, &w.up)])?;
+                backend.activate(wide, hidden, activation)?;
+            }
+            Some(gate) => {
+                products(backend, y, spare, own, [(&mut *wide, gate), (&mut *other, &w.up)])?;
+                backend.glu(wide, other, hidden, activation)?;
+            }
+        }
+        products(backend, wide, other, own, [(&mut *y, &w.down)])?;
+        if let Some(norm) = &w.ffn_post_norm {
+            norm.run(backend, y, rows, norm_eps)?;
+        }
         backend.add(x, y, rows * dim)?;
         backend.scatter(stream, x, at, dim)
     }
@@ -169,9 +199,9 @@ impl<B: Backend> Tower<B> {
         first: u32,
         squares: u32,
     ) -> Result<(), BackendError> {
-        let Vision { merge, adapter_dim, adapter_activation, outer_norm_eps, .. } = self.spec;
+        let Vision { merge, outer_norm_eps, .. } = self.spec;
         let (inner, merged) = (self.spec.dim as usize, self.spec.merged() as usize);
-        let (w, State { stream, x, wide, other, order, came, at, .. }) = (&self.weights, &mut self.state);
+        let State { stream, x, order, came, at, .. } = &mut self.state;
         if first == 0 {
             came.clear();
             came.resize(order.len(), 0);
@@ -185,23 +215,57 @@ impl<B: Backend> Tower<B> {
             at.extend(patches.map(|[y, x]| came[(y * image.grid.cols + x) as usize]));
         }
         let rows = squares as usize;
-        let hidden = rows * adapter_dim as usize;
         backend.gather(x, stream, at, inner)?;
-        w.post_norm.run(backend, x, rows * merged, outer_norm_eps)?;
-        // The patches of a square lie one behind the other: one row of the adapter's input.
-        backend.linear(x, rows, &mut [product(wide, &w.adapter_up)])?;
-        backend.activate(wide, hidden, adapter_activation)?;
-        if let Some(down) = &w.adapter_down {
-            backend.linear(wide, rows, &mut [product(other, down)])?;
-            backend.activate(other, hidden, adapter_activation)?;
-            std::mem::swap(wide, other);
+        if let Some(norm) = &self.weights.post_norm {
+            norm.run(backend, x, rows * merged, outer_norm_eps)?;
         }
-        backend.linear(wide, rows, &mut [product(other, &w.projection)])?;
+        match &self.weights.mean_norm {
+            None => self.adapt(backend, rows)?,
+            Some(_) => self.mean(backend, rows)?,
+        }
+        let (w, State { wide, other, at, .. }) = (&self.weights, &mut self.state);
+        backend.linear(wide, rows, &mut [linear(other, &w.projection)])?;
         if let Some(norm) = &w.norm {
             backend.rms_norm_in_place(other, norm, rows, self.norm_eps)?;
         }
         numbers(at, first, rows);
         backend.scatter(&mut self.vectors, other, at, self.dim)
+    }
+
+    /// `wide` is what the adapter makes of `x`, `rows` rows of a square's patches.
+    fn adapt(&mut self, backend: &mut B, rows: usize) -> Result<(), BackendError> {
+        let Vision { adapter_dim, adapter_activation, .. } = self.spec;
+        let hidden = rows * adapter_dim as usize;
+        let (w, State { x, wide, other, .. }) = (&self.weights, &mut self.state);
+        // The patches of a square lie one behind the other: one row of the adapter's input.
+        let up = w.adapter_up.as_ref().expect("weights are loaded by the spec");
+        backend.linear(x, rows, &mut [linear(wide, up)])?;
+        backend.activate(wide, hidden, adapter_activation)?;
+        if let Some(down) = &w.adapter_down {
+            backend.linear(wide, rows, &mut [linear(other, down)])?;
+            backend.activate(other, hidden, adapter_activation)?;
+            std::mem::swap(wide, other);
+        }
+        Ok(())
+    }
+
+    /// `wide` is the mean of the patches of each of `rows` squares in `x`, scaled, moved and normalised.
+    fn mean(&mut self, backend: &mut B, rows: usize) -> Result<(), BackendError> {
+        let (dim, merged) = (self.spec.dim as usize, self.spec.merged());
+        let (w, State { x, wide, other, squares, host, .. }) = (&self.weights, &mut self.state);
+        squares.clear();
+        squares.extend((0..rows as u32).map(|square| Span { slot: 0, start: square * merged, len: merged }));
+        backend.mean(wide, x, squares, dim)?;
+        backend.scale_and_cap(wide, rows * dim, (dim as f64).sqrt() as f32, None)?;
+        if let Some((scale, shift)) = w.mean_scale.as_ref().zip(self.mean_shift.as_ref()) {
+            host.clear();
+            (0..rows).for_each(|_| host.extend_from_slice(shift.f32()));
+            backend.write(other, host)?;
+            backend.add(wide, other, rows * dim)?;
+            backend.multiply(wide, scale, rows)?;
+        }
+        let norm = w.mean_norm.as_ref().expect("weights are loaded by the spec");
+        backend.rms_norm_in_place(wide, norm, rows, self.spec.outer_norm_eps)
     }
 }
 
@@ -218,8 +282,4 @@ fn turned_by(places: &mut Vec<[u32; 2]>, patches: &[u32], image: &Image) {
         let [row, col] = image.grid.place(*patch);
         [col + 1, row + 1]
     }));
-}
-
-fn product<'a, B: Backend>(out: &'a mut B::Buffer, affine: &'a Affine<B::Weight>) -> Linear<'a, B> {
-    Linear { out, weight: &affine.weight, bias: affine.bias.as_ref() }
 }

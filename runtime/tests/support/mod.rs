@@ -12,8 +12,8 @@ use std::sync::Arc;
 use half::f16;
 use muse_format::{
     Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
-    Indexer, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score,
-    Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
+    Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance,
+    Role, Score, Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -296,6 +296,32 @@ pub fn seeing() -> Spec {
     Spec { vision: Some(vision), ..plain() }
 }
 
+/// [`shared`] with a tower of other blocks, in which the tokens of an image see each other: in the layers with a window, of
+/// 5.
+pub fn seeing_jointly() -> Spec {
+    let vision = Vision {
+        blank: 3,
+        joint: true,
+        rms: true,
+        post_norms: true,
+        head_norms: true,
+        gated: true,
+        bias: false,
+        clipped: true,
+        scale: Some(0.9),
+        pre_norm: false,
+        post_norm: false,
+        positions: 8,
+        laid: Laid::Axes,
+        join: Join::Mean { standardized: true },
+        adapter_dim: 36,
+        adapter_down: false,
+        vector_norm: false,
+        ..seeing().vision.unwrap()
+    };
+    Spec { vision: Some(vision), ..shared() }
+}
+
 /// Random bytes of a tensor whose values have about the standard deviation `1 / sqrt(cols)`; vectors are near 1.
 fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Vec<u8> {
     let rows = e.rows as usize;
@@ -304,6 +330,7 @@ fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Ve
         let value = |i: usize, rng: &mut Rng| match e.name.contains("rope") {
             true => 0.3_f32.powf(i as f32 + if e.name == "rope.1" { 0.5 } else { 0.0 }),
             false if e.name.ends_with("bias") => 0.2 * rng.signed(),
+            false if e.name.ends_with("_min") => -0.9 + 0.3 * rng.signed(),
             false => 0.8 + 0.3 * rng.signed(),
         };
         return (0..rows * cols).flat_map(|i| value(i, rng).to_le_bytes()).collect();

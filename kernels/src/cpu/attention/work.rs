@@ -31,6 +31,8 @@ pub(in crate::cpu) struct Work<'a> {
     pub(super) shape: &'a AttentionShape,
     /// Where rows see some positions alone: `(tokens, top)` of them, and `top`.
     chosen: Option<(&'a [f32], usize)>,
+    /// Which spans' rows see each other; none where it is empty.
+    joint: &'a [bool],
 }
 
 /// The `index`-th of `of` parts.
@@ -61,12 +63,17 @@ impl<'a> Work<'a> {
         let stored = cache.shape();
         assert!(stored.kv_heads == shape.kv_heads && stored.head_dim == shape.head_dim);
         assert!(shape.heads > 0 && shape.heads.is_multiple_of(shape.kv_heads));
-        Self { q, cache, spans, shape, chosen: None }
+        Self { q, cache, spans, shape, chosen: None, joint: &[] }
     }
 
     /// Of the positions `chosen` alone, `(tokens, top)`.
     pub(in crate::cpu) fn among(self, chosen: &'a [f32], top: usize) -> Self {
         Self { chosen: Some((chosen, top)), ..self }
+    }
+
+    /// With those spans `joint`, one flag each, whose rows see each other.
+    pub(in crate::cpu) fn jointly(self, joint: &'a [bool]) -> Self {
+        Self { joint, ..self }
     }
 
     /// What a row chose, where it did.
@@ -116,19 +123,20 @@ impl<'a> Work<'a> {
         let (heads, kv_heads) = (self.shape.heads as usize, self.shape.kv_heads as usize);
         let (group, kv_head) = (heads / kv_heads, unit % kv_heads);
         let (mut index, mut row) = (unit / kv_heads, 0);
-        let mut spans = self.spans.iter();
-        let mut span = spans.next().expect("a unit has a span");
+        let mut spans = self.spans.iter().enumerate();
+        let (mut which, mut span) = spans.next().expect("a unit has a span");
         while index >= self.shared(span).div_ceil(most) {
             index -= self.shared(span).div_ceil(most);
             row += span.len as usize;
-            span = spans.next().expect("a unit has a span");
+            (which, span) = spans.next().expect("a unit has a span");
         }
+        let joint = self.joint.get(which).is_some_and(|joint| *joint);
         queries.prompt = span.len >= PROMPT_ROWS;
         let shared = self.shared(span);
         let len = shared.div_ceil(shared.div_ceil(most));
         for i in index * len..((index + 1) * len).min(shared) {
             let query = (row + i / group) * heads + kv_head * group + i % group;
-            let sees = self.shape.sees(span, span.start + (i / group) as u32);
+            let sees = self.shape.sees_jointly(span, span.start + (i / group) as u32, joint);
             queries.chosen[queries.count] = self.chosen(row + i / group);
             let (first, last) = (*sees.start() as usize, *sees.end() as usize);
             let out = out(query, queries.count);

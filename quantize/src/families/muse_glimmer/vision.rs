@@ -8,7 +8,9 @@ use muse_format::{Activation, Fit, Laid, Pixels, Taken, Video, Vision, VisionLay
 
 use super::super::config::Config;
 use super::super::origin::Named;
-use super::super::{Draft, ImageMarkers, Rope, Transform, VideoMarkers, image_processor, video_processor};
+use super::super::{
+    Draft, ImageMarkers, Marker, Rope, Transform, VideoMarkers, image_processor, video_processor,
+};
 use crate::checkpoint::ImportError;
 
 /// How a frame's time is written, as in the reference implementation.
@@ -114,8 +116,8 @@ pub(in super::super) fn read(
     draft.computed.insert("vision.rope".into(), frequencies);
     draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
     name_tensors(draft);
-    let around = Some(["<|image_start|>", "<|image_end|>"]);
-    draft.image_markers = Some(ImageMarkers { token: "<|patch|>", around });
+    let around = Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text));
+    draft.image_markers = Some(ImageMarkers { token: Marker::Text("<|patch|>"), around });
     draft.video_markers = Some(VideoMarkers {
         token: "<|video|>",
         begin: Some("<|vid_start|>"),

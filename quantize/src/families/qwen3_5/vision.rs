@@ -10,7 +10,7 @@ use muse_format::{Activation, Fit, Given, Laid, Pixels, Resampling, Taken, Video
 use super::super::config::Config;
 use super::super::origin::Named;
 use super::super::{
-    Draft, ImageMarkers, Rope, Rows, Transform, VideoMarkers, image_processor, video_processor,
+    Draft, ImageMarkers, Marker, Rope, Rows, Transform, VideoMarkers, image_processor, video_processor,
 };
 use crate::checkpoint::ImportError;
 
@@ -100,11 +100,12 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
         }),
         axes: Some(axes(&config.model("text_config")?)?),
         layers: (0..layers).map(|_| VisionLayer { window: None }).collect(),
+        ..Vision::default()
     });
     tower.finish(&[])?;
     draft.computed.insert("vision.rope".into(), frequencies);
     name_tensors(draft);
-    draft.image_markers = Some(ImageMarkers { token: "<|image_pad|>", around: None });
+    draft.image_markers = Some(ImageMarkers { token: Marker::Text("<|image_pad|>"), around: None });
     // The template writes the first and the last of these around a video as well, which the reference keeps.
     draft.video_markers = Some(VideoMarkers {
         token: "<|video_pad|>",

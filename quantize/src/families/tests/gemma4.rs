@@ -1,9 +1,9 @@
-use muse_format::Spec;
-use serde_json::{Value, json};
+use muse_format::{Fit, Join, Laid, Spec};
+use serde_json::{Map, Value, json};
 
 use super::{checkpoint, family, spec, with};
 use crate::checkpoint::ImportError;
-use crate::families::{self, Origin, import};
+use crate::families::{self, Origin, Rows, import};
 
 #[test]
 fn gemma4_has_wider_heads_on_full_layers_and_takes_keys_over() {
@@ -100,10 +100,12 @@ fn gemma4_finds_values_that_are_keys_and_drops_keys_that_are_not_read() {
 fn gemma4_among_other_modalities_is_its_text_model() {
     let text = Value::Object(with(family("gemma4"), &json!({"architectures": null})));
     let outer = json!({"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"],
-        "text_config": text, "vision_config": {"hidden_size": 8}, "audio_config": null, "image_token_id": 98});
+        "text_config": text, "vision_config": {"hidden_size": 8}, "audio_config": null, "image_token_id": 100});
     let read = |changes: Value| spec(with(outer.clone(), &changes));
     let alone = spec(with(family("gemma4"), &json!({}))).expect("the text model");
+    // No prompt can hold an image's token; or there is no tower.
     assert_eq!(read(json!({})).expect("gemma4"), alone);
+    assert_eq!(read(json!({"image_token_id": 98, "vision_config": null})).expect("gemma4"), alone);
     assert!(!read(json!({"tie_word_embeddings": false})).expect("the outer key decides").tied_head);
     let error = read(json!({"text_config": null})).expect_err("no text model");
     assert!(matches!(error, ImportError::Config { key, .. } if key == "text_config"));
@@ -112,6 +114,108 @@ fn gemma4_among_other_modalities_is_its_text_model() {
         families::gemma4::FAMILY.their_name("per_layer.table"),
         "model.language_model.embed_tokens_per_layer.weight"
     );
+}
+
+/// As published but for its sizes.
+fn seeing(changes: &Value) -> Map<String, Value> {
+    let tower = json!({"model_type": "gemma4_vision", "hidden_size": 24, "intermediate_size": 20, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "patch_size": 16,
+        "hidden_activation": "gelu_pytorch_tanh", "attention_bias": false, "attention_dropout": 0.0,
+        "rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "pooling_kernel_size": 3,
+        "position_embedding_size": 10240, "use_clipped_linears": true, "standardize": false,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}, "initializer_range": 0.02});
+    let text = Value::Object(with(family("gemma4"), &json!({"architectures": null})));
+    let outer = json!({"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"],
+        "text_config": text, "audio_config": null, "image_token_id": 98, "video_token_id": 99,
+        "boi_token_id": 96, "eoi_token_id": 97});
+    with(outer, &json!({"vision_config": with(tower, changes)}))
+}
+
+#[test]
+fn gemma4_sees_by_the_means_of_squares() {
+    let vision = spec(seeing(&json!({}))).expect("gemma4").vision.expect("a tower");
+    // A token for sound is beyond the vocabulary.
+    assert_eq!((vision.token, vision.blank_tokens.as_slice(), vision.blank), (98, [98, 99].as_slice(), 0));
+    assert_eq!((vision.laid, vision.positions, vision.frequencies), (Laid::Axes, 3360, 2));
+    assert_eq!((vision.join, vision.merge), (Join::Mean { standardized: false }, 3));
+    assert_eq!((vision.pixels.fit, vision.pixels.tokens_max), (Fit::Fill, 280));
+    assert!(vision.joint && vision.clipped && vision.gated && vision.rms && !vision.bias);
+    let mut causal = seeing(&json!({"standardize": true, "position_embedding_size": 12}));
+    causal["text_config"]["use_bidirectional_attention"] = Value::Null;
+    causal["text_config"]["pad_token_id"] = 5.into();
+    let vision = spec(causal).expect("a small one").vision.expect("a tower");
+    assert_eq!((vision.joint, vision.join), (false, Join::Mean { standardized: true }));
+    assert_eq!((vision.positions, vision.blank), (12, 5));
+    let cases = [
+        ("model_type", json!("siglip_vision_model")),
+        ("hidden_activation", json!("gelu")),
+        ("attention_bias", json!(true)),
+        ("hidden_size", json!(26)),
+        ("head_dim", json!(16)),
+        ("num_key_value_heads", json!(1)),
+        ("pooling_kernel_size", json!(17)),
+        ("pooling_kernel_size", json!(1)),
+        ("num_hidden_layers", json!(0)),
+        ("rope_parameters.rope_type", json!({"rope_type": "yarn"})),
+        ("num_experts", json!(2)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        let (outer, _) = key.split_once('.').unwrap_or((key, ""));
+        match spec(seeing(&json!({ outer: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("vision_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn gemma4_has_quarters_of_heads_in_another_order_and_keeps_the_positions_it_can_reach() {
+    let rows = Rows { crossed: Some(2), ..Rows::default() };
+    let order: Vec<_> = (0..16).map(|row| rows.source(row)).collect();
+    assert_eq!(order, [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);
+    let config = seeing(&json!({"use_clipped_linears": false}));
+    let draft = (families::gemma4::FAMILY.read)(&families::Config::new(&config)).expect("gemma4");
+    let part = &draft.parts["vision.positions"];
+    assert_eq!((part.shape, part.rows.source(3359), part.rows.source(3360)), ((20480, 24), 3359, 10240));
+    let q = &draft.named["vision.l1.attn.q"];
+    assert_eq!(q.theirs, "model.vision_tower.encoder.layers.1.self_attn.q_proj.linear.weight");
+    assert_eq!((q.rows, draft.named["vision.l1.attn.q_norm"].rows), (rows, rows));
+    assert!(!draft.named.contains_key("vision.l1.attn.q_in_min"));
+}
+
+#[test]
+fn an_image_processor_of_gemma4_says_how_many_tokens_an_image_has() {
+    let read = |processor: Value| {
+        let mut vision = spec(seeing(&json!({}))).expect("gemma4").vision.expect("a tower");
+        let processor = processor.as_object().expect("an object").clone();
+        let processor = families::Config::part(&processor, "preprocessor_config.json: ");
+        families::gemma4::vision::read_processor(&processor, &mut vision).map(|()| vision.pixels)
+    };
+    assert_eq!(read(json!({})).expect("no file").tokens_max, 280);
+    let published = json!({"do_convert_rgb": true, "do_normalize": false, "do_rescale": true, "do_resize": true,
+        "image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0], "image_processor_type": "Gemma4ImageProcessor",
+        "max_soft_tokens": 1120, "patch_size": 16, "pooling_kernel_size": 3, "resample": 3,
+        "rescale_factor": 1.0 / 255.0});
+    let pixels = read(published.clone()).expect("as published");
+    assert_eq!((pixels.tokens_max, pixels.mean, pixels.deviation), (1120, [0.5; 3], [0.5; 3]));
+    for (key, value) in [
+        ("max_soft_tokens", json!(100)),
+        ("pooling_kernel_size", json!(2)),
+        ("patch_size", json!(14)),
+        ("do_normalize", json!(true)),
+        ("image_mean", json!([0.5, 0.5, 0.5])),
+        ("image_std", json!([0.5, 0.5, 0.5])),
+        ("resample", json!(2)),
+        ("size", json!({"height": 224})),
+    ] {
+        let mut processor = published.clone();
+        processor[key] = value;
+        let error = read(processor).expect_err(key);
+        let key = format!("preprocessor_config.json: {key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::latent::LatentAttention;
 pub use self::sparse::{Indexer, Sparse};
 pub use self::video::{Taken, Video};
-pub use self::vision::{Fit, Given, Laid, Pixels, Resampling, Vision, VisionLayer};
+pub use self::vision::{Fit, Given, Join, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
 /// One transformer: a decoder, or an encoder where it says so.

@@ -23,18 +23,25 @@ fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
 /// products that bring its output to the width of the residual stream. Each square of `merge * merge` patches becomes one
 /// vector, in the place of one token.
 ///
-/// A patch begins as `[norm](patch(pixels) + position)`, the position resampled from a table. A block is
-/// `x += out(attention(norm(x)))`, then `x += down(activation(up(norm(x))))`, every norm by mean and variance, every
-/// product with a bias. After the last block and a norm, the patches of a square lie one behind the other, and become
-/// `[norm](projection([activation(down](activation(up(x)))))`, the last norm an RMS norm by [`super::Spec::norm_eps`];
-/// what is in brackets is there where its field says so.
+/// A patch begins as `[norm](patch(pixels) + position)`, the position from a table. A block is
+/// `x += [norm](out(attention(norm(x))))`, then `x += [norm](down(activation(up(norm(x)))))`, or
+/// `down(activation(gate(norm(x))) * up(norm(x)))`, every norm by mean and variance, every product with a bias where the
+/// fields do not say otherwise. After the last block and a norm, the patches of a square lie one behind the other, and
+/// become `[norm](projection([activation(down](activation(up(x)))))`, the last norm an RMS norm by
+/// [`super::Spec::norm_eps`]; or their mean does, as [`Join`] says. What is in brackets is there where its field says so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vision {
     /// The token that stands for one vector of an image.
     pub token: u32,
-    /// Tokens that are embedded as token 0 where no image takes their place.
+    /// Tokens that are embedded as `blank` where no image takes their place.
     pub blank_tokens: Vec<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub blank: u32,
+    /// Whether the rows of an image see each other, also those behind them, in the language model's layers that have a
+    /// window: all of an image is read in one step then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joint: bool,
     pub pixels: Pixels,
     /// Whether the product over a patch's pixels has a bias.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -45,14 +52,38 @@ pub struct Vision {
     /// Hidden width of a block's feed-forward.
     pub ffn_dim: u32,
     pub activation: Activation,
+    /// Whether norms divide by the root of the mean square, without biases, in place of by mean and variance.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rms: bool,
+    /// Whether what a half of a block adds is normalised.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub post_norms: bool,
+    /// Whether each head of queries, keys and values has an RMS norm, before it turns.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub head_norms: bool,
+    /// Whether the feed-forward has a gate.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gated: bool,
+    /// Whether the products of a block have biases.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub bias: bool,
+    /// Whether what goes into a product of a block, and what comes out, is cut to bounds that are tensors.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub clipped: bool,
+    /// Multiplies `q . k`, in place of one by the root of a head's width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
     /// Whether there is a norm in front of the blocks.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub pre_norm: bool,
+    /// Whether there is a norm behind the blocks.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub post_norm: bool,
     /// Epsilon of the norms in front of the blocks and behind them.
     pub outer_norm_eps: f32,
     /// Epsilon of the norms in the blocks.
     pub norm_eps: f32,
-    /// Rows, and columns, of the table of positions.
+    /// Rows, and columns, of the table of positions; entries of each of two, where it is laid by `Axes`.
     pub positions: u32,
     #[serde(default, skip_serializing_if = "is_default")]
     pub laid: Laid,
@@ -61,6 +92,8 @@ pub struct Vision {
     pub frequencies: u32,
     /// Patches on a side of what becomes one vector.
     pub merge: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub join: Join,
     /// Hidden width between tower and projection.
     pub adapter_dim: u32,
     pub adapter_activation: Activation,
@@ -97,6 +130,21 @@ pub enum Laid {
     EdgesAcross,
     /// Corner to corner: the first and the last patch of a row take the first and the last entry.
     Corners,
+    /// Not at all: there are two tables, one below the other, and a patch takes the sum of its column's entry of the first
+    /// and its row's of the second. An image has no more rows or columns than there are entries.
+    Axes,
+}
+
+/// How the patches of a square become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// One behind the other, through the adapter.
+    #[default]
+    Beside,
+    /// `projection(norm([scale * (shift +] root of dim * mean[)]))`, an RMS norm without weights; what is in brackets is
+    /// there where it is `standardized`. There is no adapter, and its width is `dim`.
+    Mean { standardized: bool },
 }
 
 /// One block of a tower.
@@ -150,6 +198,8 @@ pub enum Fit {
     Shape,
     /// Each side rounded to whole squares, both scaled where their product is out of these bounds.
     Area { pixels_min: u32, pixels_max: u32 },
+    /// Scaled to the size of most tokens, each side rounded down to whole squares; one at least.
+    Fill,
 }
 
 impl Fit {
@@ -169,6 +219,8 @@ pub enum Given {
     Rows,
     /// Square by square, row by row in each, the values of a patch channel by channel.
     Squares,
+    /// Row by row with empty patches behind, the values of a patch pixel by pixel, from 0 to 1.
+    Padded,
 }
 
 impl Default for Pixels {
@@ -200,19 +252,30 @@ impl Default for Vision {
         Self {
             token: 0,
             blank_tokens: Vec::new(),
+            blank: 0,
+            joint: false,
             pixels: Pixels::default(),
             patch_bias: false,
             dim: 0,
             heads: 0,
             ffn_dim: 0,
             activation: Activation::Gelu,
+            rms: false,
+            post_norms: false,
+            head_norms: false,
+            gated: false,
+            bias: true,
+            clipped: false,
+            scale: None,
             pre_norm: true,
+            post_norm: true,
             outer_norm_eps: 1e-5,
             norm_eps: 1e-5,
             positions: 0,
             laid: Laid::default(),
             frequencies: 0,
             merge: 1,
+            join: Join::default(),
             adapter_dim: 0,
             adapter_activation: Activation::Gelu,
             adapter_down: true,
@@ -233,6 +296,24 @@ impl Vision {
     /// Patches of one vector.
     pub fn merged(&self) -> u32 {
         self.merge * self.merge
+    }
+
+    /// Entries of the table of positions.
+    pub fn position_entries(&self) -> u32 {
+        match self.laid {
+            Laid::Edges | Laid::EdgesAcross | Laid::Corners => self.positions * self.positions,
+            Laid::Axes => 2 * self.positions,
+        }
+    }
+
+    /// Most patches on a side of an image; none where any table fits.
+    pub fn side_max(&self) -> Option<u32> {
+        (self.laid == Laid::Axes).then_some(self.positions)
+    }
+
+    /// Whether an adapter stands between patches and projection.
+    pub fn adapter(&self) -> bool {
+        self.join == Join::Beside
     }
 
     /// The window of every layer that has one.
@@ -264,6 +345,13 @@ impl Vision {
         }
         self.pixels.fit.validate(&field("pixels.fit"))?;
         self.video.as_ref().map_or(Ok(()), |video| video.validate(vocab))?;
+        if self.pixels.given == Given::Padded && self.pixels.frames != 1 {
+            return refuse(
+                "pixels.frames",
+                self.pixels.frames.to_string(),
+                "patches given so have one frame",
+            );
+        }
         finite_positive(field("outer_norm_eps"), self.outer_norm_eps)?;
         finite_positive(field("norm_eps"), self.norm_eps)?;
         for (mean, deviation) in self.pixels.mean.iter().zip(self.pixels.deviation) {
@@ -272,7 +360,16 @@ impl Vision {
                 return refuse("pixels.mean", mean.to_string(), "it must be finite");
             }
         }
-        if let Some(token) = self.blank_tokens.iter().chain([&self.token]).find(|token| **token >= vocab) {
+        if let Some(scale) = self.scale {
+            finite_positive(field("scale"), scale)?;
+        }
+        if !self.adapter() && (self.adapter_dim != self.dim || self.adapter_down) {
+            let rule = "without an adapter it is dim, and nothing lies between";
+            return refuse("adapter_dim", self.adapter_dim.to_string(), rule);
+        }
+        if let Some(token) =
+            self.blank_tokens.iter().chain([&self.token, &self.blank]).find(|token| **token >= vocab)
+        {
             return refuse("token", token.to_string(), "a token is one of the vocabulary");
         }
         if self.blank_tokens.len() > 16 {
