@@ -428,6 +428,25 @@ pub trait Backend {
         Err(BackendError::Unsupported("convolve".into()))
     }
 
+    /// A causal convolution along a sequence, a channel for itself, of its next `rows` rows:
+    /// `out[t][c] = bias[c] + sum of weight[j][c] * x[t + 1 - taps + j][c]`, a row before the first of `x` being one of
+    /// `before`, the last one last. `before` holds the last rows of all after that.
+    ///
+    /// `x` and `out` are `(rows, channels)`, `weight` `(taps, channels)` and `bias` `(channels)` in f32, `before`
+    /// `(taps - 1, channels)`.
+    fn convolve_causal(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        before: &mut Self::Buffer,
+        weight: &Self::Weight,
+        bias: &Self::Weight,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let _ = (out, x, before, weight, bias, rows);
+        Err(BackendError::Unsupported("convolve_causal".into()))
+    }
+
     /// The gated delta rule. Yang et al. 2024, <https://arxiv.org/abs/2412.06464>.
     ///
     /// `x` is `(tokens, channels)`: queries and keys, `key_heads * key_dim` each, and values, `value_heads * value_dim`.

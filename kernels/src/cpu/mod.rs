@@ -57,7 +57,7 @@ pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count, zeroed};
-use crate::reference::{clip, dequantize_row, join, mean, temper};
+use crate::reference::{clip, dequantize_row, join, mean, pass_on, temper};
 use crate::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape,
     HostDeltaState, IndexShape, Linear, Mixture, Span, Tensor,
@@ -555,6 +555,35 @@ impl Backend for CpuBackend {
     ) -> Result<(), BackendError> {
         let len = row_count(spans) * state.shape().channels() as usize;
         self.convolve_rows(&mut x[..len], weight.f32(), state, spans);
+        Ok(())
+    }
+
+    fn convolve_causal(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        before: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let (elementwise, width, taps) = (self.elementwise, weight.cols(), weight.rows());
+        let (weight, bias) = (weight.f32(), bias.f32());
+        let before = &mut before[..(taps - 1) * width];
+        let earlier = &*before;
+        let input = |row: usize| match row.checked_sub(taps - 1) {
+            None => &earlier[row * width..][..width],
+            Some(row) => &x[row * width..][..width],
+        };
+        self.split(out, rows * width, width, |at, out| {
+            for (t, out) in (at / width..).zip(out.chunks_exact_mut(width)) {
+                out.copy_from_slice(bias);
+                for (j, weight) in weight.chunks_exact(width).enumerate() {
+                    elementwise.add_products(out, weight, input(t + j));
+                }
+            }
+        });
+        pass_on(before, &x[..rows * width]);
         Ok(())
     }
 

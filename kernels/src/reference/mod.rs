@@ -14,7 +14,7 @@ use muse_format::{Activation, Temperature};
 #[cfg(test)]
 pub(crate) use quantize::quantize_row;
 pub(crate) use quantize::{GROUP, TINY, quantize_group};
-pub(crate) use rowwise::{clip, join, mean, temper};
+pub(crate) use rowwise::{clip, join, mean, pass_on, temper};
 pub(crate) use weights::dequantize_row;
 
 use self::attention::Seen;
@@ -351,6 +351,22 @@ impl Backend for ReferenceBackend {
         spans: &[Span],
     ) -> Result<(), BackendError> {
         delta::convolve(x, weight.f32(), state, spans);
+        Ok(())
+    }
+
+    fn convolve_causal(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        before: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let len = rows * weight.cols();
+        let before = &mut before[..(weight.rows() - 1) * weight.cols()];
+        rowwise::convolve_causal(&mut out[..len], &x[..len], before, weight.f32(), bias.f32());
+        pass_on(before, &x[..len]);
         Ok(())
     }
 

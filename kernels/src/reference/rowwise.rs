@@ -83,6 +83,30 @@ pub(crate) fn clip(x: &mut [f32], [low, high]: [f32; 2]) {
     });
 }
 
+/// `out[t] = bias + sum of weight[j] * x[t + 1 - taps + j]`, of rows as wide as `bias`; rows before the first of `x` are
+/// those of `before`.
+pub(super) fn convolve_causal(out: &mut [f32], x: &[f32], before: &[f32], weight: &[f32], bias: &[f32]) {
+    let (width, history) = (bias.len(), before.len() / bias.len());
+    for (t, out) in out.chunks_exact_mut(width).enumerate() {
+        for (c, out) in out.iter_mut().enumerate() {
+            let input = |row: usize| match row.checked_sub(history) {
+                None => before[row * width + c],
+                Some(row) => x[row * width + c],
+            };
+            let products = (0..=history).map(|j| f64::from(weight[j * width + c]) * f64::from(input(t + j)));
+            *out = (f64::from(bias[c]) + products.sum::<f64>()) as f32;
+        }
+    }
+}
+
+/// Makes `before` the last of its rows and those of `x` behind them.
+pub(crate) fn pass_on(before: &mut [f32], x: &[f32]) {
+    let kept = before.len().saturating_sub(x.len());
+    before.copy_within(before.len() - kept.., 0);
+    let came = before.len() - kept;
+    before[kept..].copy_from_slice(&x[x.len() - came..]);
+}
+
 /// `out[s]` is the mean of the `width` wide rows of `x` that belong to `spans[s]`.
 pub(crate) fn mean(out: &mut [f32], x: &[f32], spans: &[Span], width: usize) {
     let mut rest = x;
