@@ -70,6 +70,9 @@ pub struct Engine {
     /// Most tokens of one image; where absent, the model's own number. Larger ones are made smaller.
     #[serde(deserialize_with = "some_bounded::<1, 1_048_576, _>")]
     pub image_tokens: Option<u64>,
+    /// Most tokens of one sound; where absent, as many as the context has. Longer ones are refused.
+    #[serde(deserialize_with = "some_bounded::<1, 1_048_576, _>")]
+    pub audio_tokens: Option<u64>,
     /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
     pub speculation: bool,
     /// How keys and values are kept: `f32`, `f16`, `int8`, `int8-int4` (values in 4 bits) or `int4`; where absent,
@@ -96,7 +99,7 @@ pub struct Limits {
     /// KiB of text of one call: messages, tools and stop texts together, or texts to embed.
     #[serde(deserialize_with = "bounded::<1, 65_536, _>")]
     pub text_kib: u64,
-    /// MiB of the files of images and videos of one call.
+    /// MiB of the files of images, videos and sounds of one call.
     #[serde(deserialize_with = "bounded::<1, 1024, _>")]
     pub images_mib: u64,
     /// Frames that wait for a slow reader before its answer is ended.
@@ -146,6 +149,7 @@ impl Default for Engine {
             slots: 4,
             batch_tokens: 128,
             image_tokens: None,
+            audio_tokens: None,
             speculation: true,
             cache: None,
         }
@@ -183,7 +187,7 @@ impl Limits {
         usize::try_from(self.text_kib).unwrap_or(usize::MAX).saturating_mul(1024)
     }
 
-    /// Bytes of the files of images and videos of one call.
+    /// Bytes of the files of images, videos and sounds of one call.
     pub fn image_bytes(&self) -> usize {
         usize::try_from(self.images_mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
     }

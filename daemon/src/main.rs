@@ -114,6 +114,7 @@ fn load_options(config: &Config, threads: usize) -> LoadOptions {
         slots: small(engine.slots),
         batch_tokens: small(engine.batch_tokens),
         image_tokens: engine.image_tokens.map(small),
+        audio_tokens: engine.audio_tokens.map(small),
         logit_rows: (!engine.speculation).then(|| small(engine.slots)),
         cache: engine.cache,
         threads: Some(engine.threads.map_or(threads, |threads| small(threads) as usize)),

@@ -116,6 +116,15 @@ fn cases() -> Vec<Case> {
         ("images", with("images", Vec::<u32>::new()), none(), "InvalidMessage", &["message 0", "au", "ah"]),
         ("a model for text", with("images", images(&[b"x"])), none(), "Unsupported", &["no images"]),
         ("a socket", with("images", sockets()), none(), "InvalidMessage", &["image 0", "not a file"]),
+        (
+            "sounds",
+            with("audio", Vec::<u32>::new()),
+            none(),
+            "InvalidMessage",
+            &["message 0", "audio", "au", "ah"],
+        ),
+        ("a deaf model", with("audio", images(&[b"x"])), none(), "Unsupported", &["no sounds"]),
+        ("no sound", with("audio", sockets()), none(), "InvalidMessage", &["sound 0", "not a file"]),
         ("images of a system", system_images(), none(), "InvalidMessage", &["images", "role user"]),
         (
             "too many bytes",
@@ -152,7 +161,7 @@ fn cases() -> Vec<Case> {
             videos(&[0; 1100 << 10], &[1100 << 10], 2.0),
             none(),
             "LimitExceeded",
-            &["bytes of images and videos", "1048576"],
+            &["bytes of images, sounds and videos", "1048576"],
         ),
         (
             "unknown key",

@@ -137,7 +137,7 @@ pub enum What {
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
         #[command(flatten)]
-        images: Images,
+        media: Media,
         /// The position, from 0 [default: the last]
         #[arg(long)]
         position: Option<u64>,
@@ -151,7 +151,7 @@ pub enum What {
         #[arg(long, value_parser = tokens)]
         tokens: Tokens,
         #[command(flatten)]
-        images: Images,
+        media: Media,
         /// How many; stop ids do not end it
         #[arg(long)]
         count: u32,
@@ -196,7 +196,7 @@ pub enum What {
 }
 
 #[derive(Args)]
-pub struct Images {
+pub struct Media {
     /// A PNG, JPEG or WebP, in the place of the tokens that stand for images; may be repeated
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     pub image: Vec<PathBuf>,
@@ -206,8 +206,11 @@ pub struct Images {
     /// Frames a second of the videos' folders
     #[arg(long, value_name = "RATE", requires = "video")]
     pub fps: Option<f64>,
-    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, and videos as pixel_values_videos and
-    /// video_grid_thw, in the place of the tokens that stand for them
+    /// A WAV or FLAC, in the place of the tokens that stand for sounds; may be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    pub audio: Vec<PathBuf>,
+    /// Images as tensors pixel_values and image_grid_thw of a safetensors file, videos as pixel_values_videos and
+    /// video_grid_thw, and sounds as input_values and input_values_mask, in the place of the tokens that stand for them
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
 }

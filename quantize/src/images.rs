@@ -6,6 +6,8 @@ use muse_runtime::{Image, ImageError, Medium, MediumKind, VisionInfo};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::sounds;
+
 /// The tensors of a kind: the values of patches, and frames, rows and columns of them.
 const IMAGES: [&str; 2] = ["pixel_values", "image_grid_thw"];
 const VIDEOS: [&str; 2] = ["pixel_values_videos", "video_grid_thw"];
@@ -50,6 +52,8 @@ pub fn read(bytes: &[u8], vision: &VisionInfo) -> Result<Vec<Medium>, InputsErro
     let file = SafeTensors::deserialize(bytes)?;
     let padded = vision.spec.pixels.given == Given::Padded;
     let known = if padded { PADDED.to_vec() } else { [IMAGES, VIDEOS].concat() };
+    // Sounds beside them are read by themselves.
+    let known = [known, sounds::NAMES.to_vec()].concat();
     if let Some(name) = file.names().into_iter().find(|name| !known.contains(name)) {
         return Err(InputsError::Unknown(name.to_owned()));
     }
@@ -147,12 +151,12 @@ fn padded_images(
     (0..images).map(image).collect()
 }
 
-fn shape(name: &'static str, tensor: &TensorView<'_>, expected: String) -> InputsError {
+pub(crate) fn shape(name: &'static str, tensor: &TensorView<'_>, expected: String) -> InputsError {
     let (dtype, shape) = (format!("{:?}", tensor.dtype()), tensor.shape().to_vec());
     InputsError::Shape { name, dtype, shape, expected }
 }
 
-fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
+pub(crate) fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = tensor.data();
     let halves = || data.as_chunks::<2>().0.iter();
     Some(match tensor.dtype() {
@@ -164,7 +168,7 @@ fn floats(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
 }
 
 /// Numbers that are not negative.
-fn whole(tensor: &TensorView<'_>) -> Option<Vec<u64>> {
+pub(crate) fn whole(tensor: &TensorView<'_>) -> Option<Vec<u64>> {
     signed(tensor)?.into_iter().map(|number| u64::try_from(number).ok()).collect()
 }
 
@@ -328,11 +332,11 @@ mod tests {
         let mut hole = values(4, 12);
         hole.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
         let bytes = ("pixel_values", Dtype::U8, vec![4, 12], vec![0; 48]);
-        let other = ("input_values", Dtype::F32, vec![1, 1], numbers(1));
+        let other = ("input_features", Dtype::F32, vec![1, 1], numbers(1));
         let cases = [
             (vec![values(4, 12)], "there is no tensor image_grid_thw"),
             (vec![grid(&[1, 2, 2])], "there is no tensor pixel_values"),
-            (vec![values(4, 12), grid(&[1, 2, 2]), other], "tensor input_values is not supported"),
+            (vec![values(4, 12), grid(&[1, 2, 2]), other], "tensor input_features is not supported"),
             (vec![values(4, 11), grid(&[1, 2, 2])], "pixel_values is F32 [4, 11]"),
             (vec![bytes, grid(&[1, 2, 2])], "pixel_values is U8 [4, 12]"),
             (vec![values(4, 12), grid(&[1, -2, 2])], "image_grid_thw is I64 [1, 3]"),

@@ -35,7 +35,8 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
             return Err(ImportError::Config { key: key.into(), value: id.to_string(), rule });
         }
     }
-    Ok((Text { bos_id, add_bos, template_tokens, image: None, video: None }, generation))
+    let text = Text { bos_id, add_bos, template_tokens, image: None, video: None, audio: None };
+    Ok((text, generation))
 }
 
 /// The tokens of an image in a prompt: `None` for a model that takes none.
@@ -43,28 +44,46 @@ pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation),
 /// # Errors
 /// [`ImportError`] where the tokenizer has none of them, or another for an image's vectors than the config says.
 pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
-    let Some((vision, markers)) = import.spec.vision.as_ref().zip(import.image_markers) else {
-        return Ok(None);
-    };
+    let token = import.spec.vision.as_ref().map(|vision| vision.token);
+    medium(checkpoint, import.spec.vocab, ["image", "images"], token.zip(import.image_markers))
+}
+
+/// As [`image`], of a sound.
+///
+/// # Errors
+/// As [`image`].
+pub fn audio(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
+    let token = import.spec.audio.as_ref().map(|audio| audio.token);
+    medium(checkpoint, import.spec.vocab, ["audio", "sounds"], token.zip(import.audio_markers))
+}
+
+/// The token that the config says, under `KIND_token_id`, and what the tokenizer must have.
+fn medium(
+    checkpoint: &Checkpoint,
+    vocab: u32,
+    [kind, needed_by]: [&str; 2],
+    said: Option<(u32, ImageMarkers)>,
+) -> Result<Option<MediaText>, ImportError> {
+    let Some((says, markers)) = said else { return Ok(None) };
     let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
     let id = |marker: Marker| match marker {
         Marker::Id(id) => Ok(id),
         Marker::Text(token) => {
             let known = tokenizer.token_to_id(token);
-            known.ok_or_else(|| malformed(format!("has no {token}, which images need")))
+            known.ok_or_else(|| malformed(format!("has no {token}, which {needed_by} need")))
         }
     };
     let ImageMarkers { token, around } = markers;
     let token = id(token)?;
     let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
     let rule = |rule: String| {
-        Err(ImportError::Config { key: "image_token_id".into(), value: vision.token.to_string(), rule })
+        Err(ImportError::Config { key: format!("{kind}_token_id"), value: says.to_string(), rule })
     };
-    if token != vision.token {
+    if token != says {
         return rule(format!("the tokenizer's own is {token}"));
     }
-    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &import.spec.vocab) {
+    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &vocab) {
         return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
     }
     let [before, after] = around.map_or([None; 2], |around| around.map(Some));
@@ -183,6 +202,7 @@ mod tests {
             generation_config: object(generation),
             image_processor: Map::new(),
             video_processor: Map::new(),
+            feature_extractor: Map::new(),
             tokenizer: tokenizer(bos),
             tokenizer_config: object(tokenizer_config),
             chat_template: None,

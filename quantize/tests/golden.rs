@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use muse_kernels::CacheDtype;
-use muse_quantize::images;
+use muse_quantize::inputs;
 use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Medium, Message, eval, load};
 use serde::Deserialize;
@@ -49,13 +49,14 @@ const FIXTURES: [(&str, Bits); 29] = [
     ("gemma3-softcap", Bits::Sixteen),
 ];
 
-/// Those of which a prompt has images, or videos and an image.
-const SEEING: [(&str, &str, Bits); 10] = [
+/// Those of which a prompt has images, or videos or sounds and an image.
+const SEEING: [(&str, &str, Bits); 11] = [
     ("muse-glimmer", "image", Bits::Sixteen),
     ("muse-glimmer", "video", Bits::Sixteen),
     ("muse-glimmer-options", "image", Bits::Sixteen),
     ("muse-spark-images", "image", Bits::Sixteen),
     ("muse-spark-images", "video", Bits::Sixteen),
+    ("muse-spark-images", "sound", Bits::Sixteen),
     ("qwen3-5-images", "image", Bits::Sixteen),
     ("qwen3-5-images", "video", Bits::Sixteen),
     ("qwen3-5-moe-images", "image", Bits::Sixteen),
@@ -85,6 +86,10 @@ struct Ids {
     video_input_ids: Vec<u32>,
     #[serde(default)]
     video_greedy_ids: Vec<u32>,
+    #[serde(default)]
+    sound_input_ids: Vec<u32>,
+    #[serde(default)]
+    sound_greedy_ids: Vec<u32>,
 }
 
 struct Golden {
@@ -124,7 +129,7 @@ fn logits<'a>(engine: &mut dyn Engine, input: impl Into<eval::Input<'a>>) -> Vec
 /// The media of a fixture's prompt that has some of this `kind`.
 fn media(name: &str, kind: &str, engine: &dyn Engine) -> Vec<Medium> {
     let bytes = fs::read(fixture(name).join(format!("golden/{kind}s.safetensors"))).unwrap();
-    images::read(&bytes, engine.info().vision.as_ref().unwrap()).unwrap()
+    inputs::read(&bytes, engine.info()).unwrap()
 }
 
 #[test]
@@ -160,19 +165,20 @@ fn unquantized_models_answer_as_transformers_does() {
 }
 
 #[test]
-fn models_see_images_and_videos_as_transformers_does() {
+fn models_see_and_hear_as_transformers_does() {
     let mut wrong = Vec::new();
     for (name, kind, stored) in SEEING {
         let ids = golden(name).ids;
         let (tokens, expected_greedy) = match kind {
             "image" => (&ids.image_input_ids, &ids.image_greedy_ids),
-            _ => (&ids.video_input_ids, &ids.video_greedy_ids),
+            "video" => (&ids.video_input_ids, &ids.video_greedy_ids),
+            _ => (&ids.sound_input_ids, &ids.sound_greedy_ids),
         };
         let path = fixture(name).join(format!("golden/{kind}_logits.safetensors"));
         let expected = stored_rows(&path, "logits", tokens.len());
         for bits in [Bits::ThirtyTwo, stored] {
             let file = converted(name, bits);
-            // Also in chunks that end within images, and patch by patch.
+            // Also in chunks that end within media, and patch by patch.
             for (backend, batch_tokens) in [
                 (BackendChoice::Reference, 64),
                 (BackendChoice::Cpu, 64),
@@ -190,9 +196,9 @@ fn models_see_images_and_videos_as_transformers_does() {
                 if !(error <= TOLERANCE && &greedy == expected_greedy) {
                     wrong.push(format!("{case}: error {error:.1e}, greedy {greedy:?}"));
                 }
-                // Other images have other answers: these are looked at.
-                let blind = worst(&expected, &logits(engine.as_mut(), tokens));
-                assert!(blind > 0.1, "{case}: {blind} without images");
+                // Other media have other answers: these are perceived.
+                let without = worst(&expected, &logits(engine.as_mut(), tokens));
+                assert!(without > 0.1, "{case}: {without} without media");
             }
         }
     }

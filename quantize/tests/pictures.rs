@@ -1,4 +1,4 @@
-//! Pictures and videos in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
+//! Pictures, videos and sounds in conversations, through the scheduler: files in messages become vectors in the place of tokens, whoever else
 //! is answered meanwhile, and no picture's keys and values are another's.
 
 mod converted;
@@ -10,8 +10,8 @@ use muse_format::MediaText;
 use muse_quantize::policy::Bits;
 use muse_runtime::{
     BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Medium,
-    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Speculation, TextError, Usage, Video,
-    VideoError, eval, load,
+    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Sound, SoundError, Speculation,
+    TextError, Usage, Video, VideoError, eval, load,
 };
 
 use converted::converted;
@@ -44,6 +44,29 @@ fn engine(name: &'static str, slots: u32, batch_tokens: u32) -> Box<dyn Engine> 
 
 fn picture(name: &str) -> Arc<[u8]> {
     std::fs::read(folder().join("../runtime/tests/pictures").join(name)).unwrap().into()
+}
+
+/// A recording of the fixture's rate, of 6 samples a vector.
+fn recording(len: u16, pitch: u16) -> Arc<[u8]> {
+    let samples = (0..len).flat_map(|i| (i.wrapping_mul(pitch) as i16).to_le_bytes());
+    let data: Vec<u8> = samples.collect();
+    let head = [
+        &b"RIFF"[..],
+        &(36 + data.len() as u32).to_le_bytes(),
+        b"WAVEfmt ",
+        &[16, 0, 0, 0, 1, 0, 1, 0],
+        &24_000_u32.to_le_bytes(),
+        &48_000_u32.to_le_bytes(),
+        &[2, 0, 16, 0],
+        b"data",
+        &(data.len() as u32).to_le_bytes(),
+    ];
+    [&head.concat()[..], &data].concat().into()
+}
+
+fn played(sounds: &[(u16, u16)], text: &str) -> Vec<Message> {
+    let sounds = sounds.iter().map(|(len, pitch)| recording(*len, *pitch)).collect();
+    vec![Message { sounds, ..Message::new("user", text) }]
 }
 
 fn asked(pictures: &[&str], text: &str) -> Vec<Message> {
@@ -111,24 +134,31 @@ fn alone_with(model: &'static str, messages: &[Message], image_tokens: u32) -> (
     let options = LoadOptions { image_tokens: Some(image_tokens), ..load_options(1, 64) };
     let mut engine = load(converted(model, Bits::ThirtyTwo).path(), &options).unwrap();
     let text = engine.text();
-    let MediaText { before, after, .. } = text.medium(MediumKind::Image).unwrap();
-    let vision = engine.info().vision.clone().unwrap();
-    let token = vision.spec.token;
-    let files = messages.iter().flat_map(|message| &message.images);
-    let images: Vec<_> =
-        files.map(|file| Image::decode(file, &vision.spec, vision.image_tokens).unwrap()).collect();
-    let media: Vec<_> = images.iter().cloned().map(Medium::from).collect();
-    let mut rest = images.iter();
+    let info = engine.info().clone();
+    let images = messages.iter().flat_map(|message| &message.images).map(|file| {
+        let vision = info.vision.as_ref().unwrap();
+        Medium::from(Image::decode(file, &vision.spec, vision.image_tokens).unwrap())
+    });
+    let sounds = messages.iter().flat_map(|message| &message.sounds).map(|file| {
+        let audio = info.audio.as_ref().unwrap();
+        Medium::from(Sound::decode(file, &audio.spec, audio.audio_tokens).unwrap())
+    });
+    let media: Vec<_> = images.chain(sounds).collect();
+    let known = [MediumKind::Image, MediumKind::Sound].map(|kind| (kind, text.medium(kind)));
+    let mut used = [0, 0];
     let mut tokens = Vec::new();
     for id in text.encode_chat(messages, &Default::default()).unwrap() {
-        if id == token {
-            let count = rest.next().unwrap().tokens(&vision.spec) as usize;
-            tokens.extend(before);
-            tokens.extend(std::iter::repeat_n(token, count));
-            tokens.extend(after);
-        } else {
+        let which = known.iter().position(|(_, text)| text.is_some_and(|text| text.token == id));
+        let Some(which) = which else {
             tokens.push(id);
-        }
+            continue;
+        };
+        let (kind, MediaText { before, after, .. }) = (known[which].0, known[which].1.unwrap());
+        let medium = media.iter().filter(|medium| medium.kind() == kind).nth(used[which]).unwrap();
+        used[which] += 1;
+        tokens.extend(before);
+        tokens.extend(std::iter::repeat_n(id, medium.tokens(&info).unwrap() as usize));
+        tokens.extend(after);
     }
     let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, media: &media }, 10).unwrap();
     let stops = &engine.info().generation.stop_ids;
@@ -360,6 +390,54 @@ fn what_is_no_video_for_a_model_is_refused() {
     let long = Message { videos: vec![video(&FRAMES); 4], ..Message::new("user", "?") };
     let many = refused("seeing", vec![long]);
     assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=160, limit: 127 }), "{many:?}");
+}
+
+#[test]
+fn sounds_are_heard_and_kept_as_pictures_are() {
+    let model = "muse-spark-images";
+    let scheduler = Scheduler::start(SchedulerOptions::default());
+    scheduler.add_model("hearing", engine(model, 1, 7)).unwrap();
+    let session = scheduler.open_session("hearing").unwrap();
+    let ask = |messages: Vec<Message>| {
+        let (expected, tokens) = alone_by(model, &messages);
+        let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
+        assert_eq!((said.as_str(), usage.prompt_tokens), (expected.as_str(), tokens));
+        (said, usage.cached_tokens)
+    };
+    let text = "What is it?";
+    let mut answers = Vec::new();
+    for sounds in [&[(55, 4000)][..], &[(55, 9000)], &[(55, 4000), (7, 300)], &[]] {
+        answers.push(ask(played(sounds, text)).0);
+    }
+    answers.sort();
+    answers.dedup();
+    assert_eq!(answers.len(), 4, "each sound has its own answer: {answers:?}");
+    // Pictures come first, whatever is asked before.
+    let mut both = asked(&["tiny.png"], text);
+    both[0].sounds.push(recording(20, 4000));
+    ask(both.clone());
+    let kept = ask(both).1;
+    let other = ask(played(&[(20, 4001)], text)).1;
+    assert!(kept == 0 || kept > 20, "{kept}");
+    assert!(other <= 15, "{other}");
+    scheduler.close_session(session);
+
+    let refused = |messages: Vec<Message>| {
+        let session = scheduler.open_session("hearing").unwrap();
+        Answer::begin(&scheduler, session, messages).err().unwrap()
+    };
+    let mut broken = played(&[(9, 1)], text);
+    broken[0].sounds.push(b"no sound".as_slice().into());
+    assert_eq!(refused(broken), Refusal::Sound { sound: 1, problem: SoundError::Format });
+    let long = refused(played(&[(6 * 129, 1)], text));
+    let problem = SoundError::TooLong { tokens: 129, limit: 128 };
+    assert_eq!(long, Refusal::Sound { sound: 0, problem });
+    let many = refused(played(&[(6 * 60, 1); 3], text));
+    assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=200, limit: 127 }), "{many:?}");
+    scheduler.add_model("deaf", engine("muse-glimmer", 1, 16)).unwrap();
+    let session = scheduler.open_session("deaf").unwrap();
+    let deaf = Answer::begin(&scheduler, session, played(&[(9, 1)], text)).err().unwrap();
+    assert_eq!(deaf, Refusal::Text(TextError::NoTower { kind: MediumKind::Sound }));
 }
 
 #[test]

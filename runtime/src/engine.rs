@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muse_format::{Generation, MediaText, VideoText, Vision};
+use muse_format::{Audio, Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
@@ -36,6 +36,8 @@ pub struct ModelInfo {
     pub generation: Generation,
     /// What it looks at images with; `None` where it takes none.
     pub vision: Option<VisionInfo>,
+    /// What it listens to sounds with; `None` where it takes none.
+    pub audio: Option<AudioInfo>,
     /// What a model that embeds does; one that has it writes no text.
     pub embedding: Option<EmbeddingInfo>,
 }
@@ -46,6 +48,14 @@ pub struct VisionInfo {
     pub spec: Vision,
     /// Most tokens of one image: the spec's, or less where the plan says so.
     pub image_tokens: u32,
+}
+
+/// How a model takes sounds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AudioInfo {
+    pub spec: Audio,
+    /// Most tokens of one sound: as many as the context or the plan has room for.
+    pub audio_tokens: u32,
 }
 
 /// What callers may know of the vectors of a model.
@@ -63,6 +73,7 @@ impl ModelInfo {
     pub(crate) fn new(mapped: &Mapped, plan: &Plan, backend: String) -> Self {
         let spec = &mapped.spec;
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
+        let audio = spec.audio.as_ref().zip(plan.audio.as_ref());
         let embedding = spec.embedding.as_ref().map(|embedding| EmbeddingInfo {
             width: embedding.width(spec.dim),
             prompts: embedding.prompts.clone(),
@@ -83,6 +94,7 @@ impl ModelInfo {
             generation: mapped.generation.clone(),
             vision: vision
                 .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
+            audio: audio.map(|(audio, plan)| AudioInfo { spec: audio.clone(), audio_tokens: plan.tokens }),
             embedding,
         }
     }

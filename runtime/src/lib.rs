@@ -9,6 +9,7 @@
 //! `graph/`. Nothing here asks for a model's name, repacks a weight or allocates after load.
 #![deny(unsafe_code)]
 
+mod audio;
 mod constraint;
 mod decoder;
 mod embed;
@@ -35,9 +36,10 @@ mod tokenizer;
 mod vision;
 mod weights;
 
+pub use audio::{Sound, SoundError};
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
 pub use engine::{
-    EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
+    AudioInfo, EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
 };
 pub use load::{
     BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,

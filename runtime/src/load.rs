@@ -62,6 +62,8 @@ pub struct LoadOptions {
     pub cache: Option<CacheDtype>,
     /// Most tokens of one image; by default the model's own, or its context where that is less.
     pub image_tokens: Option<u32>,
+    /// Most tokens of one sound; by default as many as the context has.
+    pub audio_tokens: Option<u32>,
     /// Bytes that weights and working set may take together; by default the machine's memory.
     pub memory_budget: Option<u64>,
     /// Bytes of experts that may stay in memory, those of one token and layer at least; the others are read from the file
@@ -82,6 +84,7 @@ impl Default for LoadOptions {
             logit_rows: None,
             cache: None,
             image_tokens: None,
+            audio_tokens: None,
             memory_budget: None,
             expert_memory: None,
             threads: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::protocol::Call;
-use crate::{ImageError, MediumKind, TextError, Video, VideoError};
+use crate::{ImageError, MediumKind, SoundError, TextError, Video, VideoError};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Message {
     pub images: Vec<Arc<[u8]>>,
     /// Behind the images and in front of the text.
     pub videos: Vec<Video>,
+    /// Files of sounds, behind the videos and in front of the text: WAV or FLAC.
+    pub sounds: Vec<Arc<[u8]>>,
 }
 
 impl Message {
@@ -38,6 +40,7 @@ impl Message {
         match kind {
             MediumKind::Image => self.images.len(),
             MediumKind::Video => self.videos.len(),
+            MediumKind::Sound => self.sounds.len(),
         }
     }
 
@@ -216,6 +219,8 @@ pub enum Refusal {
     Image { image: usize, problem: ImageError },
     #[error("video {video} of the conversation: {problem}")]
     Video { video: usize, problem: VideoError },
+    #[error("sound {sound} of the conversation: {problem}")]
+    Sound { sound: usize, problem: SoundError },
     #[error("the service is shutting down")]
     ShuttingDown,
 }

@@ -97,6 +97,7 @@ impl SimEngine {
             backend: "sim".into(),
             generation: Generation { stop_ids: vec![END], ..Generation::default() },
             vision: None,
+            audio: None,
             embedding: options.embeds.then(|| EmbeddingInfo {
                 width: SIM_WIDTH as u32,
                 prompts: [("query".to_owned(), "q: ".to_owned())].into(),

@@ -7,10 +7,10 @@ use std::alloc::System;
 use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
-use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, Medium, load_mapped, plan};
+use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
 use support::{
-    Rng, byte_text, embedding_decoder, encoder, everything, gated, latent, mixture, seeing, seeing_jointly,
-    shared, sparse, steps, write,
+    Rng, byte_text, embedding_decoder, encoder, everything, gated, hearing, latent, mixture, seeing,
+    seeing_jointly, shared, sparse, steps, write,
 };
 
 #[global_allocator]
@@ -19,9 +19,17 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 #[test]
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
     for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
-        for spec in
-            [everything(), mixture(), gated(), shared(), seeing(), seeing_jointly(), latent(), sparse()]
-        {
+        for spec in [
+            everything(),
+            mixture(),
+            gated(),
+            shared(),
+            seeing(),
+            seeing_jointly(),
+            hearing(),
+            latent(),
+            sparse(),
+        ] {
             check(spec, backend, None);
         }
         // With experts left in the file.
@@ -71,6 +79,19 @@ fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
             let before = ALLOCATOR.allocated();
             engine.perceive(image).unwrap();
             assert_eq!(ALLOCATOR.allocated(), before, "looking kept memory");
+        }
+    }
+    if let Some(audio) = &engine.info().audio {
+        let (audio, most) = (audio.spec.clone(), audio.audio_tokens);
+        let sound = |samples: usize| {
+            Medium::from(Sound::from_samples(Rng(5).signed_numbers(samples), &audio, most).unwrap())
+        };
+        // Of as many vectors as planned, and of a part of one.
+        let sounds = [sound((most * audio.samples()) as usize), sound(1)];
+        for sound in sounds.iter().cycle().take(3) {
+            let before = ALLOCATOR.allocated();
+            engine.perceive(sound).unwrap();
+            assert_eq!(ALLOCATOR.allocated(), before, "listening kept memory");
         }
     }
     let loaded = ALLOCATOR.allocated();

@@ -53,7 +53,7 @@ class Fixture:
     settings: dict
     # How the weights are stored: float32, float16, bfloat16.
     stored: str
-    # "bytes": byte-level BPE, as Llama 3 and Qwen; "images": the same with tokens for images; "sentencepiece": spaces
+    # "bytes": byte-level BPE, as Llama 3 and Qwen; "images", "sounds": the same with tokens for images, and sounds; "sentencepiece": spaces
     # as U+2581 and byte fallback, as Gemma.
     tokenizer: str = "bytes"
     # None for one file.
@@ -68,6 +68,8 @@ class Fixture:
     images: list[tuple[int, int]] = field(default_factory=list)
     # Grids of frames, and rows and columns of patches, of each video of a third prompt, in which the second image is too.
     videos: list[tuple[int, int, int]] = field(default_factory=list)
+    # Samples of each sound of a fourth prompt.
+    sounds: list[int] = field(default_factory=list)
     # preprocessor_config.json and video_preprocessor_config.json, where there are any.
     processor: dict | None = None
     video_processor: dict | None = None
@@ -211,6 +213,16 @@ MUSE_AUDIO = dict(
     mlp_ratio=2.0,
     conv_kernel_size=3,
 )
+# Blocks one behind the other, convolutions longer than the rows of some steps, and a sound of 6 samples a vector.
+MUSE_AUDIO_OPTIONS = dict(
+    patch_sizes=[3, 2],
+    hidden_sizes=[6, 10],
+    depths=[2, 1],
+    num_hidden_layers=2,
+    mlp_ratio=1.75,
+    conv_kernel_size=5,
+    rms_norm_eps=0.01,
+)
 # Experts narrower than the model, of which no width fills a tile or a group.
 MUSE_SPARK_TEXT = MUSE_TEXT | dict(
     num_attention_heads=4,
@@ -289,9 +301,9 @@ LLAMA4_VISION = dict(
 )
 
 
-def spark(text: dict) -> dict:
+def spark(text: dict, audio: dict = MUSE_AUDIO) -> dict:
     """A text model between towers as small as they can be."""
-    audio = dict(audio_config=MUSE_AUDIO | dict(out_hidden_size=text["hidden_size"]))
+    audio = dict(audio_config=audio | dict(out_hidden_size=text["hidden_size"]))
     return MUSE_VISION | audio | dict(text_config=text)
 
 
@@ -451,17 +463,19 @@ FIXTURES = [
         "float16",
         positions=20,
     ),
-    # Its tower, whose table of positions is read in another order where an image is not square.
+    # Its towers. The table of positions is read in another order where an image is not square.
     Fixture(
         "muse-spark-images",
         MuseSparkForConditionalGeneration,
         MuseSparkConfig,
-        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=2)) | dict(audio_token_id=306),
+        spark(MUSE_SPARK_TEXT | dict(num_hidden_layers=2), MUSE_AUDIO_OPTIONS) | dict(audio_token_id=312),
         "bfloat16",
-        tokenizer="images",
+        tokenizer="sounds",
         positions=20,
         images=[(6, 8), (2, 2), (8, 2)],
         videos=[(2, 4, 2), (1, 2, 6)],
+        # 9 vectors, and 2 of which the last is of one sample.
+        sounds=[54, 7],
     ),
     Fixture(
         "llama",

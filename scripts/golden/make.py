@@ -6,7 +6,8 @@
 A fixture is `checkpoint/`, as a publisher would upload it, and `golden/`: `ids.json` (input ids, greedy ids, ids of
 page.txt, ids of a rendered chat) and `logits.safetensors` (`logits`, f32, one row a position of the input ids); of a
 model that takes images also `images.safetensors`, their values as the model takes them, and `image_logits.safetensors`
-of a second prompt, `image_input_ids`; of one that takes videos the same of a third, `videos.safetensors`. The
+of a second prompt, `image_input_ids`; of one that takes videos the same of a third, `videos.safetensors`, and of one that
+takes sounds of another, `sounds.safetensors`. The
 weights are stored as the fixture says and the logits computed from the stored weights in float32, eager attention.
 Seeds are fixed: on the same versions the files come out byte for byte.
 """
@@ -22,7 +23,7 @@ from typing import Callable
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import MuseSparkFeatureExtractor, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 import tokenizer as tokenizers_made_here
@@ -46,11 +47,14 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights large enough that attention is uneven, gates saturate and no norm or bias is idle."""
     family = type(model).__name__.lower()
     # Whether prompts can hold an image.
-    sees = getattr(model.config, "image_token_id", None) in range(model.config.get_text_config().vocab_size)
+    holds = lambda token: getattr(model.config, token, None) in range(model.config.get_text_config().vocab_size)
+    sees, hears = holds("image_token_id"), holds("audio_token_id")
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if sees and ("vision" in name or "visual" in name):
             parameter.data = randomized_vision(name, noise)
+        elif hears and "audio" in name:
+            parameter.data = randomized_audio(name, noise)
         elif "vision" in name or "visual" in name or "audio" in name:
             parameter.data = 0.1 * noise
         elif name.endswith("residual_gate.gate"):
@@ -108,6 +112,12 @@ def randomized_vision(name: str, noise: torch.Tensor) -> torch.Tensor:
     # Queries, keys and values of Qwen are one tensor.
     gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.8 if "qkv" in name else 1.2
     return gain / noise[0].numel() ** 0.5 * noise
+
+
+def randomized_audio(name: str, noise: torch.Tensor) -> torch.Tensor:
+    if "norm" in name:
+        return 1.0 + 0.25 * noise
+    return 0.3 * noise if name.endswith("bias") else 1.5 / noise[0].numel() ** 0.5 * noise
 
 
 def tied(config) -> bool:
@@ -180,7 +190,7 @@ def greedy(answer: Callable, prompt: list[int], last: tuple[int, ...] = ()) -> t
 
 @dataclass
 class Seen:
-    """A prompt with images or videos, and what a model makes of it."""
+    """A prompt with images, videos or sounds, and what a model makes of it."""
 
     inputs: dict[str, torch.Tensor]
     logits: torch.Tensor
@@ -263,6 +273,26 @@ def values_of(fixture: Fixture, width: int, merged: int, generator: torch.Genera
     return dict(pixel_values=values, image_position_ids=places)
 
 
+def with_sounds(fixture: Fixture, model, tokenizer) -> Seen:
+    """Text, an image, and each sound of `fixture.sounds` with its tokens and a few words behind it."""
+    generator = torch.Generator().manual_seed(9)
+    feature_extractor = MuseSparkFeatureExtractor(samples_per_token=model.config.audio_config.samples_per_token)
+    samples = [(2 * torch.rand(count, generator=generator) - 1).numpy() for count in fixture.sounds]
+    inputs = dict(feature_extractor(samples, sampling_rate=24000, return_tensors="pt"))
+    vision = model.config.vision_config
+    width = vision.patch_temporal * 3 * vision.patch_size**2
+    inputs["pixel_values"] = 2 * torch.rand(vision.merge_size**2, width, generator=generator) - 1
+    inputs["image_grid_thw"] = torch.tensor([[1, vision.merge_size, vision.merge_size]])
+    start, patch, end = tokenizer.convert_tokens_to_ids(tokenizers_made_here.IMAGE_TOKENS[:3])
+    before, audio, after = tokenizer.convert_tokens_to_ids(tokenizers_made_here.AUDIO_TOKENS)
+    words = lambda count: torch.randint(0, 256, (count,), generator=generator).tolist()
+    ids = words(2)
+    for count in fixture.sounds:
+        ids += [before] + [audio] * -(-count // feature_extractor.samples_per_token) + [after] + words(2)
+    ids = [start, patch, end] + ids
+    return seen(model, inputs, ids, (audio, patch))
+
+
 def kinds_of(model, ids: list[int]) -> dict[str, torch.Tensor]:
     """Which tokens are an image's or a video's, for models that turn by rows and columns, or in which they see each
     other."""
@@ -309,6 +339,12 @@ def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
         save_file(videos.inputs, golden / "videos.safetensors")
         save_file({"logits": videos.logits}, golden / "video_logits.safetensors")
         record |= {"video_input_ids": videos.input_ids, "video_greedy_ids": videos.greedy_ids}
+    if fixture.sounds:
+        sounds = with_sounds(fixture, model, tokenizer)
+        save_file(sounds.inputs, golden / "sounds.safetensors")
+        save_file({"logits": sounds.logits}, golden / "sound_logits.safetensors")
+        record |= {"sound_input_ids": sounds.input_ids, "sound_greedy_ids": sounds.greedy_ids}
+        margin = min(margin, sounds.margin)
     rows = ",\n".join(f' "{key}": {json.dumps(value)}' for key, value in record.items())
     (golden / "ids.json").write_text("{\n" + rows + "\n}\n")
     distinct = len(set(generated))

@@ -25,6 +25,8 @@ CHATML_WITH_IMAGES = (
 CHATML_WITH_VIDEOS = CHATML_WITH_IMAGES.replace(
     "{% else %}{{ part", "{% elif part['type'] == 'video' %}<|video|>{% else %}{{ part"
 )
+# Also of sounds.
+CHATML_WITH_SOUNDS = CHATML_WITH_IMAGES.replace("{% else %}{{ part", "{% elif part['type'] == 'audio' %}<|audio|>{% else %}{{ part")
 # As Qwen's: the tokens around an image or a video are the template's to write.
 CHATML_AROUND_IMAGES = CHATML_WITH_VIDEOS.replace(
     "<|patch|>", "<|vision_start|><|image_pad|><|vision_end|>"
@@ -37,6 +39,8 @@ IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
 VIDEO_TOKENS = IMAGE_TOKENS + ["<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
 # As those, of Gemma.
 GEMMA_IMAGE_TOKENS = ["<|image>", "<|image|>", "<image|>", "<|video|>"]
+# In front of a sound, for its vectors, and behind it.
+AUDIO_TOKENS = ["<|soft_audio_start|>", "<|audio|>", "<|soft_audio_end|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
 TURNS = (
     "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
@@ -135,11 +139,17 @@ MAKERS = {
     "bytes": byte_level,
     "images": lambda: byte_level(IMAGE_TOKENS, CHATML_WITH_IMAGES),
     "videos": lambda: byte_level(VIDEO_TOKENS, CHATML_WITH_VIDEOS),
+    "sounds": lambda: byte_level(IMAGE_TOKENS + AUDIO_TOKENS, CHATML_WITH_SOUNDS),
     "qwen-images": lambda: byte_level(QWEN_IMAGE_TOKENS, CHATML_AROUND_IMAGES),
     "sentencepiece": sentencepiece,
     "gemma-images": lambda: sentencepiece(GEMMA_IMAGE_TOKENS, TURNS_WITH_IMAGES),
 }
 
 # The specials of an image, by tokenizer.
-IMAGE_TOKENS_OF = {"images": IMAGE_TOKENS, "videos": VIDEO_TOKENS, "qwen-images": QWEN_IMAGE_TOKENS}
-IMAGE_TOKENS_OF["gemma-images"] = GEMMA_IMAGE_TOKENS
+IMAGE_TOKENS_OF = {
+    "images": IMAGE_TOKENS,
+    "videos": VIDEO_TOKENS,
+    "sounds": IMAGE_TOKENS,
+    "qwen-images": QWEN_IMAGE_TOKENS,
+    "gemma-images": GEMMA_IMAGE_TOKENS,
+}

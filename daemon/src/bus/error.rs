@@ -30,7 +30,8 @@ pub enum Error {
     InvalidOption(String),
     /// A message's keys, types or role.
     InvalidMessage(String),
-    /// What this model or this version cannot do: images, videos, answers of a model that embeds, vectors of one that answers.
+    /// What this model or this version cannot do: images, videos, sounds, answers of a model that embeds,
+    /// vectors of one that answers.
     Unsupported(String),
     /// A count or size of the request, or the number of open sessions.
     LimitExceeded(String),
@@ -86,7 +87,7 @@ fn refused(refusal: &Refusal, text: String) -> Error {
             Error::InvalidOption(text)
         }
         Refusal::Text(TextError::NoTower { .. }) => Error::Unsupported(text),
-        Refusal::Image { .. } | Refusal::Video { .. } => Error::InvalidMessage(text),
+        Refusal::Image { .. } | Refusal::Video { .. } | Refusal::Sound { .. } => Error::InvalidMessage(text),
         Refusal::Text(_) => Error::PromptFailed(text),
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         _ => Error::Failed(text),

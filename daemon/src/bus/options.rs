@@ -160,9 +160,9 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
     if wire.is_empty() {
         return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
     }
-    let (mut text_bytes, mut image_bytes) = (0, 0);
+    let (mut text_bytes, mut file_bytes) = (0, 0);
     let messages = wire.into_iter().enumerate().map(|(index, wire)| {
-        let message = message(index, wire, limits, &mut image_bytes)?;
+        let message = message(index, wire, limits, &mut file_bytes)?;
         text_bytes += message.text_bytes();
         Ok(message)
     });
@@ -175,19 +175,25 @@ pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error>
 const KEYS: [&str; 6] = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name"];
 const IMAGES: &str = "images";
 const VIDEOS: &str = "videos";
+const AUDIO: &str = "audio";
 
-/// A message whose files are counted in `image_bytes`.
-fn message(index: usize, mut wire: Wire, limits: &Limits, image_bytes: &mut usize) -> Result<Message, Error> {
+/// A message whose files are counted in `file_bytes`.
+fn message(index: usize, mut wire: Wire, limits: &Limits, file_bytes: &mut usize) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
     let limit = limits.image_bytes();
-    let images = wire.remove(IMAGES).map(|value| self::images(value, limit - *image_bytes).map_err(invalid));
-    let images = images.transpose()?.unwrap_or_default();
-    *image_bytes += images.iter().map(|image| image.len()).sum::<usize>();
-    bounded("the conversation has", *image_bytes, limit, "bytes of images")?;
-    let videos = wire.remove(VIDEOS).map(|value| self::videos(value, limit - *image_bytes).map_err(invalid));
+    let mut files = |key: &str, what: &str| {
+        let files =
+            wire.remove(key).map(|value| self::files(value, key, what, limit - *file_bytes).map_err(invalid));
+        let files = files.transpose()?.unwrap_or_default();
+        *file_bytes += files.iter().map(|file| file.len()).sum::<usize>();
+        bounded("the conversation has", *file_bytes, limit, "bytes of images and sounds")?;
+        Ok::<_, Error>(files)
+    };
+    let (images, sounds) = (files(IMAGES, "image")?, files(AUDIO, "sound")?);
+    let videos = wire.remove(VIDEOS).map(|value| self::videos(value, limit - *file_bytes).map_err(invalid));
     let (videos, video_bytes) = videos.transpose()?.unwrap_or_default();
-    *image_bytes += video_bytes;
-    bounded("the conversation has", *image_bytes, limit, "bytes of images and videos")?;
+    *file_bytes += video_bytes;
+    bounded("the conversation has", *file_bytes, limit, "bytes of images, sounds and videos")?;
     let mut string = |key: &str| {
         let Some(value) = wire.remove(key) else { return Ok(None) };
         let signature = value.value_signature().to_string();
@@ -212,8 +218,9 @@ fn message(index: usize, mut wire: Wire, limits: &Limits, image_bytes: &mut usiz
     only("name", "tool", name.is_some())?;
     only(IMAGES, "user", !images.is_empty())?;
     only(VIDEOS, "user", !videos.is_empty())?;
+    only(AUDIO, "user", !sounds.is_empty())?;
     if let Some(key) = wire.keys().min() {
-        let keys = [&KEYS[..], &[IMAGES, VIDEOS]].concat().join(", ");
+        let keys = [&KEYS[..], &[IMAGES, VIDEOS, AUDIO]].concat().join(", ");
         return Err(invalid(format!("has an unknown key {:?}; a message has: {keys}", shorten(key))));
     }
     let content = match content? {
@@ -221,18 +228,18 @@ fn message(index: usize, mut wire: Wire, limits: &Limits, image_bytes: &mut usiz
         content => content.ok_or_else(|| invalid("has no content".into()))?,
     };
     let tool_calls = tool_calls.unwrap_or_default();
-    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name, images, videos })
+    Ok(Message { role, content, reasoning, tool_calls, tool_call_id, name, images, videos, sounds })
 }
 
 /// The files behind an array of descriptors, each read from its begin, whatever its offset. Where they are more than
 /// `limit` bytes together, so are the first of them that are returned.
-fn images(value: OwnedVariant, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
+fn files(value: OwnedVariant, key: &str, what: &str, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
     let signature = value.value_signature().to_string();
     let fds = Vec::<Fd<'static>>::try_from(value).ok().filter(|_| signature == "ah");
-    let fds = fds.ok_or_else(|| format!("has {IMAGES} of D-Bus type {signature}; it takes ah"))?;
+    let fds = fds.ok_or_else(|| format!("has {key} of D-Bus type {signature}; it takes ah"))?;
     let (mut files, mut bytes) = (Vec::new(), 0);
     for (index, fd) in fds.into_iter().enumerate() {
-        let file = read_file(fd, &format!("image {index}"), limit - bytes)?;
+        let file = read_file(fd, &format!("{what} {index}"), limit - bytes)?;
         bytes += file.len();
         files.push(file);
         if bytes > limit {

@@ -56,7 +56,8 @@ impl Session {
     /// tool_call_id s and name s, those of the call. A user's message may have images ah, file descriptors of PNG, JPEG or
     /// WebP files (a memfd will do), which stand in front of its text, and behind them videos a(hatd): of each a file
     /// descriptor, of a file that has the video's frames one behind the other, each a PNG, JPEG or WebP and all of one size;
-    /// the bytes of each frame; and how many there are a second. What a model does not take is an error.
+    /// the bytes of each frame; and how many there are a second. Behind those it may have audio ah, WAV or FLAC files. What a
+    /// model does not take is an error.
     ///
     /// options: max_tokens u, temperature d (0 is greedy), top_p d, top_k u, min_p d, repetition_penalty d, seed t,
     /// stop as (ends the text, not the reasoning), mode s (instant, thinking, contemplating: how hard a model thinks that
@@ -89,7 +90,7 @@ impl Session {
         let mut keys = Keys::new(options);
         let generate = keys.generate(limits)?;
         keys.finish()?;
-        // Reading images takes a while, and a file may be on a slow disk.
+        // Reading files takes a while, and a file may be on a slow disk.
         let service = self.service.clone();
         let read = tokio::task::spawn_blocking(move || self::messages(messages, &service.config.limits));
         let messages = read.await.map_err(|panic| Error::Failed(panic.to_string()))??;

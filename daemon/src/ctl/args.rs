@@ -41,6 +41,7 @@ pub enum Command {
                             musectl generate --json-schema person.json 'Invent a person.'\n  \
                             musectl generate --image photo.jpg 'What is this?'\n  \
                             musectl generate --video frames/ --fps 2 'What happens?'\n  \
+                            musectl generate --audio memo.wav 'What is said?'\n  \
                             musectl generate --json --tools tools.json 'Is it raining in Oslo?'\n  \
                             musectl generate --tools tools.json --messages conversation.json\n  \
                             musectl generate < prompt.txt\n\n\
@@ -116,10 +117,10 @@ pub struct Generate {
     #[command(flatten)]
     pub answer: Answer,
     /// Continue the text itself, without the model's chat template
-    #[arg(long, conflicts_with_all = ["system", "messages", "image", "video"])]
+    #[arg(long, conflicts_with_all = ["system", "messages", "image", "video", "audio"])]
     pub raw: bool,
     /// Answer a whole conversation instead of a prompt
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system", "image", "video"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "system", "image", "video", "audio"])]
     pub messages: Option<PathBuf>,
     /// Print one JSON object when the answer is complete
     #[arg(long)]
@@ -218,6 +219,9 @@ pub struct Media {
     /// Frames a second of the videos' folders
     #[arg(long, value_name = "RATE", requires = "video")]
     pub fps: Option<f64>,
+    /// Play the model a WAV or FLAC; may be repeated. In a chat, with the first thing said
+    #[arg(long, value_name = "FILE")]
+    pub audio: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

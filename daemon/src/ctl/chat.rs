@@ -79,8 +79,8 @@ impl Talk<'_> {
     /// Says `line` and prints what is answered, with the results of the calls that it takes.
     fn ask(&mut self, line: &str, editor: &mut DefaultEditor) -> Result<(), Error> {
         let before = self.conversation.len();
-        // Images and videos are shown with the first thing said, and stay in the conversation.
-        let shown = ["images", "videos"];
+        // Images, videos and sounds go with the first thing said, and stay in the conversation.
+        let shown = ["images", "videos", "audio"];
         let first = !self.conversation.iter().any(|said| shown.iter().any(|key| said.contains_key(*key)));
         let media = if first { &self.args.media } else { &Media::default() };
         self.conversation.push(client::question(line, media)?);

@@ -94,27 +94,28 @@ pub fn field(key: &str, text: impl Into<String>) -> (String, Variant<'static>) {
     (key.to_owned(), Variant::from(text.into()))
 }
 
-/// A user's message with the files of `images` in front of its text, and then the frames in the folders of `videos`. They
+/// A user's message with the files of images and sounds in front of its text, and the frames in the folders of videos. They
 /// are sent as they are now, whatever becomes of their paths.
 ///
 /// # Errors
 /// [`Error::File`].
 pub fn question(text: &str, shown: &Media) -> Result<Message, Error> {
     let mut said = message("user", text);
-    let Media { image: images, video: videos, fps } = shown;
+    let Media { image: images, video: videos, fps, audio: sounds } = shown;
     if !videos.is_empty() {
         let videos = videos.iter().map(|folder| video(folder, fps.unwrap_or_default()));
         said.insert("videos".into(), Variant::from(videos.collect::<Result<Vec<_>, Error>>()?));
-    }
-    if images.is_empty() {
-        return Ok(said);
     }
     let open = |path: &PathBuf| {
         let file = File::open(path).map_err(|problem| Error::File { path: path.clone(), problem })?;
         Ok(Fd::from(OwnedFd::from(file)))
     };
-    let fds = images.iter().map(open).collect::<Result<Vec<Fd<'static>>, Error>>()?;
-    said.insert("images".into(), Variant::from(fds));
+    for (key, files) in [("images", images), ("audio", sounds)] {
+        let fds = files.iter().map(open).collect::<Result<Vec<Fd<'static>>, Error>>()?;
+        if !fds.is_empty() {
+            said.insert(key.into(), Variant::from(fds));
+        }
+    }
     Ok(said)
 }
 

@@ -86,6 +86,8 @@ pub struct Checkpoint {
     pub image_processor: Map<String, Value>,
     /// `video_preprocessor_config.json`, or what `processor_config.json` says of videos, or else what is said of images.
     pub video_processor: Map<String, Value>,
+    /// What `preprocessor_config.json` or `processor_config.json` say of sounds; empty where they say nothing.
+    pub feature_extractor: Map<String, Value>,
     /// `tokenizer.json` of the `tokenizers` library.
     pub tokenizer: Vec<u8>,
     /// `tokenizer_config.json`; empty where there is none.

@@ -44,6 +44,7 @@ pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
         generation_config: folder::json(dir, "generation_config.json")?.unwrap_or_default(),
         video_processor: folder::video_processor(dir)?,
         image_processor: folder::image_processor(dir)?,
+        feature_extractor: folder::feature_extractor(dir)?,
         tokenizer,
         tokenizer_config,
         chat_template,

@@ -44,9 +44,7 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     bar.finish_and_clear();
     warn_over_budget(args, bytes);
     for LeftOut { part, tensors, .. } in &import.left_out {
-        eprintln!(
-            "note: left out, as not supported yet: {part}, {tensors} tensors; the file is for text only"
-        );
+        eprintln!("note: left out, as not supported yet: {part}, {tensors} tensors; the file works without");
     }
     let report = Report::new(args.output.display().to_string(), bytes, &done, &import.left_out);
     if let Some(path) = &args.report {
@@ -74,7 +72,7 @@ fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
     let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
     let (image, video) = (text::image(checkpoint, import)?, text::video(checkpoint, import)?);
-    let text = Text { image, video, ..text };
+    let text = Text { image, video, audio: text::audio(checkpoint, import)?, ..text };
     let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
     // A tokenizer or template that the runtime refuses is better refused here than on the board.
     muse_runtime::read_text(&import.spec, &checkpoint.tokenizer, &text, &chat_template)?;

@@ -1,31 +1,31 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use muse_quantize::images;
+use muse_quantize::inputs;
 use muse_runtime::eval::{self, Input};
 use muse_runtime::{
     BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, Medium, MediumKind,
-    PlaceError, Video,
+    PlaceError, Sound, Video,
 };
 use serde_json::json;
 
 use super::{Failure, at, embed, print, print_json};
-use crate::cli::{Backend, Eval, EvalCommon, Images, TextArgs, What};
+use crate::cli::{Backend, Eval, EvalCommon, Media, TextArgs, What};
 
 /// Logits printed without --json.
 const TOP: usize = 10;
 
 pub fn run(args: &Eval) -> Result<(), Failure> {
     match &args.what {
-        What::Logits { file, tokens, images, position, common } => {
+        What::Logits { file, tokens, media, position, common } => {
             let mut engine = load(file, common, common.cache, tokens.0.len())?;
-            let media = read_images(images, &*engine)?;
+            let media = read_media(media, &*engine)?;
             let input = Input { tokens: &tokens.0, media: &media };
             logits(&mut *engine, input, *position, common.json)
         }
-        What::Generate { file, tokens, images, count, common } => {
+        What::Generate { file, tokens, media, count, common } => {
             let mut engine = load(file, common, common.cache, tokens.0.len() + *count as usize)?;
-            let media = read_images(images, &*engine)?;
+            let media = read_media(media, &*engine)?;
             let generated = eval::generate(&mut *engine, Input { tokens: &tokens.0, media: &media }, *count)?;
             if common.json {
                 return print_json(&json!({ "tokens": generated }));
@@ -65,38 +65,43 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
     }
 }
 
-/// The images of the command line, as the engine's model takes them.
-fn read_images(args: &Images, engine: &dyn Engine) -> Result<Vec<Medium>, Failure> {
-    if args.inputs.is_none() && args.image.is_empty() && args.video.is_empty() {
-        return Ok(Vec::new());
-    }
+/// The media of the command line, as the engine's model takes them.
+fn read_media(args: &Media, engine: &dyn Engine) -> Result<Vec<Medium>, Failure> {
+    let info = engine.info();
     let none = |kind| PlaceError::NoTower { kind };
-    let vision = engine.info().vision.as_ref().ok_or(none(MediumKind::Image))?;
     let read = |path: &PathBuf| fs::read(path).map_err(|e| at(path, &e));
     if let Some(path) = &args.inputs {
-        return Ok(images::read(&read(path)?, vision).map_err(|e| at(path, &e))?);
+        return Ok(inputs::read(&read(path)?, info).map_err(|e| at(path, &e))?);
     }
+    let vision = || info.vision.as_ref().ok_or(none(MediumKind::Image));
     // What the model was trained for, not what fits the context: with fewer tokens it would be another image.
     let whole = |path: &PathBuf, image: Image| -> Result<Image, Failure> {
-        let (tokens, limit) = (image.tokens(&vision.spec), vision.image_tokens);
+        let (tokens, limit) = (image.tokens(&vision()?.spec), vision()?.image_tokens);
         if tokens > limit {
             return Err(at(path, &ImageError::TooLarge { tokens: tokens.into(), limit }).into());
         }
         Ok(image)
     };
     let decode = |path: &PathBuf| -> Result<Medium, Failure> {
+        let vision = vision()?;
         let limit = vision.spec.pixels.tokens_max;
         let image = Image::decode(&read(path)?, &vision.spec, limit).map_err(|e| at(path, &e))?;
         Ok(whole(path, image)?.into())
     };
     let mut media = args.image.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     for path in &args.video {
-        let of_videos = vision.spec.video.as_ref().ok_or(none(MediumKind::Video))?;
+        let spec = &vision()?.spec;
+        let of_videos = spec.video.as_ref().ok_or(none(MediumKind::Video))?;
         let video = Video::open(path, args.fps.unwrap_or_default()).map_err(|e| at(path, &e))?;
-        for grid in video.grids(&vision.spec, of_videos.tokens_max).map_err(|e| at(path, &e))? {
+        for grid in video.grids(spec, of_videos.tokens_max).map_err(|e| at(path, &e))? {
             let grid = grid.map_err(|e| at(path, &e))?;
             media.push(Medium::Video(whole(path, grid.image)?));
         }
+    }
+    for path in &args.audio {
+        let audio = info.audio.as_ref().ok_or(none(MediumKind::Sound))?;
+        let sound = Sound::decode(&read(path)?, &audio.spec, audio.audio_tokens);
+        media.push(sound.map_err(|e| at(path, &e))?.into());
     }
     Ok(media)
 }

@@ -17,6 +17,13 @@ const HARMLESS: &[&str] = &[
     "disable_grouping",
     "device",
     "default_to_square",
+    // Of a feature extractor, whose settings may lie in the same file.
+    "feature_size",
+    "padding_side",
+    "padding_value",
+    "return_attention_mask",
+    "samples_per_token",
+    "sampling_rate",
 ];
 
 const WHOLE: &str = "only the whole of the steps is supported";

@@ -32,7 +32,7 @@ mod video_processor;
 
 use std::collections::{HashMap, HashSet};
 
-use muse_format::{Expected, Layer, Role, Spec, Vision};
+use muse_format::{Audio, Expected, Layer, Role, Spec, Vision};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -98,6 +98,9 @@ struct Family {
 /// Changes what a tower says of pixels.
 type ReadProcessor = fn(&Config<'_>, &mut Vision) -> Result<(), ImportError>;
 
+/// Changes what a tower says of samples.
+type ReadExtractor = fn(&Config<'_>, &mut Audio) -> Result<(), ImportError>;
+
 /// What a family makes of a config.
 struct Draft {
     spec: Spec,
@@ -126,6 +129,9 @@ struct Draft {
     read_processor: Option<ReadProcessor>,
     /// Takes from `video_preprocessor_config.json` which frames become patches, and of what size.
     read_video_processor: Option<ReadProcessor>,
+    audio_markers: Option<ImageMarkers>,
+    /// Takes from the settings of a feature extractor how a sound becomes samples.
+    read_extractor: Option<ReadExtractor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
     /// Whether the model makes vectors of texts.
@@ -160,6 +166,8 @@ impl Draft {
             video_markers: None,
             read_processor: None,
             read_video_processor: None,
+            audio_markers: None,
+            read_extractor: None,
             ignored: Vec::new(),
             embeds: Embeds::Bidirectional,
         }
@@ -178,9 +186,10 @@ pub struct Import {
     pub left_out: Vec<LeftOut>,
     pub image_markers: Option<ImageMarkers>,
     pub video_markers: Option<VideoMarkers>,
+    pub audio_markers: Option<ImageMarkers>,
 }
 
-/// The tokens that a prompt has for an image.
+/// The tokens that a prompt has for an image or a sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageMarkers {
     /// For each of its vectors; a template writes one.
@@ -250,15 +259,18 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     if let Some((vision, read)) = draft.spec.vision.as_mut().zip(draft.read_video_processor) {
         read(&Config::part(&checkpoint.video_processor, "video_preprocessor_config.json: "), vision)?;
     }
+    if let Some((audio, read)) = draft.spec.audio.as_mut().zip(draft.read_extractor) {
+        read(&Config::part(&checkpoint.feature_extractor, "feature_extractor: "), audio)?;
+    }
     embedding::complete(&mut draft, checkpoint)?;
     draft.spec.validate()?;
     let tensors: Result<_, _> =
         draft.spec.tensors().into_iter().map(|e| family.origin(e, &draft, checkpoint)).collect();
     let tensors: Vec<Imported> = tensors?;
     let left_out = family.left_out(checkpoint, &tensors, &draft)?;
-    let Draft { spec, image_markers, video_markers, .. } = draft;
+    let Draft { spec, image_markers, video_markers, audio_markers, .. } = draft;
     let architecture = family.architecture;
-    Ok(Import { spec, architecture, tensors, left_out, image_markers, video_markers })
+    Ok(Import { spec, architecture, tensors, left_out, image_markers, video_markers, audio_markers })
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
@@ -309,7 +321,11 @@ impl Family {
         if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
             let source = checkpoint.tensors.get(theirs);
             let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
-            let expected = if rows == 1 { (rows, of * cols) } else { (of * rows, cols) };
+            let expected = match transform {
+                Transform::Transpose { .. } => (cols, rows),
+                _ if rows == 1 => (rows, of * cols),
+                _ => (of * rows, cols),
+            };
             if source.shape() != expected {
                 return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
             }
@@ -438,7 +454,11 @@ impl Family {
             }
             let holds = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
             // Of a tower that is imported every tensor is.
-            let imported = |part: &str| part == "vision" && draft.spec.vision.is_some();
+            let imported = |part: &str| match part {
+                "vision" => draft.spec.vision.is_some(),
+                "audio" => draft.spec.audio.is_some(),
+                _ => false,
+            };
             let mut left_out = self.left_out.iter().filter(|(part, _)| !imported(part));
             let Some((part, _)) = left_out.find(|(_, prefixes)| holds(prefixes)) else {
                 return Err(ImportError::UnknownTensor(name.clone()));

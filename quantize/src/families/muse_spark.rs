@@ -1,14 +1,14 @@
 //! Muse Spark: Muse Glimmer, with a norm on what attention reads, gates between each half of a layer and the residual
 //! stream, experts that run at a width of their own, and another table of positions in the tower over images.
 //!
-//! A checkpoint has a tower for sound as well. It is left out, and the person is told: a file of it answers text and
-//! images as the reference does without sound, and takes none. So is the tower over images where no prompt can hold its
-//! token.
+//! A tower, over images or over sounds, is left out where no prompt can hold its token, and the person is told.
 //!
 //! A gate keeps `a` of the residual stream and lets in `b` of what a half gives, `a` and `b` vectors that its parameter
 //! decides. The last operation of a half is a norm, so `b` is its weight here. Where the reference multiplies by `1 + w`
 //! before that norm, so do we. All experts of a layer lie in two tensors. The reference implementation never ties the
 //! head to the embedding, whatever its config says, so a config that says so is refused.
+
+pub(super) mod audio;
 
 use muse_format::{Activation, Attention, Experts, Ffn, Laid, Layer, Score, Spec};
 
@@ -20,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "muse_spark",
     architecture: "MuseSparkForConditionalGeneration",
     read,
-    // Of the tower for sound, and of the other where it is left out.
+    // Of towers that are left out.
     harmless: &[
         "audio_config",
         "audio_token_id",
@@ -139,12 +139,26 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     ];
     // The outer key is the one that could be meant; the other is of training.
     text.finish(&["output_router_logits", "tie_word_embeddings"])?;
-    let vocab = spec.vocab;
     let mut draft = Draft { constants, transforms, ..Draft::new(spec, ropes) };
-    if config.u32("image_token_id")?.is_some_and(|id| id < vocab) {
-        vision::read(config, &mut draft, "muse_spark", Laid::EdgesAcross)?;
-    }
+    towers(config, &mut draft)?;
     Ok(draft)
+}
+
+/// Adds those towers whose tokens a prompt can hold.
+fn towers(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportError> {
+    let vocab = draft.spec.vocab;
+    let token = |key: &str| Ok::<_, ImportError>(config.u32(key)?.filter(|id| *id < vocab));
+    let [image, video, sound] =
+        [token("image_token_id")?, token("video_token_id")?, token("audio_token_id")?];
+    if image.is_some() {
+        vision::read(config, draft, "muse_spark", Laid::EdgesAcross)?;
+    }
+    if let Some(token) = sound {
+        let blank = [image, video, sound].into_iter().flatten().collect();
+        audio::read(config, draft, token, blank)?;
+        draft.read_extractor = Some(audio::read_extractor);
+    }
+    Ok(())
 }
 
 fn experts(text: &Config<'_>, logit_scale: f32, norm_eps: f32) -> Result<Experts, ImportError> {

@@ -22,7 +22,8 @@ pub fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
     let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
     let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
     let image = text::image(&checkpoint, &import).unwrap();
-    let text = Text { image, video: text::video(&checkpoint, &import).unwrap(), ..text };
+    let (video, audio) = (text::video(&checkpoint, &import), text::audio(&checkpoint, &import));
+    let text = Text { image, video: video.unwrap(), audio: audio.unwrap(), ..text };
     let meta = Meta {
         spec: import.spec.clone(),
         text,

@@ -78,8 +78,11 @@ impl Spec {
         if let Some(embedding) = &self.embedding {
             embedding.try_each_tensor(self.dim, &mut add)?;
         }
-        match &self.vision {
-            Some(vision) => vision.try_each_tensor(self.dim, &mut add),
+        if let Some(vision) = &self.vision {
+            vision.try_each_tensor(self.dim, &mut add)?;
+        }
+        match &self.audio {
+            Some(audio) => audio.try_each_tensor(self.dim, &mut add),
             None => Ok(()),
         }
     }

@@ -34,6 +34,9 @@ pub struct Text {
     /// How a video is written; absent where a conversation has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<VideoText>,
+    /// How a sound is written; absent where a model takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<MediaText>,
 }
 
 /// The tokens of an image or another medium in a prompt. A chat template writes `token` once, which becomes as many as

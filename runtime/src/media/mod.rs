@@ -8,15 +8,16 @@ use std::fmt;
 pub(crate) use self::places::cut;
 pub use self::places::{Place, PlaceError, part, places};
 pub use self::turns::turn;
-use crate::{Image, ModelInfo};
+use crate::{Image, ModelInfo, Sound};
 
-/// An image, ready for the tower of its model.
+/// An image or a sound, ready for the tower of its model.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Medium {
     Image(Image),
     /// A grid of a video: as many frames as a patch has.
     Video(Image),
+    Sound(Sound),
 }
 
 /// What people call a [`Medium`].
@@ -25,10 +26,11 @@ pub enum Medium {
 pub enum MediumKind {
     Image,
     Video,
+    Sound,
 }
 
 impl MediumKind {
-    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Video];
+    pub(crate) const ALL: [Self; 3] = [Self::Image, Self::Video, Self::Sound];
 }
 
 impl fmt::Display for MediumKind {
@@ -36,6 +38,7 @@ impl fmt::Display for MediumKind {
         f.write_str(match self {
             Self::Image => "image",
             Self::Video => "video",
+            Self::Sound => "sound",
         })
     }
 }
@@ -46,6 +49,7 @@ impl MediumKind {
         match self {
             Self::Image => "image",
             Self::Video => "video grid",
+            Self::Sound => "sound",
         }
     }
 }
@@ -55,6 +59,7 @@ impl Medium {
         match self {
             Self::Image(_) => MediumKind::Image,
             Self::Video(_) => MediumKind::Video,
+            Self::Sound(_) => MediumKind::Sound,
         }
     }
 
@@ -62,6 +67,7 @@ impl Medium {
     pub fn hash(&self) -> &[u8; 32] {
         match self {
             Self::Image(image) | Self::Video(image) => image.hash(),
+            Self::Sound(sound) => sound.hash(),
         }
     }
 
@@ -71,6 +77,7 @@ impl Medium {
             Self::Image(image) | Self::Video(image) => {
                 info.vision.as_ref().map(|vision| image.tokens(&vision.spec))
             }
+            Self::Sound(sound) => info.audio.as_ref().map(|audio| sound.tokens(&audio.spec)),
         }
     }
 
@@ -78,6 +85,7 @@ impl Medium {
     pub fn joint(&self, info: &ModelInfo) -> bool {
         match self {
             Self::Image(_) | Self::Video(_) => info.vision.as_ref().is_some_and(|vision| vision.spec.joint),
+            Self::Sound(_) => false,
         }
     }
 
@@ -86,6 +94,7 @@ impl Medium {
         let vision = &info.vision.as_ref()?.spec;
         match self {
             Self::Image(image) | Self::Video(image) => vision.axes.map(|_| image.area(vision)),
+            Self::Sound(_) => None,
         }
     }
 }
@@ -96,12 +105,19 @@ impl From<Image> for Medium {
     }
 }
 
+impl From<Sound> for Medium {
+    fn from(sound: Sound) -> Self {
+        Self::Sound(sound)
+    }
+}
+
 impl ModelInfo {
     /// The token that stands for one vector of a medium; `None` where the model takes none of the kind.
     pub fn token_of(&self, kind: MediumKind) -> Option<u32> {
         match kind {
             MediumKind::Image => self.vision.as_ref().map(|vision| vision.spec.token),
             MediumKind::Video => Some(self.vision.as_ref()?.spec.video.as_ref()?.token),
+            MediumKind::Sound => self.audio.as_ref().map(|audio| audio.spec.token),
         }
     }
 }

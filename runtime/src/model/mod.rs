@@ -23,13 +23,14 @@ pub use self::weights::{
     LatentAttentionWeights, LatentWeights, LayerWeights, MixerWeights, NormedProduct, OwnNorms, PerLayerHalf,
     PerLayerWeights, Weights,
 };
+use crate::audio::AudioTower;
 use crate::flash::Flash;
 use crate::graph;
 use crate::media::cut;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, LoadError, MediaRows, Medium, ModelInfo, Placed, Text};
+use crate::{Engine, LoadError, MediaRows, Medium, MediumKind, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -38,7 +39,10 @@ pub struct Model<B: Backend> {
     weights: Weights<B::Weight>,
     state: State<B>,
     tower: Option<Tower<B>>,
-    /// Tokens of a step, those that stand for images blanked.
+    audio: Option<AudioTower<B>>,
+    /// What was perceived last.
+    perceived: Option<MediumKind>,
+    /// Tokens of a step, those that stand for media blanked.
     blanked: Vec<u32>, // (batch_tokens)
     /// Of the layers that forget: how many positions a query sees at most, and ring length.
     rings: Vec<(u32, u32)>,
@@ -67,6 +71,9 @@ impl<B: Backend> Model<B> {
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
         let tower = vision.map(|(vision, plan)| Tower::new(mapped, &mut backend, &spec, vision, plan));
         let tower = tower.transpose()?;
+        let audio = spec.audio.as_ref().zip(plan.audio.as_ref());
+        let audio = audio.map(|(audio, plan)| AudioTower::new(mapped, &mut backend, &spec, audio, plan));
+        let audio = audio.transpose()?;
         let blanked = Vec::with_capacity(plan.batch_tokens as usize);
         let info = ModelInfo::new(mapped, plan, name);
         let layers = spec.layers.iter().zip(&plan.caches);
@@ -77,7 +84,20 @@ impl<B: Backend> Model<B> {
         rings.dedup();
         let shape = plan.delta_states.iter().flatten().next();
         let recurrent = shape.map(|shape| Recurrent::new(shape.slots, shape.undo));
-        Ok(Self { backend, spec, weights, state, tower, blanked, rings, recurrent, info, text })
+        Ok(Self {
+            backend,
+            spec,
+            weights,
+            state,
+            tower,
+            audio,
+            perceived: None,
+            blanked,
+            rings,
+            recurrent,
+            info,
+            text,
+        })
     }
 
     /// Brings recurrent states to where `spans` start, and remembers those that an answer goes on from.
@@ -113,7 +133,11 @@ impl<B: Backend> Model<B> {
     fn check_media(&self, media: MediaRows<'_>, rows: usize) {
         let MediaRows { placed, turns } = media;
         assert!(turns.is_empty() || turns.len() == rows && self.state.axes.is_some());
-        let seen = self.tower.as_ref().map_or(0, Tower::tokens);
+        let seen = match self.perceived {
+            None => 0,
+            Some(MediumKind::Image | MediumKind::Video) => self.tower.as_ref().map_or(0, Tower::tokens),
+            Some(MediumKind::Sound) => self.audio.as_ref().map_or(0, AudioTower::tokens),
+        };
         for Placed { row, from, len, .. } in placed {
             let ends = (u64::from(*row) + u64::from(*len), u64::from(*from) + u64::from(*len));
             assert!(ends.0 <= rows as u64 && ends.1 <= u64::from(seen), "{placed:?} of {rows} and {seen}");
@@ -160,18 +184,21 @@ where
         self.check_media(media, tokens.len());
         check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
-        let Self { backend, spec, weights, state, tower, blanked, .. } = self;
-        let vision = spec.vision.as_ref();
-        let (blanks, blank) = vision.map_or((&[][..], 0), |vision| (&vision.blank_tokens, vision.blank));
+        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, .. } = self;
         blanked.clear();
-        blanked.extend(tokens.iter().map(|token| if blanks.contains(token) { blank } else { *token }));
+        blanked.extend(tokens.iter().map(|token| spec.embedded_as(*token)));
         state.pieces.clear();
         if placed.iter().any(|placed| placed.joint) {
             cut(spans, placed, &mut state.pieces, &mut state.joint);
         }
         state.turns.clear();
         state.turns.extend_from_slice(turns);
-        let vectors = tower.as_ref().filter(|_| !placed.is_empty()).map(|tower| &tower.vectors);
+        let vectors = match perceived {
+            Some(MediumKind::Image | MediumKind::Video) => tower.as_ref().map(|tower| &tower.vectors),
+            Some(MediumKind::Sound) => audio.as_ref().map(|tower| &tower.vectors),
+            None => None,
+        };
+        let vectors = vectors.filter(|_| !placed.is_empty());
         graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
         if let Some(recurrent) = &mut self.recurrent {
             recurrent.after(spans);
@@ -180,14 +207,17 @@ where
     }
 
     fn perceive(&mut self, medium: &Medium) -> Result<(), BackendError> {
-        let Self { backend, tower, .. } = self;
+        let Self { backend, tower, audio, .. } = self;
         let none =
             || BackendError::Unsupported(format!("{}s: the model has no tower for them", medium.kind()));
         match medium {
             Medium::Image(image) | Medium::Video(image) => {
-                tower.as_mut().ok_or_else(none)?.look(backend, image)
+                tower.as_mut().ok_or_else(none)?.look(backend, image)?;
             }
+            Medium::Sound(sound) => audio.as_mut().ok_or_else(none)?.listen(backend, sound)?,
         }
+        self.perceived = Some(medium.kind());
+        Ok(())
     }
 
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {

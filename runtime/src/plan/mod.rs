@@ -18,9 +18,11 @@ use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, index_capacity, index_shape,
-    pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan, widest_input, working_bytes,
+    Dims, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, index_capacity,
+    index_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan, widest_input,
+    working_bytes,
 };
+use crate::audio::AudioPlan;
 use crate::flash::Flash;
 use crate::vision::VisionPlan;
 use crate::{BackendChoice, LoadError, LoadOptions, Placement};
@@ -35,7 +37,7 @@ const BATCH_TOKENS_MAX: u32 = 1 << 16;
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// `weights`, `experts`, `activations`, `scratch`, `logits`, `cache`, `state` or `images`.
+    /// `weights`, `experts`, `activations`, `scratch`, `logits`, `cache`, `state`, `images` or `sounds`.
     pub what: &'static str,
     /// Shape and type, for people.
     pub shape: String,
@@ -71,6 +73,9 @@ pub struct Plan {
     /// What the tower over images takes.
     #[serde(skip)]
     pub(crate) vision: Option<VisionPlan>,
+    /// What the tower over sounds takes.
+    #[serde(skip)]
+    pub(crate) audio: Option<AudioPlan>,
     /// The largest mixture of experts.
     #[serde(skip)]
     pub experts: Option<ExpertsShape>,
@@ -141,6 +146,9 @@ impl Plan {
             logit_rows: if whole { 0 } else { rows },
             backend: options.backend,
             image_tokens,
+            audio_tokens: options
+                .audio_tokens
+                .map_or(Ok(u32::MAX), |most| checked("audio_tokens", most, 1 << 20, "tokens of one sound"))?,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
@@ -241,6 +249,8 @@ impl Plan {
         items.extend(delta_items(&delta_states));
         let vision = vision_plan(spec, d);
         items.extend(vision.iter().flat_map(VisionPlan::items));
+        let audio = audio_plan(spec, d);
+        items.extend(audio.iter().flat_map(AudioPlan::items));
         Self {
             context: d.context,
             slots: d.slots,
@@ -255,6 +265,7 @@ impl Plan {
             input_width: input_width as usize,
             product_rows,
             vision,
+            audio,
             experts: experts_shape(spec),
             heads: heads_shape(spec),
             pooled: d.slots as usize * pooled_dim(spec) as usize,

@@ -9,6 +9,7 @@ use muse_kernels::{
 use super::PROPOSED_MAX;
 use super::mixers::{Widths, heads_shape, kept};
 use crate::BackendChoice;
+use crate::audio::AudioPlan;
 use crate::vision::VisionPlan;
 
 /// Lengths in f32 of the buffers of [`crate::model::State`].
@@ -116,7 +117,8 @@ pub(super) fn pooled_dim(spec: &Spec) -> u32 {
 pub(super) fn widest_input(spec: &Spec) -> u32 {
     let inputs = |l: &Layer| [Widths::of(l).input, ffn_dim(l), experts_dim(l), latent_dim(l)];
     let vision = spec.vision.as_ref().map_or(0, VisionPlan::widest_input);
-    let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision];
+    let audio = spec.audio.as_ref().map_or(0, AudioPlan::widest_input);
+    let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision, audio];
     spec.layers.iter().flat_map(inputs).chain(others).max().unwrap_or(0)
 }
 
@@ -124,6 +126,12 @@ pub(super) fn widest_input(spec: &Spec) -> u32 {
 pub(super) fn vision_plan(spec: &Spec, d: Dims) -> Option<VisionPlan> {
     let tokens = |vision: &Vision| vision.pixels.tokens_max.min(d.image_tokens).min(d.context);
     spec.vision.as_ref().map(|v| VisionPlan::new(spec, v, tokens(v), d.batch_tokens, d.dtype))
+}
+
+/// What the tower over sounds takes; none where there is none.
+pub(super) fn audio_plan(spec: &Spec, d: Dims) -> Option<AudioPlan> {
+    let tokens = d.audio_tokens.min(d.context);
+    spec.audio.as_ref().map(|audio| AudioPlan::new(spec, audio, tokens, d.batch_tokens))
 }
 
 /// Most rows of a matrix product.
@@ -142,6 +150,8 @@ pub(super) struct Dims {
     pub backend: BackendChoice,
     /// Most tokens of one image.
     pub image_tokens: u32,
+    /// Most tokens of one sound.
+    pub audio_tokens: u32,
 }
 
 /// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window, or chunk, of the first
@@ -281,6 +291,7 @@ pub(super) fn pooled_bytes(spec: &Spec, d: Dims) -> u64 {
 pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
     let scratch: u64 = scratch_bytes(spec, d).iter().sum();
     let vision = vision_plan(spec, d).map_or(0, |vision| vision.byte_len());
-    let buffers = buffer_lens(spec, d).byte_len() + scratch + pooled_bytes(spec, d) + vision;
+    let audio = audio_plan(spec, d).map_or(0, |audio| audio.byte_len());
+    let buffers = buffer_lens(spec, d).byte_len() + scratch + pooled_bytes(spec, d) + vision + audio;
     u128::from(buffers) + cache_bytes(spec, d)
 }

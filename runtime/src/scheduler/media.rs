@@ -6,15 +6,17 @@ use muse_format::MediaText;
 
 use crate::engine::Placed;
 use crate::media::{Place, part, turn};
-use crate::{FrameGrid, Image, Medium, MediumKind, Message, ModelInfo, Refusal, Text, TextError, Video};
+use crate::{
+    FrameGrid, Image, Medium, MediumKind, Message, ModelInfo, Refusal, Sound, Text, TextError, Video,
+};
 
 /// Media, and the tokens that they take the place of, in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Media {
     places: Vec<Place>,
     media: Vec<Arc<Medium>>,
-    /// Rows and columns of the vectors of each, where the model's rows turn by them; else empty.
-    areas: Vec<[u32; 2]>,
+    /// Rows and columns of the vectors of those that the model's rows turn by.
+    areas: Vec<(Place, [u32; 2])>,
 }
 
 /// What tells a sequence with media from another with the same tokens.
@@ -34,6 +36,7 @@ struct Sent<'a> {
 enum Source<'a> {
     Image(&'a [u8]),
     Video(&'a Video),
+    Sound(&'a [u8]),
 }
 
 /// A prompt in which places are being made.
@@ -47,8 +50,9 @@ struct Room<'a> {
 /// Reads the files of `messages` and makes room for their media in `tokens`, in which each is one token.
 ///
 /// # Errors
-/// [`Refusal::Image`] and [`Refusal::Video`] for a file that is none or too large, [`Refusal::PromptTooLong`] as soon as
-/// they are more than the context takes, [`Refusal::Text`] where the template has not written a place for each.
+/// [`Refusal::Image`], [`Refusal::Video`] and [`Refusal::Sound`] for a file that is none or too large,
+/// [`Refusal::PromptTooLong`] as soon as they are more than the context takes, [`Refusal::Text`] where the template has not
+/// written a place for each.
 pub(super) fn place(
     tokens: Vec<u32>,
     messages: &[Message],
@@ -85,6 +89,7 @@ fn sent<'a>(
         match kind {
             MediumKind::Image => message.images.iter().map(|file| Source::Image(file)).collect(),
             MediumKind::Video => message.videos.iter().map(Source::Video).collect(),
+            MediumKind::Sound => message.sounds.iter().map(|file| Source::Sound(file)).collect(),
         }
     };
     let sources: Vec<_> = messages.iter().flat_map(of).collect();
@@ -114,6 +119,12 @@ impl Room<'_> {
                 self.put(Medium::Image(image), sent, [before, after])
             }
             Source::Video(video) => self.video(video, sent),
+            Source::Sound(file) => {
+                let audio = self.info.audio.as_ref().ok_or_else(none)?;
+                let sound = Sound::decode(file, &audio.spec, audio.audio_tokens);
+                let sound = sound.map_err(|problem| Refusal::Sound { sound: index, problem })?;
+                self.put(Medium::Sound(sound), sent, [before, after])
+            }
         }
     }
 
@@ -146,10 +157,11 @@ impl Room<'_> {
         let len = medium.tokens(self.info).ok_or(TextError::NoTower { kind: sent.kind })?;
         self.ids.extend(before);
         let (at, joint) = (self.ids.len() as u32, medium.joint(self.info));
-        self.media.places.push(Place { at, len, joint });
+        let place = Place { at, len, joint };
+        self.media.places.push(place);
         self.ids.extend(std::iter::repeat_n(sent.text.token, len as usize));
         self.ids.extend(after);
-        self.media.areas.extend(medium.area(self.info));
+        self.media.areas.extend(medium.area(self.info).map(|area| (place, area)));
         self.media.media.push(Arc::new(medium));
         // So that the media at hand are bounded by the context.
         let (tokens, limit) = (self.ids.len() as u32, self.info.context - 1);
@@ -166,13 +178,12 @@ impl Media {
 
     /// Whether positions before `end` turn by others than themselves.
     pub(super) fn turns_before(&self, end: u32) -> bool {
-        self.places.first().is_some_and(|place| !self.areas.is_empty() && place.at < end)
+        self.areas.first().is_some_and(|(place, _)| place.at < end)
     }
 
     /// What `len` positions from `start` on turn by.
     pub(super) fn turns(&self, start: u32, len: u32) -> impl Iterator<Item = [u32; 3]> {
-        let areas = || self.places.iter().copied().zip(self.areas.iter().copied());
-        (start..start + len).map(move |position| turn(areas(), position))
+        (start..start + len).map(move |position| turn(self.areas.iter().copied(), position))
     }
 
     /// How many of `len` tokens from `start` on one step may take, or more where fewer are no whole medium that is read in one

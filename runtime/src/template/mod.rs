@@ -48,7 +48,7 @@ pub(crate) struct Turn {
     pub(crate) name: Option<String>,
 }
 
-/// A text, or images, videos and a text, as templates of models that take them want it.
+/// A text, or images, videos, sounds and a text, as templates of models that take them want it.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(untagged)]
@@ -69,6 +69,7 @@ impl Default for Content {
 pub(crate) enum Part {
     Image,
     Video,
+    Audio,
     Text { text: String },
 }
 

@@ -37,6 +37,7 @@ pub struct HfText {
     bos: Option<u32>,
     image: Option<MediaText>,
     video: Option<VideoText>,
+    audio: Option<MediaText>,
     chat: Option<(Template, Disguise)>,
     pieces: Arc<Pieces>,
     protocol: Protocol,
@@ -72,8 +73,9 @@ impl HfText {
         };
         let protocol = Protocol::declared(chat_template, token);
         let bos = text.bos_id.filter(|_| text.add_bos);
-        let (image, video) = (text.image, text.video.clone());
-        Ok(Self { tokenizer, bos, image, video, chat, pieces: Arc::new(pieces), protocol })
+        let muse_format::Text { image, audio, .. } = *text;
+        let video = text.video.clone();
+        Ok(Self { tokenizer, bos, image, video, audio, chat, pieces: Arc::new(pieces), protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
@@ -141,6 +143,7 @@ impl Text for HfText {
             MediumKind::Video => {
                 self.video.as_ref().map(|video| MediaText { token: video.token, before: None, after: None })
             }
+            MediumKind::Sound => self.audio,
         }
     }
 
@@ -181,6 +184,7 @@ fn turn(message: &Message, disguise: &Disguise, mark: char) -> Turn {
     let content = hide(&message.content, &message.role);
     let images = message.images.iter().map(|_| Part::Image);
     let mut parts: Vec<_> = images.chain(message.videos.iter().map(|_| Part::Video)).collect();
+    parts.extend(message.sounds.iter().map(|_| Part::Audio));
     let content = if parts.is_empty() {
         Content::Text(content)
     } else {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected, Experts, Ffn, Generation,
-    Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance,
-    Role, Score, Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
+    Activation, Attention, Audio, AudioStage, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected,
+    Experts, Ffn, Generation, Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer,
+    Pixels, Pooling, Provenance, Role, Score, Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision,
+    VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -320,6 +321,25 @@ pub fn seeing_jointly() -> Spec {
         ..seeing().vision.unwrap()
     };
     Spec { vision: Some(vision), ..shared() }
+}
+
+/// [`seeing`] with a tower of two stages over sounds, of 6 samples a vector.
+pub fn hearing() -> Spec {
+    let stages = vec![
+        AudioStage { patch: 3, dim: 20, ffn_dim: 34, blocks: 2 },
+        AudioStage { patch: 2, dim: 36, ffn_dim: 50, blocks: 1 },
+    ];
+    let audio = Audio {
+        token: 13,
+        blank_tokens: vec![9, 13],
+        rate: 100,
+        taps: 5,
+        activation: Activation::Gelu,
+        norm_eps: 1e-4,
+        vector_norm: true,
+        stages,
+    };
+    Spec { audio: Some(audio), ..seeing() }
 }
 
 /// Random bytes of a tensor whose values have about the standard deviation `1 / sqrt(cols)`; vectors are near 1.

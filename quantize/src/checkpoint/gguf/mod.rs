@@ -75,6 +75,7 @@ fn checkpoint(source: Source) -> Result<Checkpoint, ImportError> {
         generation_config: text.generation_config,
         image_processor: serde_json::Map::new(),
         video_processor: serde_json::Map::new(),
+        feature_extractor: serde_json::Map::new(),
         tokenizer: text.tokenizer,
         tokenizer_config: text.tokenizer_config,
         chat_template: text.chat_template,

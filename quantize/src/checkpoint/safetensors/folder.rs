@@ -58,11 +58,26 @@ pub(super) fn video_processor(dir: &Path) -> Result<Map<String, Value>, ImportEr
     }
 }
 
+/// How sounds are prepared: what the file for images says of them, or a part of the file for all kinds of input.
+pub(super) fn feature_extractor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
+    const KEYS: [&str; 5] =
+        ["feature_size", "padding_side", "padding_value", "samples_per_token", "sampling_rate"];
+    match json(dir, "preprocessor_config.json")?.filter(|own| own.contains_key("sampling_rate")) {
+        Some(own) => Ok(own.into_iter().filter(|(key, _)| KEYS.contains(&key.as_str())).collect()),
+        None => Ok(part(dir, "feature_extractor")?.unwrap_or_default()),
+    }
+}
+
 /// What the file `own` says, or else the `part` of the one for all kinds of input.
 fn processor(dir: &Path, own: &str, part: &str) -> Result<Option<Map<String, Value>>, ImportError> {
-    if let Some(own) = json(dir, own)? {
-        return Ok(Some(own));
+    match json(dir, own)? {
+        Some(own) => Ok(Some(own)),
+        None => self::part(dir, part),
     }
+}
+
+/// A part of the file for all kinds of input.
+fn part(dir: &Path, part: &str) -> Result<Option<Map<String, Value>>, ImportError> {
     match json(dir, "processor_config.json")?.and_then(|mut all| all.remove(part)) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(part)) => Ok(Some(part)),

@@ -117,6 +117,7 @@ fn checkpoint(config: Map<String, Value>, tensors: &[(&str, usize, usize)]) -> C
         generation_config: Map::new(),
         image_processor: Map::new(),
         video_processor: Map::new(),
+        feature_extractor: Map::new(),
         tokenizer: Vec::new(),
         tokenizer_config: Map::new(),
         chat_template: None,

@@ -1,8 +1,9 @@
-use muse_format::{Experts, Laid, Score};
+use muse_format::{AudioStage, Experts, Laid, Score};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
 use crate::checkpoint::ImportError;
+use crate::families::config::Config;
 use crate::families::{self, LeftOut, Origin, Transform, import};
 
 /// As published, with the keys of its towers; 5 layers, of which the second is dense.
@@ -62,7 +63,7 @@ fn muse_spark_sees_where_a_prompt_can_hold_an_image() {
         "patch_temporal": 2, "merge_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}});
     let seeing = Value::Object(with(
-        Value::Object(muse_spark(&json!({}))),
+        Value::Object(hearing(&json!({}))),
         &json!({"vision_config": tower, "image_token_id": 90, "video_token_id": 91, "audio_token_id": 92,
             "out_hidden_size": 64}),
     ));
@@ -76,6 +77,74 @@ fn muse_spark_sees_where_a_prompt_can_hold_an_image() {
         matches!(&error, ImportError::Config { key, .. } if key == "vision_config.model_type"),
         "{error}"
     );
+}
+
+/// With a tower for sounds, whose token a prompt can hold.
+fn hearing(changes: &Value) -> Map<String, Value> {
+    let tower = json!({"model_type": "muse_spark_audio", "patch_sizes": [4, 3], "hidden_sizes": [8, 12],
+        "depths": [1, 2], "num_hidden_layers": 2, "mlp_ratio": 2.7, "conv_kernel_size": 7, "hidden_act": "gelu",
+        "rms_norm_eps": 1e-6, "out_hidden_size": 32, "initializer_range": 0.02});
+    let tower = with(tower, changes);
+    with(Value::Object(muse_spark(&json!({}))), &json!({"audio_config": tower, "audio_token_id": 92}))
+}
+
+#[test]
+fn muse_spark_hears_where_a_prompt_can_hold_a_sound() {
+    let audio = spec(hearing(&json!({}))).expect("muse_spark").audio.expect("a tower");
+    assert_eq!((audio.token, audio.blank_tokens.as_slice(), audio.rate), (92, [92].as_slice(), 24_000));
+    assert_eq!((audio.taps, audio.norm_eps, audio.samples(), audio.vector_norm), (7, 1e-6, 12, true));
+    // 8 x 2.7 and 12 x 2.7, cut.
+    let stage = |patch, dim, ffn_dim, blocks| AudioStage { patch, dim, ffn_dim, blocks };
+    assert_eq!(audio.stages, [stage(4, 8, 21, 1), stage(3, 12, 32, 2)]);
+    assert!(spec(muse_spark(&json!({}))).expect("no token for sounds").audio.is_none());
+    let cases = [
+        ("model_type", json!("muse_glimmer_audio")),
+        ("hidden_act", json!("relu")),
+        ("out_hidden_size", json!(31)),
+        ("num_hidden_layers", json!(0)),
+        ("patch_sizes", json!([4])),
+        ("patch_sizes", json!([4, 0])),
+        ("hidden_sizes", json!([8, 12, 16])),
+        ("depths", json!([1, 100])),
+        ("mlp_ratio", json!(-1.0)),
+        ("conv_kernel_size", json!(65)),
+        ("rms_norm_eps", json!(null)),
+        ("dilation", json!(2)),
+    ];
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        match spec(hearing(&json!({ key: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("audio_config.{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_feature_extractor_says_the_rate_and_nothing_else_that_is_not_implemented() {
+    let mut audio = spec(hearing(&json!({}))).expect("muse_spark").audio.expect("a tower");
+    let mut read = |settings: Value| {
+        let settings = settings.as_object().expect("an object").clone();
+        let read = families::muse_spark::audio::read_extractor(&Config::part(&settings, ""), &mut audio);
+        read.map(|()| audio.rate)
+    };
+    let published = json!({"feature_extractor_type": "MuseSparkFeatureExtractor", "feature_size": 1,
+        "padding_side": "right", "padding_value": 0.0, "return_attention_mask": true, "samples_per_token": 12,
+        "sampling_rate": 16000});
+    assert_eq!(read(json!({})).expect("no settings"), 24_000);
+    assert_eq!(read(published).expect("as published"), 16_000);
+    for (key, value) in [
+        ("feature_size", json!(2)),
+        ("padding_side", json!("left")),
+        ("padding_value", json!(-1.0)),
+        ("samples_per_token", json!(1920)),
+        ("sampling_rate", json!(0)),
+        ("hop_length", json!(160)),
+    ] {
+        let error = read(json!({ key: value })).expect_err(key);
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if named == key), "{error}");
+    }
 }
 
 #[test]

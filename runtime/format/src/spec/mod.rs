@@ -8,6 +8,7 @@
 //! which is not written either: files that do not need the field stay what they were.
 
 mod attention;
+mod audio;
 mod delta_net;
 mod embedding;
 mod encoder;
@@ -20,6 +21,7 @@ mod vision;
 use serde::{Deserialize, Serialize};
 
 pub use self::attention::{Attention, Temperature};
+pub use self::audio::{Audio, AudioStage};
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
@@ -69,6 +71,9 @@ pub struct Spec {
     /// What turns images into vectors in the place of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<Vision>,
+    /// What turns sounds into vectors in the place of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<Audio>,
 }
 
 /// What each layer is given of a token besides the residual stream: a row of a table and a product of its embedding,
@@ -134,6 +139,15 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+fn yes() -> bool {
+    true
+}
+
+/// Whether a flag that is set where nothing is said is left out of the file.
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
 fn one() -> f32 {
     1.0
 }
@@ -192,6 +206,9 @@ impl Spec {
         if let Some(vision) = &self.vision {
             vision.validate(self.vocab)?;
         }
+        if let Some(audio) = &self.audio {
+            audio.validate(self)?;
+        }
         let experts = |layer: &Layer| layer.experts.as_ref().map_or(0, |e| u64::from(e.count));
         let expert_tensors = 3 * self.layers.iter().map(experts).sum::<u64>();
         if expert_tensors > EXPERT_TENSORS_MAX {
@@ -204,6 +221,14 @@ impl Spec {
             embedding.validate(self)?;
         }
         self.encoder.as_ref().map_or(Ok(()), |encoder| encoder.validate(self))
+    }
+
+    /// What a token is embedded as where nothing takes its place: itself, or the blank of a tower that has it among its own.
+    pub fn embedded_as(&self, token: u32) -> u32 {
+        let vision = self.vision.iter().map(|vision| (&vision.blank_tokens, vision.blank));
+        let audio = self.audio.iter().map(|audio| (&audio.blank_tokens, 0));
+        let mut towers = vision.chain(audio);
+        towers.find(|(blanks, _)| blanks.contains(&token)).map_or(token, |(_, blank)| blank)
     }
 
     /// Width of the vectors of a token for all layers together; 0 where there are none.
@@ -261,6 +286,7 @@ impl Default for Spec {
             encoder: None,
             layers: Vec::new(),
             vision: None,
+            audio: None,
         }
     }
 }

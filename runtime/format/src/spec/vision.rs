@@ -2,17 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, DIM_MAX, LAYERS_MAX, Video, bounded, finite_positive, is_false};
+use super::{Activation, DIM_MAX, LAYERS_MAX, Video, bounded, finite_positive, is_false, is_yes, yes};
 use crate::FormatError;
-
-fn yes() -> bool {
-    true
-}
-
-/// Whether a flag that is set where nothing is said is left out of the file.
-fn is_yes(flag: &bool) -> bool {
-    *flag
-}
 
 /// Whether a choice is left out of the file.
 fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
