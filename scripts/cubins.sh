@@ -86,13 +86,18 @@ images=$committed
 [ "${1:-}" != --check ] || images=$work/images
 mkdir -p "$images"
 
+compiling=()
+for sm in 90 110 120; do
+  "$cuda13/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_$sm -Xptxas -v -I"$kernels" -o "$work/sm_$sm.cubin" \
+    "$kernels/module.cu" 2>"$work/sm_$sm" &
+  compiling+=($!)
+done
 ptx compute_80 "$images/compute_80.ptx"
 "$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_80 -v -o /dev/null "$images/compute_80.ptx" 2>"$work/sm_80"
 ptx compute_87 "$work/sm_87.ptx"
 "$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_87 -v -o "$images/sm_87.cubin" "$work/sm_87.ptx" 2>"$work/sm_87"
-for sm in 90 110 120; do
-  "$cuda13/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_$sm -Xptxas -v -I"$kernels" -o "$work/sm_$sm.cubin" \
-    "$kernels/module.cu" 2>"$work/sm_$sm" || { cat "$work/sm_$sm" >&2; exit 1; }
+for process in "${compiling[@]}"; do
+  wait "$process" || { cat "$work"/sm_* >&2; exit 1; }
 done
 cp "$work/sm_110.cubin" "$images/"
 for sm in 80 87 90 110 120; do

@@ -13,7 +13,7 @@ export CARGO_TERM_PROGRESS_WHEN=never
 # compile OUT FLAGS AND SOURCES... of the emulator.
 compile() {
   need g++:g++
-  g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -DEMULATOR -Ikernels/cuda -o "$@"
+  g++ -std=c++20 -O1 -g -Wall -Wextra -Wno-unknown-pragmas -Werror -DEMULATOR -Ikernels/cuda -o "$@"
 }
 
 # library FOLDER FLAGS... builds libcuda.so.1 where a source is newer.
@@ -44,16 +44,17 @@ compile "$folder/fragments" -fsanitize=address kernels/cuda/emulator/fragments.c
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
 sanitizer=$(g++ -print-file-name=libasan.so)
 
-# programs ARGUMENTS... builds tests and prints their paths.
+# programs PACKAGE TEST... builds tests and prints their paths.
 programs() {
-  local log=$target/cuda-emulator/build.log
-  cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --no-run --message-format json "$@" 2>"$log" |
+  local log=$target/cuda-emulator/build.log package=$1
+  shift
+  cargo test --locked -p "$package" --features "$package/cuda" --no-run --message-format json "${@/#/--test=}" 2>"$log" |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4 || { cat "$log" >&2; return 1; }
 }
 
 cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib cuda::
-kernels=$(programs --test agreement --test cuda_errors)
-models=$(programs --test model)
+kernels=$(programs muse-kernels agreement choose cuda_errors delta heads images whole_sequences)
+models=$(programs muse-runtime model recurrent images)
 for order in forwards backwards; do
   echo "threads $order"
   MUSE_EMULATOR_ORDER=$order "$folder/fragments"

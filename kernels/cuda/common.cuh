@@ -33,11 +33,14 @@ constexpr float TINY = 1e-36f;
 struct Row {
   u32 slot;
   u32 position;
+  u32 last;  // position of its span's last row
 };
 
 // A half is its bits; kernels convert with ptx::from_f16.
 struct F16 { u16 bits; };
 struct Bf16 { u16 bits; };
+// Two numbers of 4 bits, the first in the low half.
+struct Nibbles { u8 bits; };
 
 static __device__ __forceinline__ float widen(float x) { return x; }
 static __device__ __forceinline__ float widen(F16 x) { return ptx::from_f16(x.bits); }

@@ -1,8 +1,11 @@
 // All kernels in one module, which is what is compiled: scripts/cubins.sh.
 #include "attention.cu"
+#include "choose.cu"
+#include "delta.cu"
 #include "elementwise.cu"
 #include "embed.cu"
 #include "experts.cu"
+#include "heads.cu"
 #include "matmul_float.cu"
 #include "matmul_q8.cu"
 #include "quantize.cu"

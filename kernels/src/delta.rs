@@ -44,23 +44,28 @@ impl DeltaShape {
         4 * u64::from(self.value_heads) * u64::from(self.key_dim) * self.columns() as u64
     }
 
-    /// Elements of [`HostDeltaState`]'s buffers, in their order.
-    fn lens(&self) -> [u64; 8] {
-        let [slots, key_heads, value_heads, key_dim, taps, undo] =
-            [self.slots, self.key_heads, self.value_heads, self.key_dim, self.taps, self.undo].map(u64::from);
+    /// Numbers of one slot's states, of the keys, deltas and decays of its open rows, and of the convolution's inputs.
+    pub(crate) fn slot_lens(&self) -> [u64; 5] {
+        let [key_heads, value_heads, key_dim, taps, undo] =
+            [self.key_heads, self.value_heads, self.key_dim, self.taps, self.undo].map(u64::from);
         let columns = self.columns() as u64;
         let channels = u64::from(self.channels());
-        let of_slots = [
-            slots * value_heads * key_dim * columns,
-            slots * undo * key_heads * key_dim,
-            slots * undo * value_heads * columns,
-            slots * undo * value_heads,
-            slots * (taps - 1 + undo) * channels,
-        ];
+        [
+            value_heads * key_dim * columns,
+            undo * key_heads * key_dim,
+            undo * value_heads * columns,
+            undo * value_heads,
+            (taps - 1 + undo) * channels,
+        ]
+    }
+
+    /// Elements of [`HostDeltaState`]'s buffers, in their order.
+    fn lens(&self) -> [u64; 8] {
+        let of_slots = self.slot_lens().map(|len| u64::from(self.slots) * len);
         let [states, keys, deltas, decays, inputs] = of_slots;
         let remembered = of_slots.iter().sum();
-        let before = (taps - 1) * channels;
-        [states + LINE as u64, keys, deltas, decays, inputs, remembered, before, 2 * key_dim]
+        let before = u64::from(self.taps - 1) * u64::from(self.channels());
+        [states + LINE as u64, keys, deltas, decays, inputs, remembered, before, 2 * u64::from(self.key_dim)]
     }
 
     /// [`value_dim`](Self::value_dim), rounded up to whole tiles.
@@ -157,6 +162,34 @@ pub(crate) struct Stretch {
     pub(crate) settling: usize,
 }
 
+impl Stretch {
+    /// What its slot holds after it.
+    pub(crate) fn held(&self, undo: u32) -> Held {
+        let span = Span { slot: self.slot as u32, start: self.start, len: self.len as u32 };
+        Held::after(span, undo)
+    }
+}
+
+/// What each span of a batch does to slots that hold `held`, whose last `undo` rows of a step stay open.
+///
+/// # Panics
+/// If two spans are of one slot, or one starts where its slot's state cannot go on.
+pub(crate) fn stretches(held: &[Held], undo: u32, spans: &[Span]) -> Vec<Stretch> {
+    let mut row = 0;
+    let mut stretches: Vec<Stretch> = Vec::with_capacity(spans.len());
+    for span in spans {
+        let (slot, len) = (span.slot as usize, span.len as usize);
+        let held = held[slot];
+        assert!(held.reaches(span.start), "{span:?} of a state that holds {held:?}");
+        assert!(stretches.iter().all(|other| other.slot != slot), "two spans of slot {slot}");
+        let settled = if span.start == 0 { 0 } else { held.settled };
+        let settling = (Held::after(*span, undo).settled - span.start) as usize;
+        stretches.push(Stretch { slot, row, len, start: span.start, settled, settling });
+        row += len;
+    }
+    stretches
+}
+
 impl HostDeltaState {
     /// Allocates zeroed states.
     ///
@@ -226,21 +259,9 @@ impl HostDeltaState {
     /// What each span of a batch does. [`settle`](Self::settle) is to follow.
     ///
     /// # Panics
-    /// If two spans are of one slot, or one starts where its slot's state cannot go on.
+    /// See [`stretches`].
     pub(crate) fn stretches(&self, spans: &[Span]) -> Vec<Stretch> {
-        let mut row = 0;
-        let mut stretches: Vec<Stretch> = Vec::with_capacity(spans.len());
-        for span in spans {
-            let (slot, len) = (span.slot as usize, span.len as usize);
-            let held = self.held[slot];
-            assert!(held.reaches(span.start), "{span:?} of a state that holds {held:?}");
-            assert!(stretches.iter().all(|other| other.slot != slot), "two spans of slot {slot}");
-            let settled = if span.start == 0 { 0 } else { held.settled };
-            let settling = (Held::after(*span, self.shape.undo).settled - span.start) as usize;
-            stretches.push(Stretch { slot, row, len, start: span.start, settled, settling });
-            row += len;
-        }
-        stretches
+        stretches(&self.held, self.shape.undo, spans)
     }
 
     /// Keeps what open rows need of `x`, `(rows, channels)` with normalised keys, and of `decay`,
@@ -255,8 +276,7 @@ impl HostDeltaState {
                 self.keys[at * width..][..width].copy_from_slice(&x[row * channels + width..][..width]);
                 self.decays[at * heads..][..heads].copy_from_slice(&decay[row * heads..][..heads]);
             }
-            let span = Span { slot: stretch.slot as u32, start: stretch.start, len: stretch.len as u32 };
-            self.held[stretch.slot] = Held::after(span, shape.undo);
+            self.held[stretch.slot] = stretch.held(shape.undo);
         }
     }
 }

@@ -40,8 +40,11 @@ pub use backend::{Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, 
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
-pub use cuda::{CudaError, cuda_experts_bytes, cuda_reserved_bytes, cuda_table_bytes};
+pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaWeight};
+pub use cuda::{
+    CudaError, cuda_attention_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
+    cuda_reserved_bytes, cuda_table_bytes,
+};
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;
 pub use routing::Chooser;

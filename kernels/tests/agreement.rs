@@ -2,8 +2,8 @@
 //! threads, against the reference backend; with the feature `cuda`, of the CUDA backend too, which then needs a device:
 //! `scripts/cuda.sh` runs this on an emulated one.
 
-#[cfg(feature = "cuda")]
-mod hosted;
+#[macro_use]
+mod each;
 #[path = "../src/test_data.rs"]
 mod test_data;
 
@@ -12,29 +12,12 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use muse_format::{Activation, Layout, Score, Temperature};
 use muse_kernels::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CpuBackend, Expert, ExpertsShape,
-    Features, Linear, Mixture, ReferenceBackend, Routing, ScaledNorm, Span, Tensor,
+    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
+    ReferenceBackend, Routing, ScaledNorm, Span, Tensor,
 };
 use test_data::{Random, quantized_bytes};
 
 const EPSILON: f64 = f32::EPSILON as f64;
-
-/// Runs the block for each backend, called `$name` in it.
-macro_rules! each_backend {
-    (|$name:ident| $test:block) => {
-        for features in Features::detect().and_weaker() {
-            for threads in [1, 3] {
-                let $name = &mut CpuBackend::with_features(threads, features);
-                $test
-            }
-        }
-        #[cfg(feature = "cuda")]
-        {
-            let $name = &mut hosted::Hosted::new().expect("a test with the feature `cuda` needs a device");
-            $test
-        }
-    };
-}
 
 fn tensor(layout: Layout, rows: usize, cols: usize, random: &mut Random) -> Tensor {
     let values = |random: &mut Random| random.normal(rows * cols);
@@ -352,16 +335,10 @@ fn attention_agrees() {
     for case in cases {
         for dtype in CacheDtype::ALL {
             let expected = case.run(&mut ReferenceBackend::new(), dtype).unwrap();
-            let packed = matches!(dtype, CacheDtype::Int4 | CacheDtype::Int8Int4);
             each_backend!(|cpu| {
                 let name = cpu.describe();
-                match case.run(cpu, dtype) {
-                    Ok(actual) => case.compare(dtype, &name, &actual, &expected),
-                    // Refused before any model is served.
-                    Err(BackendError::Unsupported(_))
-                        if (packed || case.chunk.is_some()) && name.contains("sm_") => {}
-                    Err(error) => panic!("{case:?} {dtype:?} {name}: {error}"),
-                }
+                let actual = case.run(cpu, dtype).unwrap();
+                case.compare(dtype, &name, &actual, &expected);
             });
         }
     }
@@ -384,13 +361,8 @@ fn queries_grow_with_their_positions() {
     assert_eq!(reference, expected);
     each_backend!(|cpu| {
         let mut actual = x.clone();
-        match cpu.temper(&mut actual, &spans, 6, temperature) {
-            Err(BackendError::Unsupported(_)) => assert!(cpu.describe().starts_with("cuda")),
-            done => {
-                done.unwrap();
-                assert_eq!(actual, expected);
-            }
-        }
+        cpu.temper(&mut actual, &spans, 6, temperature).unwrap();
+        assert_eq!(actual, expected);
     });
 }
 
@@ -572,13 +544,8 @@ fn row_operations_agree() {
             assert_eq!(a, e);
             let (mut a, mut e) = (x.clone(), x.clone());
             reference.multiply(&mut e, &weight, rows - 1).unwrap();
-            match cpu.multiply(&mut a, &weight, rows - 1) {
-                Err(BackendError::Unsupported(_)) => assert!(cpu.describe().starts_with("cuda")),
-                done => {
-                    done.unwrap();
-                    assert_eq!(a, e);
-                }
-            }
+            cpu.multiply(&mut a, &weight, rows - 1).unwrap();
+            assert_eq!(a, e);
         });
     }
 }

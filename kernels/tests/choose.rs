@@ -1,13 +1,12 @@
-//! Choosing positions, and attention over those chosen alone, of the CPU backend with every set of features that this
-//! machine has, against the reference backend.
+//! Choosing positions, and attention over those chosen alone, every backend against the reference.
 
+#[macro_use]
+mod each;
 #[path = "../src/test_data.rs"]
 #[allow(dead_code)] // another test's
 mod test_data;
 
-use muse_kernels::{
-    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, IndexShape, ReferenceBackend, Span,
-};
+use muse_kernels::{AttentionShape, Backend, CacheDtype, CacheShape, IndexShape, ReferenceBackend, Span};
 use test_data::Random;
 
 const EXACT: [CacheDtype; 3] = [CacheDtype::F32, CacheDtype::F16, CacheDtype::Int8];
@@ -21,7 +20,7 @@ fn with_each(
     let span = Span { slot: 1, start: 0, len: (keys.len() / shape.head_dim as usize) as u32 };
     macro_rules! run {
         ($backend:expr, $name:expr) => {{
-            let mut backend = $backend;
+            let backend = $backend;
             backend.reserve_choose(shape.capacity as usize).unwrap();
             let mut cache = backend.cache(shape).unwrap();
             backend.store(&mut cache, keys, keys, &[span]).unwrap();
@@ -40,14 +39,11 @@ fn with_each(
             test(&mut call, $name);
         }};
     }
-    run!(ReferenceBackend::new(), "reference");
-    for features in Features::detect().and_weaker() {
-        for threads in [1, 3] {
-            let cpu = CpuBackend::with_features(threads, features);
-            let name = cpu.describe();
-            run!(cpu, &name);
-        }
-    }
+    run!(&mut ReferenceBackend::new(), "reference");
+    each_backend!(|backend| {
+        let name = backend.describe();
+        run!(backend, &name);
+    });
 }
 
 enum Run<'a> {

@@ -1,31 +1,19 @@
-//! Gated DeltaNet's operations, with every set of features that this machine has and with one and several threads,
-//! against the reference backend and against what a state may be asked for.
+//! Gated DeltaNet's operations, every backend against the reference and against what a state may be asked for.
 
+#[macro_use]
+mod each;
 #[path = "../src/test_data.rs"]
 #[allow(dead_code)] // quantized bytes are other tests'
 mod test_data;
 
-use muse_kernels::{
-    Backend, CpuBackend, DeltaShape, Features, Held, HostDeltaState, ReferenceBackend, Span, Tensor,
-};
+use muse_kernels::{Backend, CpuBackend, DeltaShape, Held, ReferenceBackend, Span, Tensor};
 use test_data::Random;
 
 const EPSILON: f64 = f32::EPSILON as f64;
 
-trait Host: Backend<Weight = Tensor, Buffer = Vec<f32>, DeltaState = HostDeltaState> {}
+trait Host: Backend<Weight = Tensor, Buffer = Vec<f32>> {}
 
-impl Host for ReferenceBackend {}
-impl Host for CpuBackend {}
-
-/// Runs `test` on each backend but the reference.
-fn each_backend(mut test: impl FnMut(&str, &mut CpuBackend)) {
-    for features in Features::detect().and_weaker() {
-        for threads in [1, 3] {
-            let mut backend = CpuBackend::with_features(threads, features);
-            test(&backend.describe(), &mut backend);
-        }
-    }
-}
+impl<B: Backend<Weight = Tensor, Buffer = Vec<f32>>> Host for B {}
 
 const SHAPE: DeltaShape =
     DeltaShape { slots: 3, key_heads: 2, value_heads: 4, key_dim: 6, value_dim: 10, taps: 4, undo: 3 };
@@ -85,7 +73,7 @@ impl Layer {
         inputs
     }
 
-    fn convolve<B: Host>(&self, backend: &mut B, state: &mut HostDeltaState, spans: &[Span]) -> Vec<f32> {
+    fn convolve<B: Host>(&self, backend: &mut B, state: &mut B::DeltaState, spans: &[Span]) -> Vec<f32> {
         let [mut x, ..] = self.inputs(spans);
         x.push(f32::NAN);
         backend.convolve(&mut x, &self.taps, state, spans).unwrap();
@@ -97,7 +85,7 @@ impl Layer {
     fn rule<B: Host>(
         &self,
         backend: &mut B,
-        state: &mut HostDeltaState,
+        state: &mut B::DeltaState,
         spans: &[Span],
         mut x: Vec<f32>,
     ) -> Vec<f32> {
@@ -109,7 +97,7 @@ impl Layer {
         out
     }
 
-    fn step<B: Host>(&self, backend: &mut B, state: &mut HostDeltaState, spans: &[Span]) -> Vec<f32> {
+    fn step<B: Host>(&self, backend: &mut B, state: &mut B::DeltaState, spans: &[Span]) -> Vec<f32> {
         let x = self.convolve(backend, state, spans);
         self.rule(backend, state, spans, x)
     }
@@ -172,7 +160,8 @@ fn the_cpu_agrees_with_the_reference() {
         let size = (out.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / out.len() as f64).sqrt();
         let bound = ruled_bound(&shape, largest(x), 32);
         assert!(bound < 0.5 * size, "{shape:?}: a bound of {bound} on numbers of {size} says little");
-        each_backend(|name, backend| {
+        each_backend!(|backend| {
+            let name = backend.describe();
             let mut state = backend.delta_state(shape).unwrap();
             for (spans, convolved, out) in &expected {
                 let actual = layer.convolve(backend, &mut state, spans);
@@ -200,8 +189,9 @@ fn any_way_gives_the_same<B: Host>(name: &str, backend: &mut B) {
         let layer = Layer::new(shape);
         let width = (shape.value_heads * shape.value_dim) as usize;
         let mut state = backend.delta_state(shape).unwrap();
-        let one =
-            |backend: &mut B, state: &mut _, position| layer.step(backend, state, &[span(1, position, 1)]);
+        let one = |backend: &mut B, state: &mut B::DeltaState, position| {
+            layer.step(backend, state, &[span(1, position, 1)])
+        };
         let expected: Vec<f32> = (0..40).flat_map(|position| one(backend, &mut state, position)).collect();
         for seed in 0..6 {
             // The state of another sequence is in the slot: a span at 0 begins anew.
@@ -224,7 +214,7 @@ fn any_way_gives_the_same<B: Host>(name: &str, backend: &mut B) {
 #[test]
 fn rows_that_are_taken_back_leave_nothing() {
     any_way_gives_the_same("reference", &mut ReferenceBackend::new());
-    each_backend(any_way_gives_the_same);
+    each_backend!(|backend| { any_way_gives_the_same(&backend.describe(), backend) });
 }
 
 /// A step of one row that is right and others that are not, and on behind the right ones.
@@ -232,7 +222,8 @@ fn rows_that_are_taken_back_leave_nothing() {
 fn proposals_are_rejected_at_any_place() {
     let layer = Layer::new(SHAPE);
     let width = (SHAPE.value_heads * SHAPE.value_dim) as usize;
-    each_backend(|name, backend| {
+    each_backend!(|backend| {
+        let name = backend.describe();
         let mut state = backend.delta_state(SHAPE).unwrap();
         let expected = layer.step(backend, &mut state, &[span(0, 0, 30)]);
         for accepted in 0..=SHAPE.undo {
@@ -254,7 +245,8 @@ fn what_is_remembered_comes_back_whole() {
     for shape in shapes() {
         let layer = Layer::new(shape);
         let width = (shape.value_heads * shape.value_dim) as usize;
-        each_backend(|name, backend| {
+        each_backend!(|backend| {
+            let name = backend.describe();
             let mut state = backend.delta_state(shape).unwrap();
             let other = layer.step(backend, &mut state, &[span(1, 0, 9)]);
             let expected = layer.step(backend, &mut state, &[span(2, 0, 40)]);
@@ -276,7 +268,8 @@ fn what_is_remembered_comes_back_whole() {
 #[test]
 fn slots_do_not_meet_and_a_gate_is_a_rows_own() {
     let layer = Layer::new(SHAPE);
-    each_backend(|name, backend| {
+    each_backend!(|backend| {
+        let name = backend.describe();
         let mut state = backend.delta_state(SHAPE).unwrap();
         let alone: Vec<_> = [0, 1].map(|slot| layer.step(backend, &mut state, &[span(slot, 0, 7)])).into();
         let both = layer.step(backend, &mut state, &[span(1, 0, 7), span(0, 0, 7)]);

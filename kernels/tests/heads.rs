@@ -1,6 +1,7 @@
-//! Products of heads, of the CPU backend with every set of features that this machine has, against the reference
-//! backend.
+//! Products of heads, every backend against the reference.
 
+#[macro_use]
+mod each;
 #[path = "../src/test_data.rs"]
 mod test_data;
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use muse_format::Layout;
-use muse_kernels::{Backend, CpuBackend, Features, HeadsShape, Linear, ReferenceBackend, Tensor};
+use muse_kernels::{Backend, HeadsShape, Linear, ReferenceBackend, Tensor};
 use test_data::{Random, quantized_bytes};
 
 fn tensor(layout: Layout, rows: usize, cols: usize, random: &mut Random) -> Tensor {
@@ -88,23 +89,20 @@ fn products_of_heads_agree() {
             let mut expected = vec![f32::NAN; len];
             ReferenceBackend::new().linear_heads(&mut expected, &x, tokens, &weight, shape).unwrap();
             let magnitudes = magnitudes(&weight, &x, shape);
-            for features in Features::detect().and_weaker() {
-                for threads in [1, 3] {
-                    let mut cpu = CpuBackend::with_features(threads, features);
-                    cpu.reserve_heads(tokens, shape).unwrap();
-                    let mut actual = vec![f32::NAN; len + 1];
-                    cpu.linear_heads(&mut actual, &x, tokens, &weight, shape).unwrap();
-                    let case =
-                        format!("{layout} {heads} x {rows} x {cols}, {tokens} tokens, {}", cpu.describe());
-                    for (i, magnitude) in magnitudes.iter().enumerate() {
-                        // `cols` additions and 8 roundings of scales; integers err by half a step of activations.
-                        let bound = (cols + 8) as f64 * f64::from(f32::EPSILON) * 1.5 * magnitude;
-                        let error = (f64::from(actual[i]) - f64::from(expected[i])).abs();
-                        assert!(error <= bound, "{case}: {i} is {}, not {}", actual[i], expected[i]);
-                    }
-                    assert!(actual[len].is_nan(), "{case}: wrote past the batch");
+            each_backend!(|backend| {
+                backend.reserve_heads(tokens, shape).unwrap();
+                let mut actual = vec![f32::NAN; len + 1];
+                backend.linear_heads(&mut actual, &x, tokens, &weight, shape).unwrap();
+                let name = backend.describe();
+                let case = format!("{layout} {heads} x {rows} x {cols}, {tokens} tokens, {name}");
+                for (i, magnitude) in magnitudes.iter().enumerate() {
+                    // `cols` additions and 8 roundings of scales; integers err by half a step of activations.
+                    let bound = (cols + 8) as f64 * f64::from(f32::EPSILON) * 1.5 * magnitude;
+                    let error = (f64::from(actual[i]) - f64::from(expected[i])).abs();
+                    assert!(error <= bound, "{case}: {i} is {}, not {}", actual[i], expected[i]);
                 }
-            }
+                assert!(actual[len].is_nan(), "{case}: wrote past the batch");
+            });
         }
     }
 }
@@ -119,9 +117,11 @@ fn rows_are_joined_in_order() {
         let mut out = vec![f32::NAN; rows * (a + b) + 1];
         ReferenceBackend::new().join(&mut out, &x, &y, rows, [a, b]).unwrap();
         assert_eq!(out[..rows * (a + b)], expected);
-        let mut out = vec![f32::NAN; rows * (a + b) + 1];
-        CpuBackend::new(2).join(&mut out, &x, &y, rows, [a, b]).unwrap();
-        assert_eq!(out[..rows * (a + b)], expected);
-        assert!(out[rows * (a + b)].is_nan());
+        each_backend!(|backend| {
+            let mut out = vec![f32::NAN; rows * (a + b) + 1];
+            backend.join(&mut out, &x, &y, rows, [a, b]).unwrap();
+            assert_eq!(out[..rows * (a + b)], expected);
+            assert!(out[rows * (a + b)].is_nan());
+        });
     }
 }

@@ -1,27 +1,18 @@
 //! What models that look at images ask for beside the operations of `agreement.rs`: rotations on a plane, attention of a
-//! part of an image's patches to all of them, rows put in places. Every set of features of this CPU against the reference
-//! backend.
+//! part of an image's patches to all of them, rows put in places. Every backend against the reference.
 
+#[macro_use]
+mod each;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../src/test_data.rs"]
 mod test_data;
 
 use std::ops::Range;
 
-use muse_kernels::{
-    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, ReferenceBackend, Span, Tensor,
-};
+use muse_kernels::{AttentionShape, Backend, CacheDtype, CacheShape, ReferenceBackend, Span, Tensor};
 use test_data::Random;
 
 const EPSILON: f64 = f32::EPSILON as f64;
-
-fn each_cpu(test: impl Fn(&mut CpuBackend)) {
-    for features in Features::detect().and_weaker() {
-        for threads in [1, 3] {
-            test(&mut CpuBackend::with_features(threads, features));
-        }
-    }
-}
 
 /// Puts rows of 7 in places and takes them back, and writes 5 numbers.
 fn moves<B: Backend<Buffer = Vec<f32>>>(backend: &mut B, x: &Vec<f32>, order: &[u32]) {
@@ -40,7 +31,7 @@ fn rows_come_back_from_where_they_were_put() {
     let x = Random::new(30).normal(9 * 7);
     let order: Vec<u32> = (0..9).map(|i| (i * 4 + 2) % 9).collect();
     moves(&mut ReferenceBackend::new(), &x, &order);
-    each_cpu(|cpu| moves(cpu, &x, &order));
+    each_backend!(|cpu| { moves(cpu, &x, &order) });
 }
 
 #[test]
@@ -59,7 +50,7 @@ fn rotations_on_a_plane_agree() {
         let (sin, cos) = f64::from(40.0 * table.f32()[1]).sin_cos();
         let exact = f64::from(x[at]) * cos - f64::from(x[at + half]) * sin;
         assert!((f64::from(expected[at]) - exact).abs() <= 12.0 * EPSILON, "{} is not {exact}", expected[at]);
-        each_cpu(|cpu| {
+        each_backend!(|cpu| {
             let mut actual = x.clone();
             cpu.rope_2d(&mut actual, &table, &places, 3, head_dim).unwrap();
             for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
@@ -103,7 +94,7 @@ fn rotations_along_three_axes_agree() {
     reference.rope_axes(&mut by_axes, &table, &text, axes, 3, head_dim).unwrap();
     reference.rope(&mut by_position, &table, &span, 3, head_dim).unwrap();
     same(by_axes, by_position);
-    each_cpu(|cpu| {
+    each_backend!(|cpu| {
         let mut actual = x.clone();
         cpu.rope_axes(&mut actual, &table, &turns, axes, 3, head_dim).unwrap();
         for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
@@ -167,7 +158,7 @@ fn attention_of_a_part_of_an_image_agrees() {
             // A row's answer does not depend on which others are asked with it.
             let alone = attend(&mut reference, &draws, rows.start..rows.start + 1, seen.clone(), dtype);
             assert_eq!(alone, expected[..WIDTH]);
-            each_cpu(|cpu| {
+            each_backend!(|cpu| {
                 let name = format!("{rows:?} of {seen:?} {dtype} {}", cpu.describe());
                 let actual = attend(cpu, &draws, rows.clone(), seen.clone(), dtype);
                 // As in `agreement.rs`; many rows are rounded as those of prompts are.

@@ -269,18 +269,11 @@ fn models() -> [(&'static str, Spec); 9] {
     ]
 }
 
-/// Those that `choice` has kernels for.
-fn models_for(choice: BackendChoice) -> impl Iterator<Item = (&'static str, Spec)> {
-    models().into_iter().filter(move |(name, _)| {
-        choice != BackendChoice::Cuda || !["gated", "chunked", "latent", "sparse"].contains(name)
-    })
-}
-
 /// With float weights.
 fn says_what_the_reference_says(choice: BackendChoice) {
     let rounds_prompts =
         choice == BackendChoice::Cpu && muse_kernels::Features::detect().to_string() == "avx512-bf16";
-    for (name, spec) in models_for(choice) {
+    for (name, spec) in models() {
         for layout in &LAYOUTS[..3] {
             let tokens = Rng(23).tokens(48, spec.vocab);
             let expected = steps(&mut *engine(&spec, *layout, &reference(48)), 0, &tokens, 48);
@@ -307,7 +300,7 @@ fn says_what_the_reference_says(choice: BackendChoice) {
 /// Where activations are rounded to 8 bits, two orders of f32 sums may tip one to its neighbour, which then is in all
 /// that follows. Most short sequences have none, and agree as f32 does; what is wrong in a kernel is in all of them.
 fn says_what_the_reference_says_of_quantized_weights(choice: BackendChoice) {
-    for (name, spec) in models_for(choice) {
+    for (name, spec) in models() {
         for layout in &LAYOUTS[3..] {
             let mut reference = engine(&spec, *layout, &reference(16));
             let mut tuned = engine(&spec, *layout, &options(choice, 16));
@@ -349,12 +342,22 @@ fn the_cuda_backend_agrees() {
     says_what_the_reference_says_of_quantized_weights(BackendChoice::Cuda);
 }
 
+/// Models that make vectors of texts: encoders, and decoders that see both sides.
 #[cfg(feature = "cuda")]
 #[test]
-fn what_cuda_has_no_kernels_for_is_refused() {
-    let spec = gated();
-    let mut engine = engine(&spec, Layout::F32, &options(BackendChoice::Cuda, 8));
-    let span = Span { slot: 0, start: 0, len: 1 };
-    let refused = engine.step(&[span], &[1], &[0], &mut vec![0.0; spec.vocab as usize]).unwrap_err();
-    assert!(matches!(refused, muse_kernels::BackendError::Unsupported(_)), "{refused}");
+fn the_cuda_backend_embeds_as_the_reference_does() {
+    for (name, spec) in [("encoder", support::encoder()), ("decoder", support::embedding_decoder())] {
+        let texts = [3, 1, 9].map(|len| Rng(len).tokens(len as usize, spec.vocab));
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let [expected, actual] = [BackendChoice::Reference, BackendChoice::Cuda].map(|choice| {
+            let mut engine = engine(&spec, Layout::F32, &options(choice, 16));
+            let mut out =
+                vec![f32::NAN; texts.len() * engine.info().embedding.as_ref().unwrap().width as usize];
+            engine.embed(&texts, &mut out).unwrap();
+            out
+        });
+        // As for logits above.
+        let (gap, std) = difference(&actual, &expected);
+        assert!(gap <= 3e-4 * std, "{name}: {gap} of {std}");
+    }
 }

@@ -69,10 +69,21 @@ fn the_answer_does_not_depend_on_how_a_sequence_is_cut_into_steps() {
 
 #[test]
 fn the_cpu_backend_agrees() {
+    says_what_the_reference_says(BackendChoice::Cpu);
+}
+
+/// On a device, or the emulated one of `scripts/cuda.sh`.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_cuda_backend_agrees() {
+    says_what_the_reference_says(BackendChoice::Cuda);
+}
+
+fn says_what_the_reference_says(choice: BackendChoice) {
     let spec = recurrent();
     for layout in LAYOUTS {
         let mut reference = engine(&spec, layout, &options(BackendChoice::Reference, 16));
-        let mut tuned = engine(&spec, layout, &options(BackendChoice::Cpu, 16));
+        let mut tuned = engine(&spec, layout, &options(choice, 16));
         let mut gaps = [1, 2, 3, 4, 5].map(|seed| {
             let tokens = Rng(seed).tokens(16, spec.vocab);
             let expected = steps(&mut *reference, 0, &tokens, 16);

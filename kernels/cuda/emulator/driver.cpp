@@ -61,8 +61,16 @@ const std::unordered_map<std::string, emulator::Kernel>& kernels() {
   using emulator::kernel;
 #define K(name) {#name, kernel(name)}
   static const std::unordered_map<std::string, emulator::Kernel> all = {
-      K(attention_f32), K(attention_f16), K(attention_int8),
+      K(attention_f32_4), K(attention_f16_4), K(attention_int8_4), K(attention_int8_int4_4), K(attention_int4_4),
+      K(attention_f32_8), K(attention_f16_8), K(attention_int8_8), K(attention_int8_int4_8), K(attention_int4_8),
+      K(attention_merge),
+      K(index_scores_f32), K(index_scores_f16), K(index_scores_int8), K(choose_best),
+      K(convolve), K(delta_prepare), K(delta_rule), K(delta_settle),
+      K(heads_f32), K(heads_f16), K(heads_bf16), K(heads_q8), K(heads_q4), K(heads_q4_asym), K(heads_q4_codebook),
+      K(quantize_heads),
       K(glu), K(add), K(scale_and_cap), K(gather),
+      K(activate), K(multiply_rows), K(gate_rows), K(scatter), K(join), K(mean), K(temper), K(layer_norm),
+      K(rope_axes), K(rope_2d), K(store_int8_int4), K(store_int4),
       K(embed_f32), K(embed_f16), K(embed_bf16), K(embed_q8), K(embed_q4), K(embed_q4_asym), K(embed_q4_codebook),
       K(route), K(sort_choices), K(weigh), K(scaled_norm), K(combine),
       K(matmul_f32_few), K(matmul_f16_few), K(matmul_bf16_few), K(matmul_f16_prompt), K(matmul_bf16_prompt),
@@ -128,6 +136,7 @@ Result cuDeviceGetName(char* name, int size, int) {
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
   const int sm = static_cast<int>(planned("sm", 87));
   switch (attribute) {
+    case 16: *value = 8; break;
     case 75: *value = sm / 10; break;
     case 76: *value = sm % 10; break;
     default: return INVALID_VALUE;
@@ -219,6 +228,13 @@ Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, std::size_t size, void*) {
   NEEDS_CONTEXT;
   if (!inside(from, size)) return INVALID_VALUE;
   std::memcpy(to, reinterpret_cast<const void*>(from), size);
+  return SUCCESS;
+}
+
+Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, std::size_t size, void*) {
+  NEEDS_CONTEXT;
+  if (!inside(to, size) || !inside(from, size)) return INVALID_VALUE;
+  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size);
   return SUCCESS;
 }
 

@@ -32,6 +32,9 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 
 namespace emulator {
 
@@ -135,6 +138,9 @@ inline unsigned atomicAdd(unsigned* at, unsigned more) { return std::exchange(*a
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 inline float __uint_as_float(unsigned bits) {
   float value;

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use muse_format::{Activation, Layout};
+use muse_format::Layout;
 use zerocopy::IntoBytes;
 
 use super::driver::{Bounce, Context, Memory};
 use super::experts::Table;
 use super::launch::{self as kernels, Kernels, THREADS, launch};
 use super::scratch::Scratch;
-use crate::cache::rows;
+use crate::delta::Stretch;
 use crate::reference::GROUP;
-use crate::{Backend, BackendError, CacheShape, Span};
+use crate::{Backend, BackendError, Span};
 
 /// The first GPU of this machine.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct CudaBackend {
     pub(super) scratch: Scratch,
     /// What `scratch.batch` holds.
     pub(super) spans: Vec<Span>,
+    /// What `scratch.stretches` holds.
+    pub(super) stretches: Vec<Stretch>,
     pub(super) bounce: Bounce,
     /// One of each mixture of experts.
     pub(super) tables: Vec<Table>,
@@ -50,27 +52,6 @@ impl CudaBuffer {
     }
 }
 
-/// Keys and values of one layer on the device, in the order of [`crate::HostCache`].
-#[derive(Debug)]
-pub struct CudaCache {
-    /// With the capacity rounded up to whole tiles.
-    pub(super) shape: CacheShape,
-    pub(super) keys: Memory,
-    pub(super) values: Memory,
-    /// Of keys and of values, where they are 8 bits.
-    pub(super) scales: Option<[Memory; 2]>,
-}
-
-impl CudaCache {
-    pub(super) fn argument(&self) -> kernels::Cache {
-        let CacheShape { capacity, kv_heads, head_dim, .. } = self.shape;
-        let [key_scales, value_scales] =
-            self.scales.as_ref().map_or([0, 0], |[keys, values]| [keys.at(), values.at()]);
-        let (keys, values) = (self.keys.at(), self.values.at());
-        kernels::Cache { keys, values, key_scales, value_scales, capacity, kv_heads, head_dim }
-    }
-}
-
 /// Blocks of [`THREADS`] for `count` threads.
 pub(super) fn blocks(count: usize) -> Result<u32, BackendError> {
     let blocks = count.div_ceil(THREADS as usize);
@@ -90,7 +71,8 @@ impl CudaBackend {
         let context = Context::open()?;
         let kernels = kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
-        Ok(Self { kernels, scratch, spans: Vec::new(), bounce, tables: Vec::new(), context })
+        let (spans, stretches, tables) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { kernels, scratch, spans, stretches, bounce, tables, context })
     }
 
     /// The GPU's name and what its kernels are compiled for.
@@ -98,23 +80,29 @@ impl CudaBackend {
         format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
     }
 
-    /// Puts the slot and position of each row of `spans` on the device; the layers of a step share them.
+    /// Puts the slot and position of each row of `spans`, and the last of its span, on the device; the layers of a step
+    /// share them.
     pub(super) fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {
         if self.spans != spans {
-            let pairs: Vec<[u32; 2]> = rows(spans).map(|(slot, position)| [slot, position]).collect();
-            self.scratch.reserve(pairs.len(), 0)?;
+            let of = |span: &Span| {
+                let (slot, start, last) = (span.slot, span.start, span.start + (span.len - 1));
+                (start..=last).map(move |position| [slot, position, last])
+            };
+            let rows: Vec<[u32; 3]> = spans.iter().flat_map(of).collect();
+            self.scratch.reserve(rows.len(), 0)?;
             self.spans.clear();
-            self.scratch.batch.write(pairs.as_bytes())?;
+            self.scratch.batch.write(rows.as_bytes())?;
             self.spans.extend_from_slice(spans);
         }
         Ok(self.scratch.batch.at())
     }
 
-    pub(super) fn indices(&mut self, indices: &[u32]) -> Result<u64, BackendError> {
-        if self.scratch.indices.bytes() < 4 * indices.len() {
-            self.reserve(indices.len(), 0)?;
+    /// Puts up to 3 numbers for each row on the device.
+    pub(super) fn indices(&mut self, numbers: &[u32]) -> Result<u64, BackendError> {
+        if self.scratch.indices.bytes() < 4 * numbers.len() {
+            self.reserve(numbers.len().div_ceil(3), 0)?;
         }
-        self.scratch.indices.write(indices.as_bytes())?;
+        self.scratch.indices.write(numbers.as_bytes())?;
         Ok(self.scratch.indices.at())
     }
 
@@ -138,49 +126,6 @@ impl CudaBackend {
         // SAFETY: the caller reserved `rows` rows of quants and scales, and `x` holds `rows / share * cols` numbers.
         Ok(unsafe {
             launch!(self.kernels, "quantize", grid, THREADS, [quants, scales, x, weight, rows, cols, share])
-        }?)
-    }
-
-    pub(super) fn norm(
-        &self,
-        out: u64,
-        x: u64,
-        weight: &CudaWeight,
-        rows: usize,
-        eps: f32,
-    ) -> Result<(), BackendError> {
-        assert_eq!(weight.layout, Layout::F32);
-        let threads = weight.cols.next_multiple_of(32).min(256);
-        let weight_at = weight.memory.at();
-        // SAFETY: `out` and `x` hold `rows * cols` (the callers' `at`), the weight `cols` numbers.
-        Ok(unsafe {
-            launch!(
-                self.kernels,
-                "rms_norm",
-                (small(rows), 1),
-                threads,
-                [out, x, weight_at, weight.cols, eps]
-            )
-        }?)
-    }
-
-    /// `gate = activation(gate) * up` for `len` numbers at each.
-    pub(super) fn gate(
-        &self,
-        gate: u64,
-        up: u64,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
-        let activation: u32 = match activation {
-            Activation::Silu => 0,
-            Activation::Sigmoid => 1,
-            Activation::GeluTanh => 2,
-            Activation::Gelu => return Err(BackendError::Unsupported("GELU by erf".into())),
-        };
-        // SAFETY: both hold `len` numbers, by the callers' `at` or `reserve`.
-        Ok(unsafe {
-            launch!(self.kernels, "glu", (blocks(len)?, 1), THREADS, [gate, up, len as u64, activation])
         }?)
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Context {
     pub(super) name: String,
     /// Compute capability, `10 * major + minor`.
     pub(super) sm: u32,
+    /// Blocks run on so many at once.
+    pub(super) processors: u32,
 }
 
 // SAFETY: handles of the driver may be used from any thread; every use binds the context to its thread first (`bind`).
@@ -67,10 +69,12 @@ impl Context {
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let sm = u32::try_from(10 * major + minor).unwrap_or(0);
+        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let processors = u32::try_from(processors).unwrap_or(1);
         // SAFETY: `device` is one that the driver gave; `drop` releases what is retained.
         let context = unsafe { result::primary_ctx::retain(device) };
         let context = context.map_err(failed("cuDevicePrimaryCtxRetain"))?;
-        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm };
+        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm, processors };
         opened.bind()?;
         let kind = result::stream::StreamKind::NonBlocking;
         opened.stream = result::stream::create(kind).map_err(failed("cuStreamCreate"))?;
@@ -163,6 +167,20 @@ impl Memory {
         // pinned is `Bounce`'s, which waits.
         let copied = unsafe { result::memcpy_htod_async(to, from, self.context.stream) };
         copied.map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    /// Copies `bytes` from byte `at` of `from` on to the same place.
+    pub(super) fn copy(&mut self, from: &Self, at: usize, bytes: usize) -> Result<(), CudaError> {
+        let len = self.bytes.min(from.bytes);
+        assert!(bytes <= len && at <= len - bytes);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        let (to, from) = (self.at + at as u64, from.at + at as u64);
+        // SAFETY: both ranges were checked above; the stream keeps the order of what uses them.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.context.stream) };
+        copied.map_err(failed("cuMemcpyDtoDAsync"))
     }
 
     /// Copies the first bytes to `to` and waits for them.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use muse_format::Layout;
 
 use super::driver::{Context, Module};
+use super::scratch;
 use crate::{CacheDtype, CudaError};
 
 /// Threads of a block where a kernel does not say otherwise: `THREADS` of common.cuh.
@@ -14,8 +15,16 @@ pub(super) const THREADS: u32 = 128;
 pub(super) const FEW: usize = 8;
 /// Products of a launch: products.cuh.
 pub(super) const PRODUCTS_MAX: usize = 4;
-/// The widest head of attention.cu.
-pub(super) const HEAD_DIM_MAX: u32 = 512;
+/// The widest head of cache.cuh.
+pub(super) const HEAD_DIM_MAX: u32 = scratch::HEAD_DIM_MAX as u32;
+/// Heads that share what a block of attention.cu reads, at most.
+pub(super) const QUERIES: u32 = scratch::QUERIES as u32;
+/// Numbers of a row's queries that choose.cu takes, and the threads that find the best.
+pub(super) const INDEX_WIDTH_MAX: u32 = 8192;
+pub(super) const BEST_THREADS: u32 = 512;
+/// Columns and threads of a block of delta.cu.
+pub(super) const STATE_COLUMNS: u32 = 32;
+pub(super) const STATE_THREADS: u32 = 512;
 /// The most experts of experts.cu.
 pub(super) const EXPERTS_MAX: usize = 4096;
 
@@ -32,12 +41,26 @@ const CUBINS: [(u32, &[u8]); 2] = [
 const PTX: &str = concat!(include_str!("../../cuda/images/compute_80.ptx"), "\0");
 
 /// Every kernel, sorted.
-const NAMES: [&str; 38] = [
+const NAMES: &[&str] = &[
+    "activate",
     "add",
-    "attention_f16",
-    "attention_f32",
-    "attention_int8",
+    "attention_f16_4",
+    "attention_f16_8",
+    "attention_f32_4",
+    "attention_f32_8",
+    "attention_int4_4",
+    "attention_int4_8",
+    "attention_int8_4",
+    "attention_int8_8",
+    "attention_int8_int4_4",
+    "attention_int8_int4_8",
+    "attention_merge",
+    "choose_best",
     "combine",
+    "convolve",
+    "delta_prepare",
+    "delta_rule",
+    "delta_settle",
     "embed_bf16",
     "embed_f16",
     "embed_f32",
@@ -45,8 +68,21 @@ const NAMES: [&str; 38] = [
     "embed_q4_asym",
     "embed_q4_codebook",
     "embed_q8",
+    "gate_rows",
     "gather",
     "glu",
+    "heads_bf16",
+    "heads_f16",
+    "heads_f32",
+    "heads_q4",
+    "heads_q4_asym",
+    "heads_q4_codebook",
+    "heads_q8",
+    "index_scores_f16",
+    "index_scores_f32",
+    "index_scores_int8",
+    "join",
+    "layer_norm",
     "matmul_bf16_few",
     "matmul_bf16_prompt",
     "matmul_f16_few",
@@ -60,16 +96,25 @@ const NAMES: [&str; 38] = [
     "matmul_q4_prompt",
     "matmul_q8_few",
     "matmul_q8_prompt",
+    "mean",
+    "multiply_rows",
     "quantize",
+    "quantize_heads",
     "rms_norm",
     "rope",
+    "rope_2d",
+    "rope_axes",
     "route",
     "scale_and_cap",
     "scaled_norm",
+    "scatter",
     "sort_choices",
     "store_f16",
     "store_f32",
+    "store_int4",
     "store_int8",
+    "store_int8_int4",
+    "temper",
     "weigh",
 ];
 
@@ -81,7 +126,7 @@ pub(super) fn load(context: &Arc<Context>) -> Result<Kernels, CudaError> {
     }
     let cubin = CUBINS.iter().find(|(sm, _)| *sm == context.sm);
     let image = cubin.map_or(PTX.as_bytes(), |(_, image)| image);
-    Ok(Kernels { module: Module::load(context, image, &NAMES)? })
+    Ok(Kernels { module: Module::load(context, image, NAMES)? })
 }
 
 /// The kernels, found by name.
@@ -134,21 +179,14 @@ pub(super) fn layout_name(layout: Layout) -> &'static str {
     }
 }
 
-pub(super) fn store_name(dtype: CacheDtype) -> &'static str {
+/// What stands for the form of a cache in the names of kernels.
+pub(super) fn cache_name(dtype: CacheDtype) -> &'static str {
     match dtype {
-        CacheDtype::F32 => "store_f32",
-        CacheDtype::F16 => "store_f16",
-        CacheDtype::Int8 => "store_int8",
-        CacheDtype::Int8Int4 | CacheDtype::Int4 => unreachable!("there is no cache in {dtype}"),
-    }
-}
-
-pub(super) fn attention_name(dtype: CacheDtype) -> &'static str {
-    match dtype {
-        CacheDtype::F32 => "attention_f32",
-        CacheDtype::F16 => "attention_f16",
-        CacheDtype::Int8 => "attention_int8",
-        CacheDtype::Int8Int4 | CacheDtype::Int4 => unreachable!("there is no cache in {dtype}"),
+        CacheDtype::F32 => "f32",
+        CacheDtype::F16 => "f16",
+        CacheDtype::Int8 => "int8",
+        CacheDtype::Int8Int4 => "int8_int4",
+        CacheDtype::Int4 => "int4",
     }
 }
 
@@ -213,10 +251,67 @@ pub(super) struct Attention {
     pub out: u64,
     pub q: u64,
     pub batch: u64,
+    pub chosen: u64,
+    pub parts: u64,
     pub heads: u32,
+    pub top: u32,
+    pub splits: u32,
     pub scale: f32,
-    pub window: u32,
     pub softcap: f32,
+    pub window: u32,
+    pub chunk: u32,
+    pub until: u32,
+    pub bidirectional: u32,
+}
+
+/// choose.cu
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Index {
+    pub scores: u64,
+    pub chosen: u64,
+    pub q: u64,
+    pub weights: u64,
+    pub batch: u64,
+    pub stride: u64,
+    pub heads: u32,
+    pub top: u32,
+    pub first: u32,
+}
+
+/// delta.cu
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DeltaState {
+    pub states: u64,
+    pub keys: u64,
+    pub deltas: u64,
+    pub decays: u64,
+    pub inputs: u64,
+    pub stride: u64,
+    pub key_heads: u32,
+    pub value_heads: u32,
+    pub key_dim: u32,
+    pub value_dim: u32,
+    pub columns: u32,
+    pub taps: u32,
+    pub undo: u32,
+}
+
+/// heads.cu
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub out: u64,
+    pub weight: u64,
+    pub x: u64,
+    pub quants: u64,
+    pub scales: u64,
+    pub heads: u32,
+    pub rows: u32,
+    pub cols: u32,
+    pub stride: u32,
+    pub group: u32,
 }
 
 /// experts.cu

@@ -8,25 +8,40 @@
 //! suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
 
 #[cfg(feature = "cuda")]
+mod attention;
+#[cfg(feature = "cuda")]
 mod backend;
+#[cfg(feature = "cuda")]
+mod delta;
 #[cfg(feature = "cuda")]
 mod driver;
 mod error;
 #[cfg(feature = "cuda")]
 mod experts;
 #[cfg(feature = "cuda")]
+mod heads;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod operations;
 #[cfg(feature = "cuda")]
 mod products;
+#[cfg(feature = "cuda")]
+mod rows;
 mod scratch;
 
 pub use error::CudaError;
-pub use scratch::{cuda_experts_bytes, cuda_reserved_bytes, cuda_table_bytes};
+pub use scratch::{
+    cuda_attention_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes,
+    cuda_table_bytes,
+};
 
 #[cfg(feature = "cuda")]
-pub use backend::{CudaBackend, CudaBuffer, CudaCache, CudaWeight};
+pub use self::{
+    attention::CudaCache,
+    backend::{CudaBackend, CudaBuffer, CudaWeight},
+    delta::CudaDeltaState,
+};
 
 use crate::BackendError;
 

@@ -1,24 +1,25 @@
 //! Each operation of [`Backend`] as launches of kernels.
 
-use muse_format::{Activation, Layout};
+use muse_format::{Activation, Layout, Temperature};
 use zerocopy::IntoBytes;
 
-use super::backend::{CudaBackend, CudaBuffer, CudaCache, CudaWeight, blocks, small};
+use super::attention::CudaCache;
+use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
+use super::delta::CudaDeltaState;
 use super::driver::Memory;
 use super::launch::{self as kernels, THREADS, launch, layout_name};
 use super::products::{Batch, Input, Operand};
 use crate::cache::row_count;
 use crate::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, Expert, ExpertsShape, Linear, Mixture,
-    Span, TILE_POSITIONS, Tensor,
+    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape,
+    IndexShape, Linear, Mixture, Span, Tensor,
 };
 
 impl Backend for CudaBackend {
     type Weight = CudaWeight;
     type Buffer = CudaBuffer;
     type Cache = CudaCache;
-    /// There are none yet.
-    type DeltaState = std::convert::Infallible;
+    type DeltaState = CudaDeltaState;
 
     fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
         let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));
@@ -35,6 +36,8 @@ impl Backend for CudaBackend {
 
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         self.spans.clear();
+        self.stretches.clear();
+        self.scratch.reserve_parts(cols)?;
         self.scratch.reserve(tokens, cols)
     }
 
@@ -49,40 +52,20 @@ impl Backend for CudaBackend {
         self.table(experts).map(|_| ())
     }
 
-    fn cache(&mut self, mut shape: CacheShape) -> Result<CudaCache, BackendError> {
-        if shape.head_dim > kernels::HEAD_DIM_MAX {
-            return Err(BackendError::Unsupported(format!("heads of {} numbers", shape.head_dim)));
-        }
-        if !shape.values {
-            return Err(BackendError::Unsupported("a cache of keys alone".into()));
-        }
-        let too_large = BackendError::OutOfMemory { wanted: u64::MAX };
-        shape.capacity =
-            shape.capacity.checked_next_multiple_of(TILE_POSITIONS as u32).ok_or(too_large.clone())?;
-        let size = match shape.dtype {
-            CacheDtype::F32 => 4,
-            CacheDtype::F16 => 2,
-            CacheDtype::Int8 => 1,
-            CacheDtype::Int8Int4 | CacheDtype::Int4 => {
-                return Err(BackendError::Unsupported(format!("a cache in {}", shape.dtype)));
-            }
-        };
-        let mut numbers = [shape.slots, shape.capacity, shape.kv_heads].into_iter();
-        let positions = numbers
-            .try_fold(4_usize, |product, n| product.checked_mul(n as usize))
-            .ok_or(too_large.clone())?;
-        let positions = positions / 4; // the product with 4, for the scales, does not overflow either
-        let bytes = positions.checked_mul(shape.head_dim as usize).and_then(|n| n.checked_mul(size));
-        let bytes = bytes.ok_or(too_large)?;
-        let scales = (shape.dtype == CacheDtype::Int8).then(|| {
-            Ok([Memory::zeroed(&self.context, 4 * positions)?, Memory::zeroed(&self.context, 4 * positions)?])
-        });
-        Ok(CudaCache {
-            shape,
-            keys: Memory::zeroed(&self.context, bytes)?,
-            values: Memory::zeroed(&self.context, bytes)?,
-            scales: scales.transpose().map_err(|error: BackendError| error)?,
-        })
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+        self.scratch.reserve_heads(tokens, shape)
+    }
+
+    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+        self.scratch.reserve_ranks(positions)
+    }
+
+    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
+        CudaCache::new(&self.context, shape)
+    }
+
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState, BackendError> {
+        CudaDeltaState::new(&self.context, shape)
     }
 
     fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
@@ -159,6 +142,32 @@ impl Backend for CudaBackend {
         unsafe { self.run_products(&operands, input, Batch::of_rows(tokens)) }
     }
 
+    fn linear_heads(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        tokens: usize,
+        weight: &CudaWeight,
+        shape: HeadsShape,
+    ) -> Result<(), BackendError> {
+        self.product_of_heads(out, x, tokens, weight, shape)
+    }
+
+    fn join(
+        &mut self,
+        out: &mut CudaBuffer,
+        a: &CudaBuffer,
+        b: &CudaBuffer,
+        rows: usize,
+        [first, second]: [usize; 2],
+    ) -> Result<(), BackendError> {
+        let len = rows * (first + second);
+        let (out, a, b) = (out.at(len), a.at(rows * first), b.at(rows * second));
+        let (first, second, grid) = (small(first), small(second), (blocks(len)?, 1));
+        // SAFETY: all hold `rows` rows of their widths (`at`).
+        Ok(unsafe { launch!(self.kernels, "join", grid, THREADS, [out, a, b, len as u64, first, second]) }?)
+    }
+
     fn rope(
         &mut self,
         x: &mut CudaBuffer,
@@ -185,6 +194,43 @@ impl Backend for CudaBackend {
         }?)
     }
 
+    fn temper(
+        &mut self,
+        x: &mut CudaBuffer,
+        spans: &[Span],
+        width: usize,
+        temperature: Temperature,
+    ) -> Result<(), BackendError> {
+        let rows = row_count(spans);
+        let (x, batch, grid) = (x.at(rows * width), self.batch(spans)?, (small(rows), 1));
+        let (width, Temperature { every, strength }) = (small(width), temperature);
+        // SAFETY: `x` and `batch` hold all rows.
+        Ok(unsafe { launch!(self.kernels, "temper", grid, THREADS, [x, batch, width, every, strength]) }?)
+    }
+
+    fn rope_axes(
+        &mut self,
+        x: &mut CudaBuffer,
+        frequencies: &CudaWeight,
+        turns: &[[u32; 3]],
+        axes: [u32; 2],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        self.turn(x, frequencies, turns, axes, (heads, head_dim))
+    }
+
+    fn rope_2d(
+        &mut self,
+        x: &mut CudaBuffer,
+        frequencies: &CudaWeight,
+        places: &[[u32; 2]],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        self.turn(x, frequencies, places, [0; 2], (heads, head_dim))
+    }
+
     fn store(
         &mut self,
         cache: &mut CudaCache,
@@ -192,22 +238,7 @@ impl Backend for CudaBackend {
         v: &CudaBuffer,
         spans: &[Span],
     ) -> Result<(), BackendError> {
-        let CacheShape { slots, kv_heads, head_dim, dtype, .. } = cache.shape;
-        assert!(spans.iter().all(|span| span.slot < slots), "a slot outside {:?}", cache.shape);
-        let tokens = row_count(spans);
-        let len = tokens * kv_heads as usize * head_dim as usize;
-        let (k, v) = (k.at(len), v.at(len));
-        let (batch, argument) = (self.batch(spans)?, cache.argument());
-        // SAFETY: the assert above; a position's place is below the capacity; `k` and `v` hold `len` (`at`).
-        Ok(unsafe {
-            launch!(
-                self.kernels,
-                kernels::store_name(dtype),
-                (small(tokens), kv_heads),
-                64,
-                [argument, k, v, batch]
-            )
-        }?)
+        self.put(cache, k, v, spans)
     }
 
     fn attention(
@@ -218,39 +249,32 @@ impl Backend for CudaBackend {
         spans: &[Span],
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
-        let own = &cache.shape;
-        assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
-        if shape.bidirectional || shape.until.is_some() {
-            return Err(BackendError::Unsupported("attention to later positions".into()));
-        }
-        if shape.chunk.is_some() {
-            return Err(BackendError::Unsupported("attention by chunks".into()));
-        }
-        let seen = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();
-        let seen = spans.iter().map(seen).max().unwrap_or(0);
-        assert!(
-            seen <= own.capacity as usize,
-            "a query sees {seen} positions of a cache of {}",
-            own.capacity
-        );
-        assert!(spans.iter().all(|span| span.slot < own.slots), "a slot outside {own:?}");
-        let tokens = row_count(spans);
-        let len = tokens * shape.heads as usize * shape.head_dim as usize;
-        let attention = kernels::Attention {
-            out: out.at(len),
-            q: q.at(len),
-            batch: self.batch(spans)?,
-            heads: shape.heads,
-            scale: shape.scale,
-            window: shape.window.unwrap_or(u32::MAX),
-            softcap: shape.softcap.unwrap_or(0.0),
-        };
-        let argument = cache.argument();
-        // SAFETY: the asserts above; `out` and `q` hold `len` (`at`).
-        Ok(unsafe {
-            let name = kernels::attention_name(own.dtype);
-            launch!(self.kernels, name, (small(tokens), shape.heads), THREADS, [attention, argument])
-        }?)
+        self.attend(out, q, cache, spans, shape, None)
+    }
+
+    fn choose(
+        &mut self,
+        chosen: &mut CudaBuffer,
+        q: &CudaBuffer,
+        weights: &CudaBuffer,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &IndexShape,
+    ) -> Result<(), BackendError> {
+        self.choose_rows(chosen, (q, weights), cache, spans, shape)
+    }
+
+    fn attention_chosen(
+        &mut self,
+        out: &mut CudaBuffer,
+        q: &CudaBuffer,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: &CudaBuffer,
+        top: u32,
+    ) -> Result<(), BackendError> {
+        self.attend(out, q, cache, spans, shape, Some((chosen, top)))
     }
 
     fn glu(
@@ -263,8 +287,82 @@ impl Backend for CudaBackend {
         self.gate(gate.at(len), up.at(len), len, activation)
     }
 
-    fn multiply(&mut self, _: &mut CudaBuffer, _: &CudaWeight, _: usize) -> Result<(), BackendError> {
-        Err(BackendError::Unsupported("products with a vector, element by element".into()))
+    fn multiply(&mut self, x: &mut CudaBuffer, weight: &CudaWeight, rows: usize) -> Result<(), BackendError> {
+        self.multiplied(x, weight, rows)
+    }
+
+    fn layer_norm_in_place(
+        &mut self,
+        x: &mut CudaBuffer,
+        weight: &CudaWeight,
+        bias: &CudaWeight,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        self.layer_norm(x, weight, bias, rows, eps)
+    }
+
+    fn activate(
+        &mut self,
+        x: &mut CudaBuffer,
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        self.activated(x, len, activation)
+    }
+
+    fn mean(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        spans: &[Span],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        self.means(out, x, spans, width)
+    }
+
+    fn convolve(
+        &mut self,
+        x: &mut CudaBuffer,
+        weight: &CudaWeight,
+        state: &mut CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        self.convolve_rows(x, weight, state, spans)
+    }
+
+    fn delta_rule(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &mut CudaBuffer,
+        decay: &mut CudaBuffer,
+        beta: &mut CudaBuffer,
+        rate: &CudaWeight,
+        state: &mut CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        self.rule(out, [x, decay, beta], rate, state, spans)
+    }
+
+    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        state.remember(slot)
+    }
+
+    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        state.recall(slot)
+    }
+
+    fn gate_rows(
+        &mut self,
+        x: &mut CudaBuffer,
+        gate: &CudaBuffer,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let len = rows * width;
+        let (x, gate, width, grid) = (x.at(len), gate.at(rows), small(width), (blocks(len)?, 1));
+        // SAFETY: `x` holds `len` and `gate` a number of each row (`at`).
+        Ok(unsafe { launch!(self.kernels, "gate_rows", grid, THREADS, [x, gate, len as u64, width]) }?)
     }
 
     fn experts(
@@ -299,6 +397,20 @@ impl Backend for CudaBackend {
         Ok(unsafe {
             launch!(self.kernels, "gather", (small(rows.len()), 1), THREADS, [out, x, indices, small(width)])
         }?)
+    }
+
+    fn scatter(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
+        let (out, x) = (out.at(last * width), x.at(rows.len() * width));
+        let (indices, width, grid) = (self.indices(rows)?, small(width), (small(rows.len()), 1));
+        // SAFETY: `x` holds all rows, and `out` the last of those that are written (`at`).
+        Ok(unsafe { launch!(self.kernels, "scatter", grid, THREADS, [out, x, indices, width]) }?)
     }
 
     fn scale_and_cap(

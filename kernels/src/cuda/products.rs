@@ -46,7 +46,7 @@ impl Batch {
 }
 
 /// The vector's address and 0 where there is none; its length was checked at load and is asserted.
-fn bias_at(bias: Option<&CudaWeight>, rows: u32) -> u64 {
+pub(super) fn bias_at(bias: Option<&CudaWeight>, rows: u32) -> u64 {
     bias.map_or(0, |bias| {
         assert!(bias.layout == Layout::F32 && bias.cols == rows);
         bias.memory.at()

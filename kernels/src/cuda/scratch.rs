@@ -1,7 +1,15 @@
 //! Working memory on the device, made at load for the largest batch.
 
-use crate::ExpertsShape;
 use crate::reference::GROUP;
+use crate::{ExpertsShape, HeadsShape};
+
+/// Blocks that positions of attention are split over, at most, and so the queries that parts are kept of.
+pub(super) const BLOCKS_MAX: u64 = 256;
+/// Heads that share what a block of attention reads, and the widest.
+pub(super) const QUERIES: u64 = 8;
+pub(super) const HEAD_DIM_MAX: u64 = 640;
+/// Rows that choose positions at once.
+pub(super) const CHOOSE_ROWS: u64 = 16;
 
 /// Tokens that the kernels called `prompt` multiply together, and so a work has at most.
 pub(super) const PROMPT: usize = 64;
@@ -12,9 +20,14 @@ fn quantized_bytes(rows: u64, cols: u64) -> [u64; 2] {
     [rows * groups * GROUP as u64, rows * groups * 4]
 }
 
-/// Bytes of the slots and positions, and of the indices, of `rows` rows.
-fn batch_bytes(rows: u64) -> [u64; 2] {
-    [8 * rows, 4 * rows]
+/// Bytes of where `rows` rows stand, of up to 3 numbers for each, and of what as many spans do to a recurrent state.
+fn batch_bytes(rows: u64) -> [u64; 3] {
+    [12 * rows, 12 * rows, 24 * rows]
+}
+
+/// Bytes of the parts of attention of queries of `cols`.
+fn parts_bytes(cols: u64) -> u64 {
+    4 * BLOCKS_MAX * QUERIES * (cols.min(HEAD_DIM_MAX) + 2)
 }
 
 /// Where the list of works begins, behind their number.
@@ -45,6 +58,21 @@ pub fn cuda_reserved_bytes(rows: u64, cols: u64) -> u64 {
     quantized_bytes(rows, cols).iter().chain(&batch_bytes(rows)).sum()
 }
 
+/// Bytes that `CudaBackend` reserves for attention of queries of at most `cols`.
+pub fn cuda_attention_bytes(cols: u64) -> u64 {
+    parts_bytes(cols)
+}
+
+/// Bytes that `CudaBackend` reserves for products of heads of `rows` rows.
+pub fn cuda_heads_bytes(rows: u64, shape: HeadsShape) -> u64 {
+    quantized_bytes(rows * shape.heads as u64, shape.cols as u64).iter().sum()
+}
+
+/// Bytes that `CudaBackend` reserves to choose among `positions`.
+pub fn cuda_choose_bytes(positions: u64) -> u64 {
+    4 * CHOOSE_ROWS * positions
+}
+
 /// Bytes that `CudaBackend` reserves for mixtures of experts, its quantized hidden values included.
 pub fn cuda_experts_bytes(rows: u64, shape: ExpertsShape) -> u64 {
     let hidden = quantized_bytes(rows * shape.used as u64, shape.ffn_dim as u64);
@@ -58,17 +86,27 @@ pub(super) use on_device::Scratch;
 mod on_device {
     use std::sync::Arc;
 
-    use super::{batch_bytes, experts_parts, quantized_bytes};
+    use super::{batch_bytes, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes};
     use crate::cuda::driver::{Context, Memory};
-    use crate::{BackendError, ExpertsShape};
+    use crate::{BackendError, ExpertsShape, HeadsShape};
 
     /// The parts; each grows where an operation comes before its `reserve`.
     #[derive(Debug)]
     pub(in crate::cuda) struct Scratch {
-        /// Slot and position of each row: `(rows, 2)` u32
+        /// Slot, position and last position of the span of each row: `(rows, 3)` u32
         pub(in crate::cuda) batch: Memory,
-        /// Tokens, or rows to gather: `(rows)` u32
+        /// Tokens, rows to gather, places or turns: `(rows, 3)` u32
         pub(in crate::cuda) indices: Memory,
+        /// What spans do to a recurrent state: `(spans, 6)` u32
+        pub(in crate::cuda) stretches: Memory,
+        /// Of attention: a maximum, a total and `head_dim` sums of each query and part
+        pub(in crate::cuda) parts: Memory,
+        /// Activations of heads: `(rows, heads, groups * 32)` i8
+        pub(in crate::cuda) heads_quants: Memory,
+        /// `(rows, heads, groups)` f32
+        pub(in crate::cuda) heads_scales: Memory,
+        /// Of positions that are chosen among: `(CHOOSE_ROWS, positions)`
+        pub(in crate::cuda) ranks: Memory,
         /// Activations of a product: `(rows, groups * 32)` i8
         pub(in crate::cuda) quants: Memory,
         /// `(rows, groups)` f32
@@ -97,6 +135,11 @@ mod on_device {
             Ok(Self {
                 batch: none()?,
                 indices: none()?,
+                stretches: none()?,
+                parts: none()?,
+                heads_quants: none()?,
+                heads_scales: none()?,
+                ranks: none()?,
                 quants: none()?,
                 scales: none()?,
                 expert: none()?,
@@ -115,11 +158,33 @@ mod on_device {
         /// Room for `rows` rows of at most `cols` activations.
         pub(in crate::cuda) fn reserve(&mut self, rows: usize, cols: usize) -> Result<(), BackendError> {
             let [quants, scales] = quantized_bytes(rows as u64, cols as u64);
-            let [batch, indices] = batch_bytes(rows as u64);
+            let [batch, indices, stretches] = batch_bytes(rows as u64);
             grow(&self.context, &mut self.quants, quants)?;
             grow(&self.context, &mut self.scales, scales)?;
             grow(&self.context, &mut self.batch, batch)?;
-            grow(&self.context, &mut self.indices, indices)
+            grow(&self.context, &mut self.indices, indices)?;
+            grow(&self.context, &mut self.stretches, stretches)
+        }
+
+        /// Room for attention of queries of at most `cols`.
+        pub(in crate::cuda) fn reserve_parts(&mut self, cols: usize) -> Result<(), BackendError> {
+            grow(&self.context, &mut self.parts, parts_bytes(cols as u64))
+        }
+
+        /// Room for products of heads of `rows` rows.
+        pub(in crate::cuda) fn reserve_heads(
+            &mut self,
+            rows: usize,
+            shape: HeadsShape,
+        ) -> Result<(), BackendError> {
+            let [quants, scales] = quantized_bytes((rows * shape.heads) as u64, shape.cols as u64);
+            grow(&self.context, &mut self.heads_quants, quants)?;
+            grow(&self.context, &mut self.heads_scales, scales)
+        }
+
+        /// Room to choose among `positions`.
+        pub(in crate::cuda) fn reserve_ranks(&mut self, positions: usize) -> Result<(), BackendError> {
+            grow(&self.context, &mut self.ranks, cuda_choose_bytes(positions as u64))
         }
 
         /// Room for mixtures of `rows` rows.

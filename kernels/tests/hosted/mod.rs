@@ -1,9 +1,10 @@
 //! The CUDA backend as one that works on vectors: each operation takes its inputs to the device and its outputs back.
 
-use muse_format::Activation;
+use muse_format::{Activation, Temperature};
 use muse_kernels::{
-    AttentionShape, Backend, BackendError, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaWeight,
-    Expert, ExpertsShape, Linear, Mixture, ScaledNorm, Span, Tensor,
+    AttentionShape, Backend, BackendError, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaDeltaState,
+    CudaWeight, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape, Linear, Mixture, ScaledNorm, Span,
+    Tensor,
 };
 
 pub struct Hosted {
@@ -34,7 +35,7 @@ impl Backend for Hosted {
     type Weight = Tensor;
     type Buffer = Vec<f32>;
     type Cache = CudaCache;
-    type DeltaState = std::convert::Infallible;
+    type DeltaState = CudaDeltaState;
 
     fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
         Ok(tensor)
@@ -55,8 +56,20 @@ impl Backend for Hosted {
         self.cuda.reserve_experts(rows, shape)
     }
 
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+        self.cuda.reserve_heads(tokens, shape)
+    }
+
+    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+        self.cuda.reserve_choose(positions)
+    }
+
     fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
         self.cuda.cache(shape)
+    }
+
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState, BackendError> {
+        self.cuda.delta_state(shape)
     }
 
     fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
@@ -248,5 +261,192 @@ impl Backend for Hosted {
         let mut on_device = self.put(x)?;
         self.cuda.scale_and_cap(&mut on_device, len, scale, softcap)?;
         self.cuda.read(&on_device, x)
+    }
+
+    fn linear_heads(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        tokens: usize,
+        weight: &Tensor,
+        shape: HeadsShape,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x, weight) = (self.put(out)?, self.put(x)?, self.cuda.load(weight.clone())?);
+        self.cuda.linear_heads(&mut on_device, &x, tokens, &weight, shape)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn join(
+        &mut self,
+        out: &mut Vec<f32>,
+        a: &Vec<f32>,
+        b: &Vec<f32>,
+        rows: usize,
+        widths: [usize; 2],
+    ) -> Result<(), BackendError> {
+        let (mut on_device, a, b) = (self.put(out)?, self.put(a)?, self.put(b)?);
+        self.cuda.join(&mut on_device, &a, &b, rows, widths)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn temper(
+        &mut self,
+        x: &mut Vec<f32>,
+        spans: &[Span],
+        width: usize,
+        temperature: Temperature,
+    ) -> Result<(), BackendError> {
+        let mut on_device = self.put(x)?;
+        self.cuda.temper(&mut on_device, spans, width, temperature)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn rope_axes(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        turns: &[[u32; 3]],
+        axes: [u32; 2],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
+        self.cuda.rope_axes(&mut on_device, &frequencies, turns, axes, heads, head_dim)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn rope_2d(
+        &mut self,
+        x: &mut Vec<f32>,
+        frequencies: &Tensor,
+        places: &[[u32; 2]],
+        heads: u32,
+        head_dim: u32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
+        self.cuda.rope_2d(&mut on_device, &frequencies, places, heads, head_dim)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn choose(
+        &mut self,
+        chosen: &mut Vec<f32>,
+        q: &Vec<f32>,
+        weights: &Vec<f32>,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &IndexShape,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, q, weights) = (self.put(chosen)?, self.put(q)?, self.put(weights)?);
+        self.cuda.choose(&mut on_device, &q, &weights, cache, spans, shape)?;
+        self.cuda.read(&on_device, chosen)
+    }
+
+    fn attention_chosen(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        chosen: &Vec<f32>,
+        top: u32,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, q, chosen) = (self.put(out)?, self.put(q)?, self.put(chosen)?);
+        self.cuda.attention_chosen(&mut on_device, &q, cache, spans, shape, &chosen, top)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn layer_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+        eps: f32,
+    ) -> Result<(), BackendError> {
+        let mut on_device = self.put(x)?;
+        let (weight, bias) = (self.cuda.load(weight.clone())?, self.cuda.load(bias.clone())?);
+        self.cuda.layer_norm_in_place(&mut on_device, &weight, &bias, rows, eps)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+        let mut on_device = self.put(x)?;
+        self.cuda.activate(&mut on_device, len, activation)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn mean(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        spans: &[Span],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x) = (self.put(out)?, self.put(x)?);
+        self.cuda.mean(&mut on_device, &x, spans, width)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn convolve(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Tensor,
+        state: &mut CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
+        self.cuda.convolve(&mut on_device, &weight, state, spans)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn delta_rule(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &mut Vec<f32>,
+        decay: &mut Vec<f32>,
+        beta: &mut Vec<f32>,
+        rate: &Tensor,
+        state: &mut CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let (mut on_device, mut x) = (self.put(out)?, self.put(x)?);
+        let (mut decay, mut beta) = (self.put(decay)?, self.put(beta)?);
+        let rate = self.cuda.load(rate.clone())?;
+        self.cuda.delta_rule(&mut on_device, &mut x, &mut decay, &mut beta, &rate, state, spans)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        self.cuda.remember(state, slot)
+    }
+
+    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        self.cuda.recall(state, slot)
+    }
+
+    fn gate_rows(
+        &mut self,
+        x: &mut Vec<f32>,
+        gate: &Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, gate) = (self.put(x)?, self.put(gate)?);
+        self.cuda.gate_rows(&mut on_device, &gate, rows, width)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn scatter(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        rows: &[u32],
+        width: usize,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x) = (self.put(out)?, self.put(x)?);
+        self.cuda.scatter(&mut on_device, &x, rows, width)?;
+        self.cuda.read(&on_device, out)
     }
 }

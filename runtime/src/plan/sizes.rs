@@ -2,8 +2,8 @@
 
 use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
-    CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_experts_bytes,
-    cuda_reserved_bytes, cuda_table_bytes,
+    CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_attention_bytes,
+    cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 
 use super::PROPOSED_MAX;
@@ -257,21 +257,26 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
     let batch = u64::from(d.batch_tokens);
     let experts =
         |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(batch, shape));
+    let heads = heads_shape(spec);
+    let positions = index_capacity(spec, d).map_or(0, u64::from);
     match d.backend {
-        BackendChoice::Cpu => {
-            let experts = experts(CpuBackend::experts_bytes);
-            [
-                CpuBackend::reserved_bytes(rows, width),
-                CpuBackend::attention_bytes(rows, width, d.dtype),
-                experts,
-                heads_shape(spec).map_or(0, |shape| CpuBackend::heads_bytes(batch, shape)),
-                index_capacity(spec, d).map_or(0, |positions| CpuBackend::choose_bytes(positions.into())),
-            ]
-        }
+        BackendChoice::Cpu => [
+            CpuBackend::reserved_bytes(rows, width),
+            CpuBackend::attention_bytes(rows, width, d.dtype),
+            experts(CpuBackend::experts_bytes),
+            heads.map_or(0, |shape| CpuBackend::heads_bytes(batch, shape)),
+            if positions > 0 { CpuBackend::choose_bytes(positions) } else { 0 },
+        ],
         BackendChoice::Cuda => {
             let layers = spec.layers.iter().filter_map(|layer| layer.experts.as_ref());
             let tables: u64 = layers.map(|experts| cuda_table_bytes(experts.count.into())).sum();
-            [cuda_reserved_bytes(rows, width), 0, experts(cuda_experts_bytes) + tables, 0, 0]
+            [
+                cuda_reserved_bytes(rows, width),
+                cuda_attention_bytes(width),
+                experts(cuda_experts_bytes) + tables,
+                heads.map_or(0, |shape| cuda_heads_bytes(batch, shape)),
+                cuda_choose_bytes(positions),
+            ]
         }
         BackendChoice::Reference => [0; 5],
     }

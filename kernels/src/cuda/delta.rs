@@ -1,0 +1,156 @@
+//! Gated DeltaNet on the device: the states of a layer, and the launches that read and write them.
+
+use super::backend::{CudaBackend, CudaBuffer, CudaWeight, small};
+use super::driver::{Context, Memory};
+use super::launch::{self as kernels, STATE_COLUMNS, STATE_THREADS, THREADS, launch};
+use crate::cache::row_count;
+use crate::delta::{KEY_DIM_MAX, Stretch, stretches};
+use crate::{BackendError, DeltaShape, Held, Span};
+
+use muse_format::Layout;
+use zerocopy::IntoBytes;
+
+/// The states of one layer on the device.
+#[derive(Debug)]
+pub struct CudaDeltaState {
+    shape: DeltaShape,
+    /// Of each slot.
+    held: Vec<Held>,
+    /// Of each slot its states, keys, deltas, decays and inputs, one behind the other: `(slots, stride)`
+    now: Memory,
+    /// The same as it was remembered.
+    then: Memory,
+    /// Of each slot, what was held then.
+    held_then: Vec<Held>,
+}
+
+impl CudaDeltaState {
+    pub(super) fn new(context: &std::sync::Arc<Context>, shape: DeltaShape) -> Result<Self, BackendError> {
+        assert!((1..=KEY_DIM_MAX).contains(&(shape.key_dim as usize)) && shape.taps > 0, "{shape:?}");
+        assert!(shape.key_heads > 0 && shape.value_heads.is_multiple_of(shape.key_heads), "{shape:?}");
+        let numbers = shape.slot_lens().iter().sum::<u64>().saturating_mul(shape.slots.into());
+        let wanted = numbers.saturating_mul(4);
+        let bytes = usize::try_from(wanted).map_err(|_| BackendError::OutOfMemory { wanted })?;
+        let slots = shape.slots as usize;
+        Ok(Self {
+            shape,
+            held: vec![Held::default(); slots],
+            now: Memory::zeroed(context, bytes)?,
+            then: Memory::zeroed(context, bytes)?,
+            held_then: vec![Held::default(); slots],
+        })
+    }
+
+    fn argument(&self) -> kernels::DeltaState {
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim, taps, undo, .. } = self.shape;
+        let lens = self.shape.slot_lens();
+        let at = |part: usize| self.now.at() + 4 * lens[..part].iter().sum::<u64>();
+        kernels::DeltaState {
+            states: at(0),
+            keys: at(1),
+            deltas: at(2),
+            decays: at(3),
+            inputs: at(4),
+            stride: lens.iter().sum(),
+            key_heads,
+            value_heads,
+            key_dim,
+            value_dim,
+            columns: small(self.shape.columns()),
+            taps,
+            undo,
+        }
+    }
+
+    /// Where `slot` lies and how long it is, in bytes.
+    fn slot(&self, slot: u32) -> (usize, usize) {
+        assert!(slot < self.shape.slots, "slot {slot} of {:?}", self.shape);
+        let bytes = self.now.bytes() / self.shape.slots as usize;
+        (slot as usize * bytes, bytes)
+    }
+
+    /// Keeps what `slot` holds.
+    pub(super) fn remember(&mut self, slot: u32) -> Result<(), BackendError> {
+        let (at, bytes) = self.slot(slot);
+        self.held_then[slot as usize] = self.held[slot as usize];
+        Ok(self.then.copy(&self.now, at, bytes)?)
+    }
+
+    /// Makes `slot` hold what was last kept of it.
+    pub(super) fn recall(&mut self, slot: u32) -> Result<(), BackendError> {
+        let (at, bytes) = self.slot(slot);
+        self.held[slot as usize] = self.held_then[slot as usize];
+        Ok(self.now.copy(&self.then, at, bytes)?)
+    }
+}
+
+impl CudaBackend {
+    /// Puts on the device what `spans` do to `state`; the layers of a step share it.
+    fn stretch(&mut self, state: &CudaDeltaState, spans: &[Span]) -> Result<u64, BackendError> {
+        let wanted = stretches(&state.held, state.shape.undo, spans);
+        if self.stretches != wanted {
+            let of = |s: &Stretch| {
+                [small(s.slot), small(s.row), small(s.len), s.start, s.settled, small(s.settling)]
+            };
+            let numbers: Vec<[u32; 6]> = wanted.iter().map(of).collect();
+            if self.scratch.stretches.bytes() < 24 * numbers.len() {
+                self.scratch.reserve(numbers.len(), 0)?;
+            }
+            self.stretches.clear();
+            self.scratch.stretches.write(numbers.as_bytes())?;
+            self.stretches = wanted;
+        }
+        Ok(self.scratch.stretches.at())
+    }
+
+    /// See [`crate::Backend::convolve`].
+    pub(super) fn convolve_rows(
+        &mut self,
+        x: &CudaBuffer,
+        weight: &CudaWeight,
+        state: &CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let channels = state.shape.channels();
+        assert!(weight.layout == Layout::F32 && weight.cols == channels && weight.rows == state.shape.taps);
+        let x = x.at(row_count(spans) * channels as usize);
+        let (stretches, argument, weight) =
+            (self.stretch(state, spans)?, state.argument(), weight.memory.at());
+        let grid = (channels.div_ceil(THREADS), small(spans.len()));
+        // SAFETY: `x` holds all rows (`at`), the weight `taps` of them (above), the state's slots those of `stretches`.
+        Ok(unsafe { launch!(self.kernels, "convolve", grid, THREADS, [x, weight, argument, stretches]) }?)
+    }
+
+    /// See [`crate::Backend::delta_rule`]; `inputs` are `x`, `decay` and `beta`.
+    pub(super) fn rule(
+        &mut self,
+        out: &CudaBuffer,
+        inputs: [&CudaBuffer; 3],
+        rate: &CudaWeight,
+        state: &mut CudaDeltaState,
+        spans: &[Span],
+    ) -> Result<(), BackendError> {
+        let shape = state.shape;
+        let (rows, heads) = (row_count(spans), shape.value_heads as usize);
+        assert!(rate.layout == Layout::F32 && rate.rows as usize * rate.cols as usize == heads);
+        let out = out.at(rows * heads * shape.value_dim as usize);
+        let lens = [shape.channels() as usize, heads, heads];
+        let [x, decay, beta] = [0, 1, 2].map(|i| inputs[i].at(rows * lens[i]));
+        let (stretches, argument, rate) = (self.stretch(state, spans)?, state.argument(), rate.memory.at());
+        let (count, tiles) = (small(spans.len()), argument.columns / STATE_COLUMNS);
+        // SAFETY: the operands hold all rows (`at`), `rate` a number a head, the state the slots of `stretches`.
+        unsafe {
+            let grid = (small(rows), 1);
+            launch!(self.kernels, "delta_prepare", grid, THREADS, [x, decay, beta, rate, argument])?;
+            let grid = (shape.value_heads * tiles, count);
+            let threads = STATE_THREADS;
+            launch!(self.kernels, "delta_rule", grid, threads, [out, x, decay, beta, argument, stretches])?;
+            let grid = (shape.undo, count);
+            launch!(self.kernels, "delta_settle", grid, THREADS, [x, decay, argument, stretches])?;
+        }
+        for stretch in &self.stretches {
+            state.held[stretch.slot] = stretch.held(shape.undo);
+        }
+        Ok(())
+    }
+}
