@@ -175,7 +175,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     // What the router reads is normed without weights, scaled by a vector and by the root of the width.
     let factor = f64::from(common.dim).powf(-0.5) as f32;
     let transforms = vec![("experts.router_norm", Transform::Times { factor })];
-    Ok(Draft { constants, aliases, unused, transforms, ..Draft::new(spec, ropes) })
+    let longer = rows_of_table(config, &common)?;
+    Ok(Draft { constants, aliases, unused, transforms, longer, ..Draft::new(spec, ropes) })
 }
 
 /// Of every layer, where there are any.
@@ -237,7 +238,9 @@ fn heads(config: &Config<'_>, windows: &[Option<u32>]) -> Result<Vec<Heads>, Imp
         return Ok(windows.iter().map(|window| if window.is_some() { base } else { full }).collect());
     };
     let each = (0..windows.len()).map(|i| {
-        let Some(own) = layers.object(&i.to_string())? else { return Ok(base) };
+        // Where there are more than ten layers their numbers have zeros in front, so that they sort.
+        let Some(key) = layers.keys().find(|key| key.parse() == Ok(i)) else { return Ok(base) };
+        let Some(own) = layers.object(key)? else { return Ok(base) };
         let heads = read(&own, "num_key_value_heads", "head_dim", base)?;
         own.finish(&[])?;
         Ok(heads)
@@ -271,11 +274,23 @@ fn ropes(config: &Config<'_>) -> Result<[Rope; 2], ImportError> {
     Ok(both)
 }
 
+/// Rows of the table of layers' vectors, where there is one; no token has those beyond the vocabulary.
+fn rows_of_table(config: &Config<'_>, common: &Common) -> Result<Vec<(&'static str, usize)>, ImportError> {
+    let key = "vocab_size_per_layer_input";
+    if config.u32("hidden_size_per_layer_input")?.unwrap_or(0) == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = if config.has(key) { config.size(key, 1 << 24)? } else { 262_144 };
+    if rows < common.vocab {
+        return Err(config.refuse(key, format!("every token needs a row, {} in all", common.vocab)));
+    }
+    Ok(vec![("per_layer.table", rows as usize)])
+}
+
 fn per_layer(config: &Config<'_>, common: &Common) -> Result<Option<PerLayer>, ImportError> {
     let Some(dim) = config.u32("hidden_size_per_layer_input")?.filter(|dim| *dim > 0) else {
         return Ok(None);
     };
-    config.only("vocab_size_per_layer_input", &[common.vocab.into()], "it must be vocab_size")?;
     Ok(Some(PerLayer {
         dim,
         table_scale: f64::from(dim).sqrt() as f32,

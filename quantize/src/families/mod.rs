@@ -115,6 +115,8 @@ struct Draft {
     /// Matrices of a layer that theirs hold in turns, each in blocks of equal size: our name, which of how many, and the
     /// outputs of a block.
     alternating: Vec<(&'static str, [usize; 2], usize)>,
+    /// Matrices that are the first rows of a longer one of theirs: our name, and how many rows theirs has.
+    longer: Vec<(&'static str, usize)>,
     /// Tensors of theirs that the reference implementation does not use, by the names that ours would have.
     unused: Vec<String>,
     /// Tensors that the family's rules for a decoder do not name, by our names.
@@ -158,6 +160,7 @@ impl Draft {
             aliases: HashMap::new(),
             transforms: Vec::new(),
             alternating: Vec::new(),
+            longer: Vec::new(),
             unused: Vec::new(),
             named: HashMap::new(),
             parts: HashMap::new(),
@@ -371,7 +374,8 @@ impl Family {
         let own = own.filter(|own| !(is_apart && matches!(own, Transform::Transpose { .. })));
         let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
         let mut transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
-        let mut expected = (place.experts * place.of * rows, cols);
+        let longer = draft.longer.iter().find(|(ours, _)| *ours == name).map(|(_, rows)| *rows);
+        let mut expected = (longer.unwrap_or(place.experts * place.of * rows), cols);
         if let Transform::Transpose { first } = &mut transform {
             // Experts lie one below the other, what is fused side by side.
             expected = (place.experts * cols, place.of * rows);

@@ -28,6 +28,14 @@ fn gemma4_has_wider_heads_on_full_layers_and_takes_keys_over() {
     let own = json!({"global_head_dim": null, "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 1}}});
     assert_eq!(heads(with_four(own)), [(2, 16), (1, 32), (2, 16), (2, 16)]);
 
+    // transformers numbers them so that they sort.
+    let twelve = json!({"num_hidden_layers": 12, "per_layer_config": {"05": {"head_dim": 32}, "11": {"head_dim": 32}}});
+    let heads_of_twelve: Vec<_> = heads(read(twelve)).into_iter().map(|(_, head_dim)| head_dim).collect();
+    assert_eq!(heads_of_twelve, [16, 16, 16, 16, 16, 32, 16, 16, 16, 16, 16, 32]);
+    let none = with(family("gemma4"), &json!({"per_layer_config": {"3": {"head_dim": 32}}}));
+    let error = spec(none).expect_err("there are three layers");
+    assert!(matches!(error, ImportError::Config { key, .. } if key == "per_layer_config.3"));
+
     let shared = with_four(json!({"num_kv_shared_layers": 2, "use_double_wide_mlp": true}));
     let layers: Vec<_> = shared
         .layers
@@ -41,8 +49,8 @@ fn gemma4_has_wider_heads_on_full_layers_and_takes_keys_over() {
     let vectors = json!({"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 100});
     let vectors = read(vectors).per_layer.expect("vectors of layers");
     assert_eq!((vectors.dim, vectors.table_scale, vectors.projection_scale), (4, 2.0, 0.125));
-    let other = with(family("gemma4"), &json!({"hidden_size_per_layer_input": 4}));
-    let error = spec(other).expect_err("another vocabulary");
+    let other = json!({"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 99});
+    let error = spec(with(family("gemma4"), &other)).expect_err("a smaller vocabulary");
     assert!(matches!(error, ImportError::Config { key, .. } if key == "vocab_size_per_layer_input"));
 }
 
