@@ -2,7 +2,6 @@
 //! text is said by sentence-transformers' files beside the model, see `embedding.rs`.
 
 use muse_format::{Activation, Attention, Encoder, Ffn, Layer, Spec};
-use serde_json::Value;
 
 use super::{Config, Draft, Family, Named};
 use crate::checkpoint::ImportError;
@@ -51,13 +50,6 @@ const AROUND: [(&str, &str); 5] = [
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     config.only("position_embedding_type", &["absolute".into()], "only absolute is supported")?;
-    config.only("is_decoder", &[false.into()], "only encoders are supported")?;
-    config.only("add_cross_attention", &[false.into()], "only encoders are supported")?;
-    config.only(
-        "pruned_heads",
-        &[Value::Object(serde_json::Map::new())],
-        "only whole layers are supported",
-    )?;
     let (dim, heads) = (config.size("hidden_size", 1 << 20)?, config.size("num_attention_heads", 4096)?);
     if !dim.is_multiple_of(heads) {
         return Err(

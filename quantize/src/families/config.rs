@@ -14,8 +14,11 @@ const HARMLESS: &[&str] = &[
     "_name_or_path",
     "architectures",
     "attention_dropout",
+    "attn_implementation",
     "bos_token_id",
     "cache_implementation",
+    // How many rows are computed at once.
+    "chunk_size_feed_forward",
     "dtype",
     "eos_token_id",
     "id2label",
@@ -27,6 +30,7 @@ const HARMLESS: &[&str] = &[
     "pad_token_id",
     // Slices a product for training in parallel; the sum is the same.
     "pretraining_tp",
+    "problem_type",
     "return_dict",
     "torch_dtype",
     "transformers.js_config",
@@ -35,6 +39,46 @@ const HARMLESS: &[&str] = &[
     "unsloth_version",
     "use_cache",
 ];
+
+/// Settings of generation and of training that configs of transformers 4 hold where they were written whole.
+const HARMLESS_OF_4: &[&str] = &[
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torchscript",
+    "typical_p",
+    "use_bfloat16",
+];
+
+/// Keys of every config that make another model where they are true.
+const FALSE: &[&str] = &["add_cross_attention", "is_decoder", "is_encoder_decoder", "tie_encoder_decoder"];
 
 /// A JSON object being read.
 pub(super) struct Config<'a> {
@@ -167,10 +211,16 @@ impl<'a> Config<'a> {
 
     /// Refuses every key that nobody asked for and that is not harmless.
     pub fn finish(&self, harmless: &[&str]) -> Result<(), ImportError> {
+        if self.model {
+            for key in FALSE {
+                self.only(key, &[false.into()], "only a model of one stack is supported")?;
+            }
+            self.only("pruned_heads", &[Value::Object(Map::new())], "only whole layers are supported")?;
+        }
         let asked = self.asked.borrow();
-        let common = if self.model { HARMLESS } else { &[] };
+        let common: &[&[&str]] = if self.model { &[HARMLESS, HARMLESS_OF_4, harmless] } else { &[harmless] };
         let unknown = self.map.iter().find(|(key, value)| {
-            let known = asked.contains(*key) || [common, harmless].concat().contains(&key.as_str());
+            let known = asked.contains(*key) || common.iter().any(|keys| keys.contains(&key.as_str()));
             !known && !value.is_null()
         });
         unknown.map_or(Ok(()), |(key, _)| {

@@ -128,6 +128,10 @@ fn read(config: &Config<'_>, family: &str) -> Result<Draft, ImportError> {
     let experts = if family == "qwen3_5_moe" { Some(experts(config)?) } else { None };
     let ffn_key = if experts.is_some() { "shared_expert_intermediate_size" } else { "intermediate_size" };
     let common = Common::with_ffn(config, ffn_key)?;
+    if experts.is_some() {
+        // Some configs have a width of feed-forwards that the reference implementation does not have.
+        config.u32("intermediate_size")?;
+    }
     config.only("hidden_act", &["silu".into()], "only silu is supported")?;
     config.only("output_gate_type", &["swish".into(), "silu".into()], "only silu is supported")?;
     config.only("attn_output_gate", &[true.into()], "the reference implementation always has the gate")?;

@@ -453,3 +453,40 @@ fn other_models_are_refused_with_what_is_supported() {
         assert!(matches!(error, ImportError::Config { key: named, .. } if named == key));
     }
 }
+
+/// What `save_pretrained` and `to_dict` of transformers write into every config, beside a family's own keys.
+#[test]
+fn what_every_config_may_hold_is_accepted() {
+    let five = json!({"_name_or_path": "", "architectures": null, "chunk_size_feed_forward": 0, "dtype": "float32",
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "is_encoder_decoder": false, "problem_type": null,
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "output_attentions": false, "output_hidden_states": false,
+        "return_dict": true, "transformers_version": "5.23.0", "use_cache": true});
+    let four = json!({"add_cross_attention": false, "bad_words_ids": null, "begin_suppress_tokens": null,
+        "cross_attention_hidden_size": null, "decoder_start_token_id": null, "diversity_penalty": 0.0,
+        "do_sample": false, "early_stopping": false, "encoder_no_repeat_ngram_size": 0,
+        "exponential_decay_length_penalty": null, "finetuning_task": null, "forced_bos_token_id": null,
+        "is_decoder": false, "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0,
+        "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "output_scores": false, "prefix": null,
+        "pruned_heads": {}, "remove_invalid_values": false, "repetition_penalty": 1.0,
+        "return_dict_in_generate": false, "sep_token_id": null, "suppress_tokens": null,
+        "task_specific_params": null, "temperature": 1.0, "tf_legacy_loss": false, "tie_encoder_decoder": false,
+        "tokenizer_class": null, "top_k": 50, "top_p": 1.0, "torchscript": false, "torch_dtype": "bfloat16",
+        "typical_p": 1.0, "use_bfloat16": false});
+    for (name, whole) in [("llama", &five), ("qwen3", &four), ("glm4", &five), ("gemma4", &four)] {
+        spec(with(family(name), whole)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let muse = |whole: &Value| {
+        let mut config = family("muse_glimmer");
+        for part in ["text_config", "vision_config"] {
+            let of = config[part].as_object_mut().expect("a part is an object");
+            of.extend(whole.as_object().expect("an object").clone());
+        }
+        spec(with(config, whole))
+    };
+    muse(&five).expect("parts written whole");
+    muse(&four).expect("parts written whole by transformers 4");
+    for key in ["is_decoder", "is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"] {
+        let error = spec(with(family("llama"), &json!({ key: true }))).expect_err(key);
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if named == key), "{error}");
+    }
+}
