@@ -3,6 +3,8 @@
 //!
 //! The constant that multiplies normalised queries is their norm's weight here. `layer_rope_theta` says whether a
 //! layer rotates; the reference implementation has one table for all that do, so a base of their own is refused.
+//!
+//! The tower over images is left out where no prompt can hold its token, and the person is told.
 
 pub(super) mod vision;
 
@@ -15,7 +17,15 @@ pub(super) const FAMILY: Family = Family {
     model_type: "muse_glimmer",
     architecture: "MuseGlimmerForConditionalGeneration",
     read,
-    harmless: &[],
+    // Of the tower over images, where it is left out.
+    harmless: &[
+        "image_token_id",
+        "out_hidden_size",
+        "projector_hidden_act",
+        "projector_hidden_size",
+        "video_token_id",
+        "vision_config",
+    ],
     prefix: "model.language_model",
     layer: &[
         ("attn.norm", "input_layernorm.weight"),
@@ -35,7 +45,7 @@ pub(super) const FAMILY: Family = Family {
     fused: |_| None,
     interleaved: false,
     centred: |name| name != "norm" && name.ends_with("norm"),
-    left_out: &[],
+    left_out: &[("vision", &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."])],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
@@ -85,8 +95,11 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let constants =
         vec![("embed_norm", 1.0), ("attn.q_norm", need("qk_scale_factor")?), ("attn.k_norm", 1.0)];
     text.finish(&["tie_word_embeddings"])?;
+    let vocab = spec.vocab;
     let mut draft = Draft { constants, ..Draft::new(spec, ropes) };
-    vision::read(config, &mut draft, "muse_glimmer", Laid::Edges)?;
+    if config.u32("image_token_id")?.is_none_or(|id| id < vocab) {
+        vision::read(config, &mut draft, "muse_glimmer", Laid::Edges)?;
+    }
     Ok(draft)
 }
 

@@ -97,6 +97,9 @@ fn a_tower_has_windows_and_the_sizes_of_its_config() {
     let no_video = with(family("muse_glimmer"), &json!({"video_token_id": 200_091}));
     let no_video = spec(no_video).expect("images alone").vision.expect("a tower");
     assert_eq!((no_video.blank_tokens.as_slice(), no_video.video), ([90].as_slice(), None));
+    // Nor can a prompt hold an image's: without it the tower is left out.
+    let unseen = with(family("muse_glimmer"), &json!({"image_token_id": 200_092, "video_token_id": 200_091}));
+    assert_eq!(spec(unseen).expect("text alone").vision, None);
 }
 
 #[test]
@@ -126,7 +129,6 @@ fn a_tower_is_refused_by_the_name_of_its_key() {
     for (key, value) in [
         ("vision_config", json!(null)),
         ("image_token_id", json!(null)),
-        ("image_token_id", json!(100)),
         ("out_hidden_size", json!(32)),
         ("projector_hidden_size", json!(null)),
         ("projector_hidden_act", json!("relu")),
