@@ -1,7 +1,8 @@
 //! Ids to bytes: what each token adds to a text, worked out once from the `decoder` of a `tokenizer.json`.
 //!
 //! The decoders in use, byte-level and sentence pieces with byte fallback, are sums of their tokens' bytes but for
-//! spaces in front of the whole text, so that text can be made as tokens come. Where bytes are not UTF-8 the
+//! spaces in front of the whole text, so that text can be made as tokens come. Without a decoder tokens are words, a space
+//! between them. Where bytes are not UTF-8 the
 //! `tokenizers` library and this differ in how many U+FFFD they write.
 
 use std::sync::Arc;
@@ -74,6 +75,8 @@ enum Pattern {
 /// The steps in the order in which a piece goes through them.
 #[derive(Debug)]
 struct Rule {
+    /// A space in front of each.
+    spaced: bool,
     byte_level: bool,
     replace: Vec<(String, String)>,
     byte_fallback: bool,
@@ -82,17 +85,19 @@ struct Rule {
 }
 
 impl Rule {
-    fn of(step: Step) -> Result<Self, TextError> {
+    fn of(step: Option<Step>) -> Result<Self, TextError> {
         let mut rule = Self {
+            spaced: step.is_none(),
             byte_level: false,
             replace: Vec::new(),
             byte_fallback: false,
             fused: false,
-            strip: Strip::Never,
+            strip: if step.is_none() { Strip::Leading { byte: b' ', most: 1 } } else { Strip::Never },
         };
         let steps = match step {
-            Step::Sequence { decoders } => decoders,
-            one => vec![one],
+            None => Vec::new(),
+            Some(Step::Sequence { decoders }) => decoders,
+            Some(one) => vec![one],
         };
         for step in steps {
             rule.add(step)?;
@@ -147,6 +152,9 @@ impl Rule {
             }
             return;
         }
+        if self.spaced {
+            out.push(b' ');
+        }
         let mut token = token.to_owned();
         for (from, to) in &self.replace {
             token = token.replace(from.as_str(), to);
@@ -180,8 +188,7 @@ impl Pieces {
         }
         let parts: Parts = serde_json::from_slice(tokenizer_json)
             .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        let step = parts.decoder.ok_or_else(|| TextError::Tokenizer("it has no decoder".into()))?;
-        let rule = Rule::of(step)?;
+        let rule = Rule::of(parts.decoder)?;
         let added = tokenizer.get_added_tokens_decoder();
         let mut vocabulary: Vec<(u32, String)> =
             tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();

@@ -239,6 +239,19 @@ fn bytes_that_never_become_text_are_replaced() {
 }
 
 #[test]
+fn without_a_decoder_tokens_are_words() {
+    let words = serde_json::json!({"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": {"one": 0, "two": 1, "?": 2}, "unk_token": "?"}});
+    let text = HfText::new(words.to_string().as_bytes(), &muse_format::Text::default(), "").unwrap();
+    let ids = [1, 0, 2];
+    assert_eq!(text.encode("two one three").unwrap(), ids);
+    assert_eq!(text.tokenizer.decode(&ids, true).unwrap(), "two one ?");
+    let mut decoder = text.decoder(false);
+    assert_eq!(ids.map(|id| decoder.push(id)), ["two", " one", " ?"]);
+    assert_eq!(deltas(&text, &ids), [" two", " one", " ?", ""]);
+}
+
+#[test]
 fn a_damaged_tokenizer_is_refused() {
     let whole = json("llama/checkpoint/tokenizer.json");
     let change = |path: &str, value: Value| {
@@ -250,7 +263,6 @@ fn a_damaged_tokenizer_is_refused() {
         ("nothing", String::new()),
         ("half", whole.to_string()[..1000].to_owned()),
         ("another document", "{\"decoder\":{\"type\":\"ByteLevel\"}}".to_owned()),
-        ("no decoder", change("/decoder", Value::Null)),
         (
             "a decoder of word pieces",
             change("/decoder", serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true})),
