@@ -9,40 +9,45 @@ use tokenizers::Tokenizer;
 use crate::checkpoint::{Checkpoint, ImportError};
 use crate::families::{ImageMarkers, Import, Marker, VideoMarkers};
 
-/// Reads both from a checkpoint; `vocab` bounds the ids.
+/// Reads both from a checkpoint. Ids of a config that are not below `vocab` are left out, as small models have them that
+/// keep a large one's defaults: no answer ends with them and no prompt begins with them.
 ///
 /// # Errors
-/// [`ImportError`] for a tokenizer.json that the `tokenizers` library refuses, or an id beyond the vocabulary.
+/// [`ImportError`] for a tokenizer.json that the `tokenizers` library refuses, or a token of it beyond the vocabulary.
 pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation), ImportError> {
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer)
-        .map_err(|e| ImportError::Malformed { file: "tokenizer.json".into(), problem: e.to_string() })?;
+    let tokenizer = tokenizer(checkpoint)?;
     let template_tokens = special_tokens(&checkpoint.tokenizer_config);
-    let id_of = |token: &str| template_tokens.get(token).and_then(|t| tokenizer.token_to_id(t));
+    let id_of = |name: &str| -> Result<Option<u32>, ImportError> {
+        let token = template_tokens.get(name).zip(tokenizer.as_ref());
+        let id = token.and_then(|(token, tokenizer)| tokenizer.token_to_id(token));
+        let rule = format!("ids are below vocab_size {vocab}");
+        let refuse = |id: u32| ImportError::Config { key: name.into(), value: id.to_string(), rule };
+        id.map_or(Ok(None), |id| if id < vocab { Ok(Some(id)) } else { Err(refuse(id)) })
+    };
     let text_config = checkpoint.config.get("text_config").and_then(Value::as_object);
-    let bos_id = id_of("bos_token")
+    let bos_id = id_of("bos_token")?
         .or(u32_at(&checkpoint.config, "bos_token_id"))
-        .or(text_config.and_then(|config| u32_at(config, "bos_token_id")));
-    let add_bos = bos_id.is_some() && adds_bos(&checkpoint.tokenizer_config, &tokenizer, bos_id);
-    let generation = generation(checkpoint, id_of("eos_token"))?;
-    let ids = generation
-        .stop_ids
-        .iter()
-        .map(|id| ("eos_token_id", *id))
-        .chain(bos_id.map(|id| ("bos_token_id", id)));
-    for (key, id) in ids {
-        if id >= vocab {
-            let rule = format!("ids are below vocab_size {vocab}");
-            return Err(ImportError::Config { key: key.into(), value: id.to_string(), rule });
-        }
-    }
+        .or(text_config.and_then(|config| u32_at(config, "bos_token_id")))
+        .filter(|id| *id < vocab);
+    let adds = |tokenizer| adds_bos(&checkpoint.tokenizer_config, tokenizer, bos_id);
+    let add_bos = bos_id.is_some() && tokenizer.as_ref().is_some_and(adds);
+    let mut generation = generation(checkpoint, id_of("eos_token")?)?;
+    generation.stop_ids.retain(|id| *id < vocab);
     let text = Text { bos_id, add_bos, template_tokens, image: None, video: None, audio: None };
     Ok((text, generation))
 }
 
-/// The tokens of an image in a prompt: `None` for a model that takes none.
+/// `None` where the checkpoint has none.
+fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, ImportError> {
+    let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
+    let bytes = Some(&checkpoint.tokenizer).filter(|bytes| !bytes.is_empty());
+    bytes.map(|bytes| Tokenizer::from_bytes(bytes).map_err(|e| malformed(e.to_string()))).transpose()
+}
+
+/// The tokens of an image in a prompt: `None` for a model that takes none, and where the tokenizer does not have them.
 ///
 /// # Errors
-/// [`ImportError`] where the tokenizer has none of them, or another for an image's vectors than the config says.
+/// [`ImportError`] where the tokenizer has another for an image's vectors than the config says.
 pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
     let token = import.spec.vision.as_ref().map(|vision| vision.token);
     medium(checkpoint, import.spec.vocab, ["image", "images"], token.zip(import.image_markers))
@@ -65,8 +70,12 @@ fn medium(
     said: Option<(u32, ImageMarkers)>,
 ) -> Result<Option<MediaText>, ImportError> {
     let Some((says, markers)) = said else { return Ok(None) };
+    let Some(tokenizer) = tokenizer(checkpoint)? else { return Ok(None) };
+    let ImageMarkers { token, around } = markers;
+    if matches!(token, Marker::Text(text) if tokenizer.token_to_id(text).is_none()) {
+        return Ok(None);
+    }
     let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
     let id = |marker: Marker| match marker {
         Marker::Id(id) => Ok(id),
         Marker::Text(token) => {
@@ -74,7 +83,6 @@ fn medium(
             known.ok_or_else(|| malformed(format!("has no {token}, which {needed_by} need")))
         }
     };
-    let ImageMarkers { token, around } = markers;
     let token = id(token)?;
     let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
     let rule = |rule: String| {
@@ -97,8 +105,7 @@ fn medium(
 pub fn video(checkpoint: &Checkpoint, import: &Import) -> Result<Option<VideoText>, ImportError> {
     let video = import.spec.vision.as_ref().and_then(|vision| vision.video.as_ref());
     let Some((video, markers)) = video.zip(import.video_markers) else { return Ok(None) };
-    let malformed = |problem: String| ImportError::Malformed { file: "tokenizer.json".into(), problem };
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer).map_err(|e| malformed(e.to_string()))?;
+    let Some(tokenizer) = tokenizer(checkpoint)? else { return Ok(None) };
     let VideoMarkers { token: text, begin, time, middle, before, after, between, end } = markers;
     let names = [begin, before, after, between, end];
     let ids = names.map(|name| name.and_then(|name| tokenizer.token_to_id(name)));
@@ -242,13 +249,15 @@ mod tests {
             (json!({"eos_token_id": 3}), json!({"eos_token_id": null}), eos.clone(), vec![3, 2]),
             (json!({"eos_token_id": 2}), json!({}), eos, vec![2]),
             (json!({}), json!({}), json!({}), vec![]),
+            // Beyond the vocabulary: what a large model's config says by default.
+            (json!({"eos_token_id": [200_001, 3]}), json!({}), json!({}), vec![3]),
         ];
         for (config, generation, tokenizer_config, expected) in cases {
             let case = format!("{config} {generation} {tokenizer_config}");
             let (_, made) = import(&checkpoint(false, config, generation, tokenizer_config), 4).expect(&case);
             assert_eq!(made.stop_ids, expected, "{case}");
         }
-        for bad in [json!(4), json!(-1), json!("2"), json!([1, "x"])] {
+        for bad in [json!(-1), json!("2"), json!([1, "x"])] {
             let checkpoint = checkpoint(false, json!({ "eos_token_id": bad }), json!({}), json!({}));
             let error = import(&checkpoint, 4).expect_err("an id that is none");
             assert!(matches!(error, ImportError::Config { key, .. } if key == "eos_token_id"), "{bad}");
@@ -273,7 +282,7 @@ mod tests {
     #[test]
     fn a_tokenizer_that_is_none_is_refused() {
         let mut checkpoint = checkpoint(false, json!({}), json!({}), json!({}));
-        for bytes in [&b""[..], b"{}", b"[]", b"\xff"] {
+        for bytes in [&b"{}"[..], b"[]", b"\xff"] {
             checkpoint.tokenizer = bytes.to_vec();
             let error = import(&checkpoint, 4).expect_err("not a tokenizer");
             assert!(
@@ -281,5 +290,8 @@ mod tests {
                 "{error}"
             );
         }
+        checkpoint.tokenizer = Vec::new();
+        let (text, _) = import(&checkpoint, 4).expect("a model without one");
+        assert_eq!((text.bos_id, text.add_bos), (None, false));
     }
 }

@@ -458,6 +458,30 @@ fn a_model_answers_by_token_ids() {
     assert!(fail(&["eval", "logits", &path, "--tokens", "1", "--position", "1"], 1).contains("position 1"));
 }
 
+#[test]
+fn a_model_without_a_tokenizer_answers_by_token_ids_alone() {
+    let (dir, path) = output();
+    let alone = dir.path().join("alone");
+    fs::create_dir(&alone).expect("a new folder");
+    fs::copy(format!("{}/model.safetensors", fixture("llama")), alone.join("model.safetensors"))
+        .expect("weights");
+    let config = fs::read(format!("{}/config.json", fixture("llama"))).expect("the fixture");
+    let mut config: Value = serde_json::from_slice(&config).expect("the fixture is sound");
+    // What a small model says that keeps a large one's defaults.
+    config["eos_token_id"] = json!(200_001);
+    fs::write(alone.join("config.json"), config.to_string()).expect("the config");
+    let made = run(&["convert", alone.to_str().expect("text"), "-o", &path, "--bits", "32"]);
+    let notes = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success() && notes.contains("note: there is no tokenizer.json"), "{notes}");
+    assert!(notes.contains("note: no eos_token_id is below vocab_size 307"), "{notes}");
+    let whole = dir.path().join("whole.muse").to_str().expect("text").to_owned();
+    succeed(&["convert", &fixture("llama"), "-o", &whole, "--bits", "32"]);
+    let logits = |file: &str| json_of(&["eval", "logits", file, "--tokens", "5 6 7", "--json"]);
+    assert_eq!(logits(&path), logits(&whole));
+    let refused = fail(&["eval", "perplexity", &path, "--text", &text_file(&path), "--context", "32"], 1);
+    assert!(refused.contains("this model has no tokenizer"), "{refused}");
+}
+
 fn text_file(beside: &str) -> String {
     let path = format!("{beside}.txt");
     fs::write(&path, "A page of text that a model can be asked about, long enough for a window.")

@@ -10,6 +10,7 @@ use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBacke
 
 use crate::model::{EmbeddingModel, Model};
 use crate::plan::OverBudget;
+use crate::random::no_text;
 use crate::{Engine, HfText, Mapped, Plan, Text, TextError, WeightBytes, WholeText};
 
 /// The layout family that this build's kernels read: [`muse_format::Provenance::target`] of a file it takes.
@@ -155,7 +156,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Engine>, LoadE
     load_mapped(&mapped, options, text)
 }
 
-/// The text side of a model: its tokenizer, and its chat template where it writes text.
+/// The text side of a model: its tokenizer, and its chat template where it writes text. A model without a tokenizer takes
+/// and gives ids alone.
 ///
 /// # Errors
 /// [`TextError`] for a tokenizer or a template that cannot be used.
@@ -166,6 +168,7 @@ pub fn read_text(
     chat_template: &str,
 ) -> Result<Arc<dyn Text>, TextError> {
     match spec.embedding {
+        _ if tokenizer_json.is_empty() => Ok(no_text()),
         Some(_) => Ok(Arc::new(WholeText::new(tokenizer_json)?)),
         None => Ok(Arc::new(HfText::new(tokenizer_json, text, chat_template)?)),
     }

@@ -137,7 +137,7 @@ pub fn write(file: File, spec: &Spec, layout: Layout, tool: &str, seed: u64) -> 
     Ok(())
 }
 
-/// Stands where a model's tokenizer would: what measures and tests itself reads and writes no text.
+/// Stands where a model's tokenizer would: of a checkpoint without one, and of what measures and tests itself.
 struct NoText;
 
 /// A [`Text`] that refuses everything.
@@ -147,7 +147,7 @@ pub fn no_text() -> Arc<dyn Text> {
 
 impl Text for NoText {
     fn encode(&self, _: &str) -> Result<Vec<u32>, TextError> {
-        Err(TextError::Encode("this model has no tokenizer".into()))
+        Err(TextError::Encode("this model has no tokenizer: its file takes ids of tokens alone".into()))
     }
 
     fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {

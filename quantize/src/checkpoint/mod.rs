@@ -88,7 +88,7 @@ pub struct Checkpoint {
     pub video_processor: Map<String, Value>,
     /// What `preprocessor_config.json` or `processor_config.json` say of sounds; empty where they say nothing.
     pub feature_extractor: Map<String, Value>,
-    /// `tokenizer.json` of the `tokenizers` library.
+    /// `tokenizer.json` of the `tokenizers` library; empty where there is none.
     pub tokenizer: Vec<u8>,
     /// `tokenizer_config.json`; empty where there is none.
     pub tokenizer_config: Map<String, Value>,

@@ -29,12 +29,7 @@ const SHARDS_MAX: usize = 4096;
 pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
     let config = folder::json(dir, "config.json")?
         .ok_or_else(|| folder::malformed("config.json", "is missing: a Hugging Face folder has one"))?;
-    let tokenizer = folder::bytes(dir, "tokenizer.json")?.ok_or_else(|| {
-        folder::malformed(
-            "tokenizer.json",
-            "is missing: save the tokenizer in its fast form (AutoTokenizer.from_pretrained(..).save_pretrained(..))",
-        )
-    })?;
+    let tokenizer = folder::tokenizer(dir)?;
     let tokenizer_config = folder::json(dir, "tokenizer_config.json")?.unwrap_or_default();
     let chat_template = folder::chat_template(dir, &tokenizer_config)?;
     let mut tensors = tensors(dir)?;

@@ -46,11 +46,31 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     for LeftOut { part, tensors, .. } in &import.left_out {
         eprintln!("note: left out, as not supported yet: {part}, {tensors} tensors; the file works without");
     }
+    for note in notes(&meta) {
+        eprintln!("note: {note}");
+    }
     let report = Report::new(args.output.display().to_string(), bytes, &done, &import.left_out);
     if let Some(path) = &args.report {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?).map_err(|e| at(path, &e))?;
     }
     if args.json { print_json(&report) } else { print(&report.to_string()) }
+}
+
+/// What the file cannot do because the checkpoint does not say how.
+fn notes(meta: &Meta) -> Vec<String> {
+    let mut notes = Vec::new();
+    if meta.tokenizer.is_empty() {
+        notes.push(
+            "there is no tokenizer.json: the file takes ids of tokens, as `eval` does, and no text".into(),
+        );
+    } else if meta.spec.vision.is_some() && meta.text.image.is_none() {
+        notes.push("the tokenizer has no token for images: chats take none, `eval` with ids does".into());
+    }
+    if meta.generation.stop_ids.is_empty() && meta.spec.embedding.is_none() {
+        let vocab = meta.spec.vocab;
+        notes.push(format!("no eos_token_id is below vocab_size {vocab}: only its length ends an answer"));
+    }
+    notes
 }
 
 /// A file too big for its board's memory is still a file; the person should know before copying it there.

@@ -45,6 +45,20 @@ pub(super) fn json(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>,
     serde_json::from_slice(&bytes).map(Some).map_err(|e| malformed(name, &e.to_string()))
 }
 
+/// `tokenizer.json`; empty for a model alone. One whose tokenizer is there in another form is refused.
+pub(super) fn tokenizer(dir: &Path) -> Result<Vec<u8>, ImportError> {
+    const OTHER_FORMS: [&str; 6] =
+        ["tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"];
+    let bytes = bytes(dir, "tokenizer.json")?;
+    if bytes.is_none() && OTHER_FORMS.iter().any(|name| dir.join(name).exists()) {
+        return Err(malformed(
+            "tokenizer.json",
+            "is missing: save the tokenizer in its fast form (AutoTokenizer.from_pretrained(..).save_pretrained(..))",
+        ));
+    }
+    Ok(bytes.unwrap_or_default())
+}
+
 /// How images are prepared: a file of its own, or a part of the file for all kinds of input.
 pub(super) fn image_processor(dir: &Path) -> Result<Map<String, Value>, ImportError> {
     Ok(processor(dir, "preprocessor_config.json", "image_processor")?.unwrap_or_default())

@@ -202,8 +202,12 @@ fn the_small_files_are_found_in_their_forms() {
     open(path).map(drop).expect_err("not UTF-8");
     for name in ["tokenizer.json", "config.json", "model.safetensors"] {
         let dir = folder(&file(&typed()));
+        write(dir.path(), "vocab.txt", "a tokenizer in another form");
         fs::remove_file(dir.path().join(name)).expect("it was there");
         let error = open(dir.path()).map(drop).expect_err(name);
         assert!(matches!(&error, ImportError::Malformed { file, .. } if file == name), "{name}: {error}");
     }
+    let dir = folder(&file(&typed()));
+    fs::remove_file(dir.path().join("tokenizer.json")).expect("it was there");
+    assert_eq!(open(dir.path()).expect("a model alone").tokenizer, b"");
 }
