@@ -24,11 +24,11 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let latent = mla::read(config, &common)?;
     let interleaved = config.bool("rope_interleave", true)?;
     // The reference implementation goes by its default, whatever this key says.
-    config.only(
-        "first_k_dense_replace",
-        &[1.into()],
-        "one layer is dense where mlp_layer_types says nothing",
-    )?;
+    let dense = config.u32("first_k_dense_replace")?.unwrap_or(1);
+    if dense != 1 && !config.has("mlp_layer_types") {
+        let rule = "one layer is dense where mlp_layer_types says nothing";
+        return Err(config.refuse("first_k_dense_replace", rule));
+    }
     let mut draft = draft(config, &common, Mixer::Latent(latent), 1, 1.8)?;
     mla::name_parts(&mut draft, interleaved);
     Ok(draft)

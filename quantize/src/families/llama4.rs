@@ -55,7 +55,6 @@ pub(super) const FAMILY: Family = Family {
         let mut draft = read(&text)?;
         text.finish(HARMLESS)?;
         let tied = draft.spec.tied_head;
-        config.only("tie_word_embeddings", &[tied.into()], "it must be what text_config says")?;
         let head = "language_model.lm_head.weight";
         draft.named.insert("head".into(), Named::whole(head.into()));
         if tied {
@@ -63,8 +62,14 @@ pub(super) const FAMILY: Family = Family {
         }
         Ok(draft)
     },
-    // Of the other modality.
-    harmless: &["boi_token_index", "eoi_token_index", "image_token_index", "vision_config"],
+    // Of the other modality; the reference implementation ties what the text model's own key says.
+    harmless: &[
+        "boi_token_index",
+        "eoi_token_index",
+        "image_token_index",
+        "tie_word_embeddings",
+        "vision_config",
+    ],
     prefix: "language_model.model",
     left_out: &[("vision", &["vision_model.", "multi_modal_projector."])],
     ..TEXT

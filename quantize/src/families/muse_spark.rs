@@ -6,7 +6,7 @@
 //! A gate keeps `a` of the residual stream and lets in `b` of what a half gives, `a` and `b` vectors that its parameter
 //! decides. The last operation of a half is a norm, so `b` is its weight here. Where the reference multiplies by `1 + w`
 //! before that norm, so do we. All experts of a layer lie in two tensors. The reference implementation never ties the
-//! head to the embedding, whatever its config says, so a config that says so is refused.
+//! head to the embedding, whatever its config says.
 
 pub(super) mod audio;
 
@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
         "out_hidden_size",
         "projector_hidden_act",
         "projector_hidden_size",
+        "tie_word_embeddings",
         "video_token_id",
         "vision_config",
     ],
@@ -77,7 +78,6 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(&text)?;
     text.only("model_type", &["muse_spark_text".into()], "only muse_spark_text is supported")?;
     text.only("hidden_act", &["silu".into()], "only silu is supported")?;
-    config.only("tie_word_embeddings", &[false.into()], "the reference implementation ties nothing")?;
     let slides = |i: u32| !(common.layers - 1 - i).is_multiple_of(4);
     let windows = windows(&text, common.layers, text.u32("sliding_window")?, slides)?;
     let rope = Rope::from_model(&text, 500_000.0)?;
@@ -137,7 +137,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         ("ffn.post_norm", lets_in),
         ("ffn.keep", keeps),
     ];
-    // The outer key is the one that could be meant; the other is of training.
+    // Nothing is tied; the other is of training.
     text.finish(&["output_router_logits", "tie_word_embeddings"])?;
     let mut draft = Draft { constants, transforms, ..Draft::new(spec, ropes) };
     towers(config, &mut draft)?;

@@ -81,6 +81,9 @@ fn what_is_not_implemented_is_refused_with_its_key() {
     let mut absent = flash(&json!({}));
     absent.remove("q_lora_rank");
     assert!(matches!(spec(absent), Err(ImportError::Config { key, .. }) if key == "q_lora_rank"));
+    let types = json!({"first_k_dense_replace": 2, "mlp_layer_types": ["sparse", "dense", "sparse"]});
+    let layers = spec(flash(&types)).expect("a list says more than a number").layers;
+    assert_eq!(layers.iter().map(|layer| layer.experts.is_some()).collect::<Vec<_>>(), [true, false, true]);
 }
 
 /// One dense layer.
