@@ -3,6 +3,7 @@
 
 mod compared;
 mod converted;
+mod rounding;
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +15,9 @@ use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, Engine, LoadOptions, TextError, load};
 use serde::Deserialize;
 
-use compared::{mean_error, stored_rows, worst};
+use compared::{stored_rows, worst};
 use converted::{converted, fixture};
+use rounding::{beyond_half_a_step, rounding_of_activations};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
 const FIXTURES: [(&str, Bits); 4] = [
@@ -100,24 +102,23 @@ fn unquantized_models_embed_as_sentence_transformers_does() {
 }
 
 #[test]
-fn fewer_bits_cost_what_they_should() {
+fn few_bits_cost_what_their_steps_do() {
+    let mut wrong = Vec::new();
     for (name, _) in FIXTURES {
-        let golden = golden(name);
-        let error = |bits| {
+        let (golden, exact) = (golden(name), converted(name, Bits::ThirtyTwo));
+        for bits in [Bits::Eight, Bits::Four] {
             let file = converted(name, bits);
-            let errors = [BackendChoice::Reference, BackendChoice::Cpu].map(|backend| {
-                mean_error(&golden.vectors, &vectors(engine(file.path(), backend, 3).as_mut(), &golden))
-            });
-            println!("{name} {bits:?}: reference and cpu {errors:.3?} of a deviation");
-            errors
-        };
-        let (eight, four) = (error(Bits::Eight), error(Bits::Four));
-        for backend in 0..2 {
-            // As in `golden.rs`: a step of 8 bits is an eighteenth of one of 4 bits, and vectors that had nothing to
-            // do with the text would be sqrt(2) deviations away.
-            assert!(eight[backend] < four[backend] && four[backend] < 1.0, "{name}: {eight:?} {four:?}");
+            let beyond = beyond_half_a_step(file.path(), exact.path());
+            wrong.extend(beyond.into_iter().map(|group| format!("{name} {bits:?} {group}")));
+            let answer = |file: &Path, backend| vectors(engine(file, backend, 3).as_mut(), &golden);
+            let (actual, most) = rounding_of_activations(file.path(), answer);
+            println!("{name} {bits:?}: reference and cpu {actual:.4?} of a deviation, at most {most:.4}");
+            if !actual.iter().all(|error| *error <= most) {
+                wrong.push(format!("{name} {bits:?}: {actual:.4?}, at most {most:.4}"));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

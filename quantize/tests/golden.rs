@@ -3,6 +3,7 @@
 
 mod compared;
 mod converted;
+mod rounding;
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +14,9 @@ use muse_quantize::policy::Bits;
 use muse_runtime::{BackendChoice, ChatOptions, Engine, LoadOptions, Medium, Message, eval, load};
 use serde::Deserialize;
 
-use compared::{mean_error, stored_rows, worst};
+use compared::{stored_rows, worst};
 use converted::{converted, fixture};
+use rounding::{beyond_half_a_step, rounding_of_activations};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
 const FIXTURES: [(&str, Bits); 29] = [
@@ -206,25 +208,47 @@ fn models_see_and_hear_as_transformers_does() {
 }
 
 #[test]
-fn fewer_bits_cost_what_they_should() {
+fn weights_of_few_bits_are_those_of_the_checkpoint_up_to_a_step() {
+    let mut wrong = Vec::new();
     for (name, _) in FIXTURES {
-        let golden = golden(name);
-        let error = |bits| {
-            let file = converted(name, bits);
-            let errors = [BackendChoice::Reference, BackendChoice::Cpu].map(|backend| {
-                let actual = logits(engine(file.path(), backend, 64).as_mut(), &golden.ids.input_ids);
-                mean_error(&golden.logits, &actual)
-            });
-            println!("{name} {bits:?}: reference and cpu {errors:.3?} of a standard deviation");
-            errors
-        };
-        let (eight, four) = (error(Bits::Eight), error(Bits::Four));
-        for backend in 0..2 {
-            // A step of 8 bits is an eighteenth of one of 4 bits (7 and 127 steps from zero), and logits that had
-            // nothing to do with the model would be sqrt(2) standard deviations away.
-            assert!(eight[backend] < four[backend] && four[backend] < 1.0, "{name}: {eight:?} {four:?}");
+        let exact = converted(name, Bits::ThirtyTwo);
+        for bits in [Bits::Eight, Bits::Four] {
+            let beyond = beyond_half_a_step(converted(name, bits).path(), exact.path());
+            wrong.extend(beyond.into_iter().map(|group| format!("{name} {bits:?} {group}")));
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// With the test before it and those of floats: a quantized model is the checkpoint's but for two roundings.
+#[test]
+fn what_few_bits_cost_beyond_their_weights_is_the_rounding_of_activations() {
+    let mut wrong = Vec::new();
+    let mut check = |case: String, file: &Path, answer: &dyn Fn(&Path, BackendChoice) -> Vec<Vec<f32>>| {
+        let (actual, most) = rounding_of_activations(file, answer);
+        println!("{case}: reference and cpu {actual:.4?} of a standard deviation, at most {most:.4}");
+        if !actual.iter().all(|error| *error <= most) {
+            wrong.push(format!("{case}: {actual:.4?}, at most {most:.4}"));
+        }
+    };
+    for bits in [Bits::Eight, Bits::Four] {
+        for (name, _) in FIXTURES {
+            let ids = golden(name).ids;
+            let of_text = |file: &Path, backend| logits(engine(file, backend, 64).as_mut(), &ids.input_ids);
+            check(format!("{name} {bits:?}"), converted(name, bits).path(), &of_text);
+        }
+        for (name, kind, _) in SEEING {
+            let ids = golden(name).ids;
+            let tokens = if kind == "image" { &ids.image_input_ids } else { &ids.video_input_ids };
+            let of_media = |file: &Path, backend| {
+                let mut engine = engine(file, backend, 64);
+                let media = media(name, kind, &*engine);
+                logits(engine.as_mut(), eval::Input { tokens, media: &media })
+            };
+            check(format!("{name} {bits:?} {kind}"), converted(name, bits).path(), &of_media);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

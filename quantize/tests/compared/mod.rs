@@ -34,12 +34,25 @@ pub fn worst(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
     expected.iter().zip(actual).map(|(e, a)| of_row(e, a)).fold(0.0, f64::max)
 }
 
-/// Root mean square error over all rows, in standard deviations of each.
-pub fn mean_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
+/// Mean square error of each row, in squared standard deviations of it.
+fn square_errors(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> Vec<f64> {
     let square = |e: &[f32], a: &[f32]| {
         let sum: f64 = e.iter().zip(a).map(|(e, a)| (f64::from(*e) - f64::from(*a)).powi(2)).sum();
         sum / e.len() as f64 / deviation(e).powi(2)
     };
-    let squares: f64 = expected.iter().zip(actual).map(|(e, a)| square(e, a)).sum();
-    (squares / expected.len() as f64).sqrt()
+    assert_eq!(expected.len(), actual.len());
+    expected.iter().zip(actual).map(|(e, a)| square(e, a)).collect()
+}
+
+/// Root mean square error over all rows, in standard deviations of each.
+pub fn mean_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
+    let squares = square_errors(expected, actual);
+    (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
+}
+
+/// Root mean square error of the middle one of the rows; NaN where any row has one.
+pub fn median_error(expected: &[Vec<f32>], actual: &[Vec<f32>]) -> f64 {
+    let mut squares = square_errors(expected, actual);
+    squares.sort_by(f64::total_cmp);
+    if squares.iter().any(|square| square.is_nan()) { f64::NAN } else { squares[squares.len() / 2].sqrt() }
 }
