@@ -1,0 +1,296 @@
+"""Compares muse-quantize with transformers on random small models, through the command line.
+
+    cargo build --release -p muse-quantize
+    golden/bin/python scripts/golden/differential.py --bin target/release/muse-quantize --seeds 0..9
+    golden/bin/python scripts/golden/differential.py --family llama --family glm4 --seeds 7..7
+
+A family and a seed make a config, weights, a way to store them and a prompt. At 32 bits every asked logit must be within
+1e-3 of its row's standard deviation and the greedy ids equal as far as the reference's choice is clear; at 16 bits logits
+the same where that is how the weights are stored; at 8 and 4 bits what comes out must be finite and still the model's.
+Prints a row a case, keeps the checkpoint of one that misses, and ends with an error if any does.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers.utils import logging
+
+import draws
+import embeddings
+import tokenizer as tokenizers_made_here
+from make import kinds_of, randomize, rewrite, tied
+
+COUNT = 12
+TOLERANCE = 1e-3
+# Below it another implementation may choose the second best.
+MARGIN = 0.01
+# Mean error of the middle one of some rows, in its standard deviations, of which an answer of another model would be 1.1
+# away: rounding costs much in models as small as these, and an expert that is chosen otherwise costs most of a row.
+COARSE = {16: 0.1, 8: 0.9, 4: 1.2}
+
+
+class Miss(Exception):
+    pass
+
+
+@dataclass
+class Asked:
+    """A prompt, what else the model is shown, and what the reference makes of it."""
+
+    ids: list[int]
+    # What the command line is told beside them.
+    options: list
+    # `(len(ids), vocab)`
+    logits: torch.Tensor
+    greedy: list[int]
+    # How clearly each of those was the best.
+    margins: list[float]
+
+
+def save(d: draws.Draw, family: str, folder: Path, seed: int):
+    """Writes a checkpoint, as one of those who publish them would; the model as it is read back, and what was drawn."""
+    seen = draws.FAMILIES[family]
+    has_tokenizer = d.flag(0.4)
+    text = dict(vocab_size=d.randint(40, 400)) | d.maybe("tie_word_embeddings", d.flag())
+    state = d.getstate()
+    drawn = seen(d, dict(text))
+    if has_tokenizer:
+        # Which one depends on what was drawn: the same again with its ids.
+        tokenizer = tokenizers_made_here.MAKERS[drawn.tokenizer]()
+        ids = dict(eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
+        d.setstate(state)
+        drawn = seen(d, text | ids | dict(vocab_size=len(tokenizer)))
+    model = drawn.model(drawn.config)
+    if d.flag(0.85):
+        randomize(model, torch.Generator().manual_seed(seed))
+    if tied(drawn.config):
+        model.tie_weights()
+    stored = d.choice(["float32", "float16", "bfloat16"])
+    model.to(getattr(torch, stored))
+    model.save_pretrained(folder, max_shard_size=d.choice(["1GB", "20KB"]))
+    if has_tokenizer:
+        tokenizer.save_pretrained(folder)
+    if drawn.published:
+        rewrite(folder / "config.json", drawn.published)
+    elif d.flag(0.3):
+        # Every key, with what it is where nobody says anything.
+        (folder / "config.json").write_text(model.config.to_json_string(use_diff=False))
+    plain = dict(attn_implementation="eager", experts_implementation="eager")
+    return drawn.model.from_pretrained(folder, dtype=torch.float32, **plain).eval(), drawn, stored
+
+
+def asked(d: draws.Draw, model, drawn, shown: dict[str, torch.Tensor], options: list) -> Asked:
+    """A prompt of words, with places for what is shown, and the reference's answer."""
+    text = model.config.get_text_config()
+    generator = torch.Generator().manual_seed(d.randint(0, 1 << 30))
+    # The last ids may stand for images.
+    words = lambda count: torch.randint(0, min(text.vocab_size - 4, 256), (count,), generator=generator).tolist()
+    ids = words(3) if shown else words(min(d.choice([1, 5, 30, 70, 300]), text.max_position_embeddings - COUNT))
+    for _, rows, cols in shown.get("image_grid_thw", torch.empty(0, 3)).tolist():
+        merge = merge_of(model.config.vision_config)
+        ids += [model.config.image_token_id] * (rows * cols // merge**2) + words(d.randint(1, 3))
+    if len(ids) + COUNT > text.max_position_embeddings:
+        raise Miss(f"the case asks for {len(ids) + COUNT} positions")
+    kinds = lambda ids: kinds_of(model, ids) if shown else {}
+    answer = lambda ids: model(torch.tensor([ids]), use_cache=False, **shown, **kinds(ids)).logits[0]
+    logits, greedy, margins = answer(ids), [], []
+    if not logits.isfinite().all():
+        raise Miss("the reference gives numbers that are not finite")
+    row = logits[-1]
+    for _ in range(COUNT):
+        best, second = row.topk(2).values.tolist()
+        margins.append((best - second) / row.std().item())
+        greedy.append(int(row.argmax()))
+        # A token that stands for an image cannot be answered.
+        if shown and greedy[-1] == model.config.image_token_id:
+            margins[-1] = 0.0
+            break
+        row = answer(ids + greedy)[-1]
+    return Asked(ids, options, logits, greedy, margins)
+
+
+def merge_of(vision) -> int:
+    return getattr(vision, "merge_size", None) or vision.spatial_merge_size
+
+
+def values_of_patches(d: draws.Draw, model, drawn, folder: Path) -> tuple[dict, list]:
+    """Images as tensors, and what the command line is told of them."""
+    vision = model.config.vision_config
+    frames = getattr(vision, "patch_temporal", None) or vision.temporal_patch_size
+    generator = torch.Generator().manual_seed(d.randint(0, 1 << 30))
+    width = frames * 3 * vision.patch_size**2
+    values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in drawn.images]
+    grids = torch.tensor([[1, *grid] for grid in drawn.images])
+    shown = dict(pixel_values=torch.cat(values), image_grid_thw=grids)
+    save_file(shown, folder / "inputs.safetensors")
+    return shown, ["--inputs", folder / "inputs.safetensors"]
+
+
+def pictures(d: draws.Draw, model, folder: Path) -> tuple[dict, list]:
+    """The same of files, through the family's image processor, which the checkpoint then has a config of."""
+    from PIL import Image
+    from transformers import MuseGlimmerImageProcessor, Qwen2VLImageProcessor
+
+    vision = model.config.vision_config
+    merge = merge_of(vision)
+    frames = getattr(vision, "patch_temporal", None) or vision.temporal_patch_size
+    sizes = dict(patch_size=vision.patch_size, merge_size=merge, temporal_patch_size=frames)
+    if "Qwen" in type(model).__name__:
+        square = (vision.patch_size * merge) ** 2
+        size = dict(shortest_edge=square * d.randint(1, 4), longest_edge=square * d.randint(16, 30))
+        processor = Qwen2VLImageProcessor(**sizes, size=size)
+    else:
+        processor = MuseGlimmerImageProcessor(**sizes, max_image_tokens=d.randint(16, 30))
+    processor.save_pretrained(folder / "checkpoint")
+    loaded, options = [], []
+    for number in range(d.randint(1, 2)):
+        file = folder / f"{number}.png"
+        small = Image.frombytes("RGB", (4, 4), d.randbytes(48))
+        small.resize((d.randint(7, 90), d.randint(7, 90)), Image.BILINEAR).save(file)
+        loaded.append(Image.open(file).convert("RGB"))
+        options += ["--image", file]
+    return dict(processor(loaded, return_tensors="pt")), options
+
+
+def first_of_equals(values: torch.Tensor, k: int, dim: int = -1) -> torch.return_types.topk:
+    """`topk` that takes the first of equal values, where torch leaves it to a partial sort. Scores of positions are often
+    0 where few heads give them."""
+    sorted_values, indices = torch.sort(values, dim=dim, descending=True, stable=True)
+    return torch.return_types.topk((sorted_values.narrow(dim, 0, k), indices.narrow(dim, 0, k)))
+
+
+def run(binary: str, *arguments) -> str:
+    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise Miss(f"{' '.join(map(str, arguments[:2]))}: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def compare(binary: str, file: Path, what: Asked, options: list, positions: list[int]) -> tuple[float, float]:
+    """The worst error of the logits at `positions`, and the mean one at the middle of them, in standard deviations of their
+    rows."""
+    worst, means = 0.0, []
+    tokens = ["--tokens", " ".join(map(str, what.ids)), "--threads", "1", "--json", *options]
+    for position in positions:
+        out = json.loads(run(binary, "eval", "logits", file, *tokens, "--position", position))
+        row, ours = what.logits[position], torch.tensor(out["logits"])
+        if out["position"] != position or ours.shape != row.shape or not ours.isfinite().all():
+            raise Miss(f"position {position} has {tuple(ours.shape)} logits, or some that are not finite")
+        error = (ours - row).abs() / row.std()
+        worst = max(worst, error.max().item())
+        means.append(error.mean().item())
+    return worst, sorted(means)[len(means) // 2]
+
+
+def same_choices(binary: str, file: Path, what: Asked, options: list) -> bool:
+    tokens = ["--tokens", " ".join(map(str, what.ids)), "--threads", "1", "--json", *options]
+    ours = json.loads(run(binary, "eval", "generate", file, *tokens, "--count", len(what.greedy)))["tokens"]
+    for mine, theirs, margin in zip(ours, what.greedy, what.margins, strict=True):
+        if margin < MARGIN:
+            return True
+        if mine != theirs:
+            return False
+    return True
+
+
+def case(binary: str, family: str, seed: int, folder: Path, see: bool) -> str:
+    """A line about one model; raises where it is not what the reference says."""
+    d = draws.Draw(zlib.crc32(f"{family} {seed}".encode()))
+    model, drawn, stored = save(d, family, folder / "checkpoint", seed)
+    shown = [({}, [])]
+    if drawn.images:
+        shown.append(values_of_patches(d, model, drawn, folder))
+        shown += [pictures(d, model, folder)] if see else []
+    prompts = [asked(d, model, drawn, *each) for each in shown]
+    line = f"{stored:9}"
+    for bits in [32, 16, 8, 4]:
+        file = folder / f"{bits}.muse"
+        run(binary, "convert", folder / "checkpoint", "-o", file, "--bits", bits)
+        for what in prompts:
+            last = len(what.ids) - 1
+            exact = bits == 32 or (bits == 16 and stored != "float32")
+            options = what.options + (["--cache", "f32"] if exact else [])
+            options += ["--backend", "reference"] if d.flag(0.2) else []
+            positions = sorted({last * i // 4 for i in range(5)})
+            worst, middle = compare(binary, file, what, options, positions)
+            line += f" {worst:8.1e}" if exact else f" {middle:8.3f}"
+            if not (worst <= TOLERANCE if exact else middle <= COARSE[bits]):
+                raise Miss(f"{line} at {bits} bits, {what.options}")
+            if bits == 32 and not same_choices(binary, file, what, options):
+                raise Miss(f"{line}: other greedy ids, {what.options}")
+    return line
+
+
+def embedding_case(binary: str, family: str, seed: int, folder: Path) -> str:
+    """As `case`, of a model that makes vectors of texts."""
+    d = draws.Draw(zlib.crc32(f"{family} {seed}".encode()))
+    fixture = draws.embedding(d, family)
+    embeddings.write_modules(fixture, folder / "checkpoint", seed)
+    plain = dict(dtype=torch.float32, attn_implementation="eager")
+    model = embeddings.SentenceTransformer(str(folder / "checkpoint"), device="cpu", model_kwargs=plain).float()
+    name = d.choice([None, *fixture.prompts])
+    texts = ["a", "Is it there?", *d.sample([line for line in tokenizers_made_here.lines() if line.strip()], 3)]
+    theirs = model.encode(texts, prompt_name=name, convert_to_tensor=True).float()
+    line = f"{fixture.stored:9}"
+    for bits in [32, 16, 8, 4]:
+        file = folder / f"{bits}.muse"
+        run(binary, "convert", folder / "checkpoint", "-o", file, "--bits", bits)
+        asked = [part for text in texts for part in ["--text", text]] + (["--prompt", name] if name else [])
+        exact = bits == 32 or (bits == 16 and fixture.stored != "float32")
+        asked += ["--cache", "f32"] if exact else []
+        asked += ["--backend", "reference"] if d.flag(0.2) else []
+        out = json.loads(run(binary, "eval", "embed", file, *asked, "--threads", "1", "--truncate", "--json"))
+        ours = torch.tensor(out["embeddings"])
+        error = (ours - theirs).abs() / theirs.std(dim=1, keepdim=True)
+        line += f" {error.max().item():8.1e}" if exact else f" {error.mean().item():8.3f}"
+        if not (error.max() <= TOLERANCE if exact else error.mean() <= COARSE[bits]):
+            raise Miss(f"{line} at {bits} bits")
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bin", default="target/release/muse-quantize")
+    parser.add_argument("--family", action="append", choices=[*draws.FAMILIES, *draws.EMBEDDINGS])
+    parser.add_argument("--seeds", default="0..4", help="first..last")
+    parser.add_argument("--pictures", action="store_true", help="show PNG files too; needs pillow and torchvision")
+    parser.add_argument("--keep", type=Path, help="a folder for the checkpoints of misses")
+    args = parser.parse_args()
+    first, last = map(int, args.seeds.split(".."))
+    torch.Tensor.topk = first_of_equals
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    misses = 0
+    for family in args.family or [*draws.FAMILIES, *draws.EMBEDDINGS]:
+        for seed in range(first, last + 1):
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch)
+                try:
+                    if family in draws.EMBEDDINGS:
+                        line = embedding_case(args.bin, family, seed, folder)
+                    else:
+                        line = case(args.bin, family, seed, folder, args.pictures)
+                except Exception as problem:
+                    misses += 1
+                    known = isinstance(problem, Miss)
+                    line = f"MISS {problem if known else traceback.format_exc()}"
+                    if args.keep:
+                        shutil.copytree(folder, args.keep / f"{family}-{seed}", dirs_exist_ok=True)
+                print(f"{family:14} {seed:3} {line}", flush=True)
+    sys.exit(f"{misses} misses" if misses else 0)
+
+
+if __name__ == "__main__":
+    main()
