@@ -94,6 +94,18 @@ struct Ids {
     sound_greedy_ids: Vec<u32>,
 }
 
+impl Ids {
+    /// The prompt that has some of this `kind`, and its greedy answer.
+    fn of(&self, kind: &str) -> (&[u32], &[u32]) {
+        match kind {
+            "image" => (&self.image_input_ids, &self.image_greedy_ids),
+            "video" => (&self.video_input_ids, &self.video_greedy_ids),
+            "sound" => (&self.sound_input_ids, &self.sound_greedy_ids),
+            _ => panic!("{kind}s are no media"),
+        }
+    }
+}
+
 struct Golden {
     ids: Ids,
     /// `(input_ids.len(), vocab)`
@@ -171,11 +183,7 @@ fn models_see_and_hear_as_transformers_does() {
     let mut wrong = Vec::new();
     for (name, kind, stored) in SEEING {
         let ids = golden(name).ids;
-        let (tokens, expected_greedy) = match kind {
-            "image" => (&ids.image_input_ids, &ids.image_greedy_ids),
-            "video" => (&ids.video_input_ids, &ids.video_greedy_ids),
-            _ => (&ids.sound_input_ids, &ids.sound_greedy_ids),
-        };
+        let (tokens, expected_greedy) = ids.of(kind);
         let path = fixture(name).join(format!("golden/{kind}_logits.safetensors"));
         let expected = stored_rows(&path, "logits", tokens.len());
         for bits in [Bits::ThirtyTwo, stored] {
@@ -195,7 +203,7 @@ fn models_see_and_hear_as_transformers_does() {
                 println!("{case}: {error:.1e} of a standard deviation");
                 let count = expected_greedy.len() as u32;
                 let greedy = eval::generate(engine.as_mut(), input, count).unwrap();
-                if !(error <= TOLERANCE && &greedy == expected_greedy) {
+                if !(error <= TOLERANCE && greedy == expected_greedy) {
                     wrong.push(format!("{case}: error {error:.1e}, greedy {greedy:?}"));
                 }
                 // Other media have other answers: these are perceived.
@@ -239,7 +247,7 @@ fn what_few_bits_cost_beyond_their_weights_is_the_rounding_of_activations() {
         }
         for (name, kind, _) in SEEING {
             let ids = golden(name).ids;
-            let tokens = if kind == "image" { &ids.image_input_ids } else { &ids.video_input_ids };
+            let (tokens, _) = ids.of(kind);
             let of_media = |file: &Path, backend| {
                 let mut engine = engine(file, backend, 64);
                 let media = media(name, kind, &*engine);

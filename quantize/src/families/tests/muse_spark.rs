@@ -83,7 +83,7 @@ fn muse_spark_sees_where_a_prompt_can_hold_an_image() {
 fn hearing(changes: &Value) -> Map<String, Value> {
     let tower = json!({"model_type": "muse_spark_audio", "patch_sizes": [4, 3], "hidden_sizes": [8, 12],
         "depths": [1, 2], "num_hidden_layers": 2, "mlp_ratio": 2.7, "conv_kernel_size": 7, "hidden_act": "gelu",
-        "rms_norm_eps": 1e-6, "out_hidden_size": 32, "initializer_range": 0.02});
+        "rms_norm_eps": 1e-6, "out_hidden_size": 64, "initializer_range": 0.02});
     let tower = with(tower, changes);
     with(Value::Object(muse_spark(&json!({}))), &json!({"audio_config": tower, "audio_token_id": 92}))
 }
