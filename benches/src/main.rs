@@ -13,7 +13,8 @@ use muse_benches::report::{BenchError, Report, Row};
 use muse_benches::{cold, probe::Probe, shapes, speculation, synthetic};
 use muse_format::{Layout, Role, Spec};
 use muse_runtime::{
-    BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, WeightBytes, load_mapped, place, random,
+    BackendChoice, CacheDtype, LoadOptions, Mapped, Placement, Plan, WeightBytes, load_mapped, open, place,
+    random,
 };
 
 const EXAMPLES: &str = "\
@@ -28,6 +29,7 @@ Examples:
   muse-bench SmolLM2-135M.muse -p 0 --parallel 1,4       # four sessions in one step
   muse-bench SmolLM2-135M.muse -t 2 --neighbour --cold-start
   muse-bench SmolLM2-135M.muse --speculation --rounds 3
+  muse-bench muse-glimmer.muse --drafter muse-glimmer-assistant.muse --speculation
   muse-bench --synthetic qwen3-30b --layers 12 --memory 2500 -p 0 -n 16  # most experts stay on the disk
 
 Prompt and answer are measured apart, each after the same --depth. Figures are medians over the rounds; decoding
@@ -108,6 +110,10 @@ struct Arguments {
     /// Measure instead, on all threads, steps of several rows and, with a file, answers with and without speculation
     #[arg(long)]
     speculation: bool,
+    /// The .muse file of what drafts for the file: it counts as memory and takes part in steps; --speculation shows what it
+    /// is worth
+    #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
+    drafter: Option<PathBuf>,
     /// Print the memory that it would take and measure nothing
     #[arg(long)]
     plan: bool,
@@ -159,6 +165,7 @@ impl Arguments {
             expert_memory: self.expert_memory.map(|mib| mib << 20),
             backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             weights: self.placement(),
+            drafter: self.drafter.clone(),
             ..LoadOptions::default()
         }
     }
@@ -199,7 +206,7 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         if !arguments.plan {
             return bench(arguments, file);
         }
-        print(arguments, &muse_runtime::plan(&Mapped::open(file)?, &options)?);
+        print(arguments, &muse_runtime::plan(&open(file, &options)?, &options)?);
         return Ok(());
     };
     let (mut spec, layout) = (shape.spec(), layout(arguments));
@@ -255,8 +262,10 @@ fn print<T: serde::Serialize + std::fmt::Display>(arguments: &Arguments, what: &
 fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
     if arguments.speculation {
         let threads = arguments.threads.iter().copied().max();
+        let drafter = arguments.drafter.clone();
+        let options = LoadOptions { context: Some(1024), threads, drafter, ..LoadOptions::default() };
         let answers = arguments.synthetic.is_none();
-        print(arguments, &speculation::measure(file, answers, threads, arguments.rounds)?);
+        print(arguments, &speculation::measure(file, answers, &options, arguments.rounds)?);
         return Ok(());
     }
     let threads = arguments.threads();
@@ -266,8 +275,9 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
         .cold_start
         .then(|| cold::measure(file, &arguments.load_options(most), arguments.rounds))
         .transpose()?;
-    let mapped = place(Mapped::open(file)?, &arguments.load_options(None))?;
-    let plan = muse_runtime::plan(&mapped, &arguments.load_options(None))?;
+    let options = arguments.load_options(None);
+    let mapped = place(open(file, &options)?, &options)?;
+    let plan = muse_runtime::plan(&mapped, &options)?;
     let probe = Probe::new().map_err(BenchError::Probe)?;
     // The probe's buffer would take the place of experts.
     let (probe, memory) = match plan.experts_on_flash {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use muse_kernels::{BackendError, Span};
 use muse_runtime::{
-    Engine, Event, GenerateOptions, LoadOptions, Mapped, Message, PROPOSED_MAX, Prompt, Scheduler,
-    SchedulerOptions, SinkClosed, Speculation, load, load_mapped, random,
+    Draft, Engine, Event, GenerateOptions, LoadOptions, Message, PROPOSED_MAX, Prompt, Scheduler,
+    SchedulerOptions, SinkClosed, Speculation, load, load_mapped, open, random,
 };
 use serde::Serialize;
 
@@ -69,6 +69,9 @@ pub struct Report {
     pub backend: String,
     /// At position [`POSITION`].
     pub costs: Vec<Cost>,
+    /// Of a block of a drafter behind it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_ms: Option<f64>,
     /// Of a model that has a tokenizer.
     pub answers: Option<Vec<Answered>>,
 }
@@ -79,6 +82,9 @@ impl fmt::Display for Report {
         writeln!(f, "{:>5} {:>9} {:>13}", "rows", "step ms", "steps of one")?;
         for Cost { rows, step_ms, steps_of_one } in &self.costs {
             writeln!(f, "{rows:>5} {step_ms:>9.2} {steps_of_one:>13.2}")?;
+        }
+        if let Some(ms) = self.block_ms {
+            writeln!(f, "{:>5} {ms:>9.2}", "block")?;
         }
         let Some(answers) = &self.answers else { return Ok(()) };
         writeln!(
@@ -112,14 +118,34 @@ impl fmt::Display for Report {
 pub fn measure(
     file: &Path,
     has_text: bool,
-    threads: Option<usize>,
+    options: &LoadOptions,
     rounds: u32,
 ) -> Result<Report, BenchError> {
-    let options = LoadOptions { context: Some(1024), threads, ..LoadOptions::default() };
-    let answers = has_text.then(|| answers(load(file, &options)?, rounds)).transpose()?;
-    let mut engine = load_mapped(&Mapped::open(file)?, &options, random::no_text())?;
+    let answers = has_text.then(|| answers(load(file, options)?, rounds)).transpose()?;
+    let mut engine = load_mapped(&open(file, options)?, options, random::no_text())?;
     let costs = costs(&mut *engine, rounds)?;
-    Ok(Report { backend: engine.info().backend.clone(), costs, answers })
+    let block_ms = block_ms(&mut *engine, rounds)?;
+    Ok(Report { backend: engine.info().backend.clone(), costs, block_ms, answers })
+}
+
+/// Median time of a drafter's block of as many tokens as a step verifies; `None` where there is no drafter.
+///
+/// # Errors
+/// What drafts give.
+fn block_ms(engine: &mut dyn Engine, rounds: u32) -> Result<Option<f64>, BackendError> {
+    let Some(drafter) = &engine.info().drafter else { return Ok(None) };
+    let (count, vocab) = (drafter.length_max().min(PROPOSED_MAX), engine.info().vocab);
+    let draft = Draft { slot: 0, start: POSITION, token: token(POSITION, vocab), count };
+    let mut logits = vec![0.0; (count * vocab) as usize];
+    let mut times = Vec::new();
+    for round in 0..=rounds {
+        let began = Instant::now();
+        engine.draft(&[draft], &mut logits)?;
+        if round > 0 {
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(median(times))
 }
 
 /// Medians over `rounds`, the sizes in turn in each of them.

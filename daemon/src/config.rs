@@ -18,6 +18,8 @@ pub enum ConfigError {
     Parse { path: PathBuf, problem: String },
     #[error("{path}: alias {alias:?} {problem}")]
     Alias { path: PathBuf, alias: String, problem: String },
+    #[error("{path}: the drafter of {model:?} {problem}")]
+    Drafter { path: PathBuf, model: String, problem: String },
 }
 
 /// The whole file. `Config::default()` is what an empty file means.
@@ -30,6 +32,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Other names of models: `chat = "smollm2-135m-instruct"`.
     pub aliases: BTreeMap<String, String>,
+    /// What drafts for models, both by the names of their files: `muse-glimmer-30b = "muse-glimmer-30b-assistant"`.
+    pub drafters: BTreeMap<String, String>,
     pub memory: Memory,
     pub engine: Engine,
     pub limits: Limits,
@@ -73,7 +77,7 @@ pub struct Engine {
     /// Most tokens of one sound; where absent, as many as the context has. Longer ones are refused.
     #[serde(deserialize_with = "some_bounded::<1, 1_048_576, _>")]
     pub audio_tokens: Option<u64>,
-    /// Whether tokens that repeat the prompt or the answer may be computed several in one step.
+    /// Whether tokens that repeat the prompt or the answer, and those of a drafter, may be computed several in one step.
     pub speculation: bool,
     /// How keys and values are kept: `f32`, `f16`, `int8`, `int8-int4` (values in 4 bits) or `int4`; where absent,
     /// f16, or f32 for a file of f32.
@@ -124,6 +128,7 @@ impl Default for Config {
             models_dir: "/var/lib/muse/models".into(),
             default_model: None,
             aliases: BTreeMap::new(),
+            drafters: BTreeMap::new(),
             memory: Memory::default(),
             engine: Engine::default(),
             limits: Limits::default(),
@@ -223,6 +228,18 @@ impl Config {
             };
             return Err(ConfigError::Alias { path: path.into(), alias: alias.clone(), problem });
         }
+        for (model, drafter) in &config.drafters {
+            let problem = if config.aliases.contains_key(model) {
+                "is of an alias; name the model itself".to_owned()
+            } else if let Some(name) =
+                [model, drafter].into_iter().find(|name| !crate::models::valid_name(name))
+            {
+                format!("is {drafter:?}; {name:?} is not a model name: {}", crate::models::NAME_RULE)
+            } else {
+                continue;
+            };
+            return Err(ConfigError::Drafter { path: path.into(), model: model.clone(), problem });
+        }
         Ok(config)
     }
 }
@@ -293,6 +310,12 @@ mod tests {
             ("not toml", "[engine\n", &["line 1"]),
             ("alias of an alias", "[aliases]\na = \"b\"\nb = \"c\"", &["\"a\"", "alias too"]),
             ("alias with a path", "[aliases]\na = \"../b\"", &["\"a\"", "../b", "not a model name"]),
+            ("drafter with a path", "[drafters]\na = \"../b\"", &["\"a\"", "../b", "not a model name"]),
+            (
+                "drafter of an alias",
+                "[aliases]\na = \"b\"\n[drafters]\na = \"c\"",
+                &["\"a\"", "is of an alias"],
+            ),
         ];
         for (name, text, needles) in cases {
             let message = parse(text).expect_err(name).to_string();

@@ -19,8 +19,10 @@ const EXTENSION: &str = "muse";
 /// A [`Source`] that loads files of one folder.
 pub struct Folder {
     pub path: PathBuf,
-    /// For every model; the budget is set for each load.
+    /// For every model; the budget is set for each load, and the drafter.
     pub options: LoadOptions,
+    /// What drafts for a model, both by name.
+    pub drafters: BTreeMap<String, String>,
 }
 
 impl Folder {
@@ -63,7 +65,10 @@ impl Source for Folder {
     }
 
     fn load(&self, name: &str, budget: Option<u64>) -> Result<Box<dyn Engine>, LoadProblem> {
-        let options = LoadOptions { memory_budget: budget, ..self.options.clone() };
+        // Without speculation nobody would ask it.
+        let speculates = self.options.logit_rows.is_none_or(|rows| rows > self.options.slots);
+        let drafter = self.drafters.get(name).filter(|_| speculates).map(|drafter| self.file(drafter));
+        let options = LoadOptions { memory_budget: budget, drafter, ..self.options.clone() };
         muse_runtime::load(&self.file(name), &options).map_err(|error| {
             let text = self.describe_error(&error);
             match error {
@@ -103,6 +108,7 @@ fn summary(mapped: &Mapped) -> Summary {
         size_bytes: mapped.bytes().len() as u64,
         hash,
         license: mapped.provenance.license.clone().unwrap_or_default(),
+        drafts: mapped.spec.drafter.is_some(),
         embedding_width: mapped.spec.embedding.as_ref().map_or(0, |e| e.width(mapped.spec.dim)),
     }
 }

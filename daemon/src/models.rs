@@ -35,6 +35,8 @@ pub struct Summary {
     pub license: String,
     /// Numbers of the vector that it makes of a text; 0 for a model that writes text.
     pub embedding_width: u32,
+    /// Whether it proposes tokens of another model, and is none by itself.
+    pub drafts: bool,
 }
 
 /// Identity of a file's content as far as a directory entry tells: changed means look again.
@@ -214,7 +216,8 @@ impl Models {
         let wanted = match (wanted, &self.default_model) {
             ("", Some(default)) => default.as_str(),
             ("", None) => {
-                let mut present = table.iter().filter(|(_, e)| e.present);
+                let drafts = |e: &Entry| e.summary.as_ref().is_ok_and(|summary| summary.drafts);
+                let mut present = table.iter().filter(|(_, e)| e.present && !drafts(e));
                 return present.next().filter(|_| present.next().is_none()).map(|(name, _)| name.clone());
             }
             (name, _) => name,

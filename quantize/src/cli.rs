@@ -155,6 +155,9 @@ pub enum What {
         /// How many; stop ids do not end it
         #[arg(long)]
         count: u32,
+        /// The .muse file of a drafter of the model, whose blocks are verified: the same tokens in fewer steps
+        #[arg(long, value_name = "FILE")]
+        drafter: Option<PathBuf>,
         #[command(flatten)]
         common: EvalCommon,
     },

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, MediaText, Text, VideoText};
+use muse_format::{Generation, MediaText, Spec, Text, VideoText};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, ImportError};
 use crate::families::{ImageMarkers, Import, Marker, VideoMarkers};
 
-/// Reads both from a checkpoint. Ids of a config that are not below `vocab` are left out, as small models have them that
-/// keep a large one's defaults: no answer ends with them and no prompt begins with them.
+/// Reads both from a checkpoint of a model of `spec`. Ids of a config that are not below its vocabulary are left out, as
+/// small models have them that keep a large one's defaults: no answer ends with them and no prompt begins with them. A
+/// drafter has neither: its tokens are its target's.
 ///
 /// # Errors
 /// [`ImportError`] for a tokenizer.json that the `tokenizers` library refuses, or a token of it beyond the vocabulary.
-pub fn import(checkpoint: &Checkpoint, vocab: u32) -> Result<(Text, Generation), ImportError> {
+pub fn import(checkpoint: &Checkpoint, spec: &Spec) -> Result<(Text, Generation), ImportError> {
+    if spec.drafter.is_some() {
+        return Ok((Text::default(), Generation::default()));
+    }
+    let vocab = spec.vocab;
     let tokenizer = tokenizer(checkpoint)?;
     let template_tokens = special_tokens(&checkpoint.tokenizer_config);
     let id_of = |name: &str| -> Result<Option<u32>, ImportError> {
@@ -185,6 +190,11 @@ mod tests {
 
     use super::*;
 
+    /// A model of four tokens.
+    fn of_four() -> Spec {
+        Spec { vocab: 4, ..Spec::default() }
+    }
+
     /// A tokenizer of four words; with `bos`, one that puts `<s>` in front.
     fn tokenizer(bos: bool) -> Vec<u8> {
         let post = json!({"type": "TemplateProcessing",
@@ -235,7 +245,8 @@ mod tests {
         ];
         for (bos, config, tokenizer_config, expected) in cases {
             let case = format!("{bos} {config} {tokenizer_config}");
-            let (text, _) = import(&checkpoint(bos, config, json!({}), tokenizer_config), 4).expect(&case);
+            let (text, _) =
+                import(&checkpoint(bos, config, json!({}), tokenizer_config), &of_four()).expect(&case);
             assert_eq!((text.bos_id, text.add_bos), expected, "{case}");
         }
     }
@@ -254,12 +265,13 @@ mod tests {
         ];
         for (config, generation, tokenizer_config, expected) in cases {
             let case = format!("{config} {generation} {tokenizer_config}");
-            let (_, made) = import(&checkpoint(false, config, generation, tokenizer_config), 4).expect(&case);
+            let (_, made) =
+                import(&checkpoint(false, config, generation, tokenizer_config), &of_four()).expect(&case);
             assert_eq!(made.stop_ids, expected, "{case}");
         }
         for bad in [json!(-1), json!("2"), json!([1, "x"])] {
             let checkpoint = checkpoint(false, json!({ "eos_token_id": bad }), json!({}), json!({}));
-            let error = import(&checkpoint, 4).expect_err("an id that is none");
+            let error = import(&checkpoint, &of_four()).expect_err("an id that is none");
             assert!(matches!(error, ImportError::Config { key, .. } if key == "eos_token_id"), "{bad}");
         }
     }
@@ -269,7 +281,7 @@ mod tests {
         let settings = |samples: Value| json!({"do_sample": samples, "temperature": 0.5, "top_k": 20, "top_p": 0.75, "repetition_penalty": 1.5});
         let made = |samples| {
             let checkpoint = checkpoint(false, json!({}), settings(samples), json!({}));
-            import(&checkpoint, 4).expect("settings").1
+            import(&checkpoint, &of_four()).expect("settings").1
         };
         let on = made(json!(true));
         assert_eq!((on.temperature, on.top_k, on.top_p, on.min_p), (Some(0.5), Some(20), Some(0.75), None));
@@ -284,14 +296,14 @@ mod tests {
         let mut checkpoint = checkpoint(false, json!({}), json!({}), json!({}));
         for bytes in [&b"{}"[..], b"[]", b"\xff"] {
             checkpoint.tokenizer = bytes.to_vec();
-            let error = import(&checkpoint, 4).expect_err("not a tokenizer");
+            let error = import(&checkpoint, &of_four()).expect_err("not a tokenizer");
             assert!(
                 matches!(&error, ImportError::Malformed { file, .. } if file == "tokenizer.json"),
                 "{error}"
             );
         }
         checkpoint.tokenizer = Vec::new();
-        let (text, _) = import(&checkpoint, 4).expect("a model without one");
+        let (text, _) = import(&checkpoint, &of_four()).expect("a model without one");
         assert_eq!((text.bos_id, text.add_bos), (None, false));
     }
 }

@@ -482,6 +482,38 @@ fn a_model_without_a_tokenizer_answers_by_token_ids_alone() {
     assert!(refused.contains("this model has no tokenizer"), "{refused}");
 }
 
+/// A drafter is converted without a tokenizer, inspected and verified as any file, and runs beside its target alone.
+#[test]
+fn a_drafter_proposes_what_its_target_says() {
+    let (dir, target) = output();
+    let path = |name: &str| dir.path().join(name).to_str().expect("the path is text").to_owned();
+    let (drafter, other) = (path("drafter.muse"), path("other.muse"));
+    succeed(&["convert", &fixture("muse-glimmer"), "-o", &target, "--bits", "16"]);
+    succeed(&["convert", &fixture("muse-glimmer-assistant"), "-o", &drafter, "--bits", "16"]);
+    succeed(&["convert", &fixture("llama"), "-o", &other, "--bits", "32"]);
+    assert_eq!(json_of(&["verify", &drafter, "--json"])["ok"], true);
+    let inspected = json_of(&["inspect", &drafter, "--json"]);
+    assert_eq!(inspected["spec"]["drafter"], json!({"reads": [2, 0, 3], "block": 7, "mask": 300}));
+    let generate = |more: &[&str]| {
+        json_of(
+            &[&["eval", "generate", &target, "--tokens", "5 6 7 8", "--count", "30", "--json"], more]
+                .concat(),
+        )
+    };
+    let (alone, with) = (generate(&[]), generate(&["--drafter", &drafter]));
+    assert_eq!((&with["tokens"], alone.as_object().map(|o| o.len())), (&alone["tokens"], Some(1)));
+    let number = |key: &str| with[key].as_u64().expect("a number");
+    assert_eq!(number("steps") + number("accepted_tokens"), 30);
+    assert!(number("proposed_tokens") > 30, "{with}");
+    let refused = |args: &[&str]| fail(&[args, &["--tokens", "5", "--count", "3"]].concat(), 1);
+    let alone = refused(&["eval", "generate", &drafter]);
+    assert!(alone.contains("is a drafter (muse_glimmer_assistant)"), "{alone}");
+    let another = refused(&["eval", "generate", &other, "--drafter", &drafter]);
+    assert!(another.contains("a width of 20") && another.contains("has 48"), "{another}");
+    let none = refused(&["eval", "generate", &target, "--drafter", &other]);
+    assert!(none.contains("is no drafter"), "{none}");
+}
+
 fn text_file(beside: &str) -> String {
     let path = format!("{beside}.txt");
     fs::write(&path, "A page of text that a model can be asked about, long enough for a window.")

@@ -7,7 +7,7 @@ use muse_format::{Audio, Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
-use crate::{ChatOptions, Mapped, Medium, MediumKind, Message, Plan};
+use crate::{ChatOptions, Draft, DrafterInfo, Mapped, Medium, MediumKind, Message, Plan};
 
 /// What callers may know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct ModelInfo {
     pub audio: Option<AudioInfo>,
     /// What a model that embeds does; one that has it writes no text.
     pub embedding: Option<EmbeddingInfo>,
+    /// What [`Engine::draft`] asks; `None` where nothing drafts for the model.
+    pub drafter: Option<DrafterInfo>,
 }
 
 /// How a model takes images.
@@ -96,6 +98,7 @@ impl ModelInfo {
                 .map(|(vision, plan)| VisionInfo { spec: vision.clone(), image_tokens: plan.tokens }),
             audio: audio.map(|(audio, plan)| AudioInfo { spec: audio.clone(), audio_tokens: plan.tokens }),
             embedding,
+            drafter: mapped.drafter().and_then(|drafter| DrafterInfo::of(&drafter.spec)),
         }
     }
 }
@@ -169,6 +172,15 @@ pub trait Engine: Send {
     fn embed(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<(), BackendError> {
         let _ = (texts, out);
         Err(BackendError::Unsupported("vectors of texts, of a model that writes text".into()))
+    }
+
+    /// What the model's drafter expects behind each of `drafts`: the logits of the tokens of one after another, `(the sum of
+    /// their counts, vocab)`, before what the model's spec makes of logits, which leaves their order as it is. There are at
+    /// most `logit_rows` rows, and from each `start` on a block's positions are within the context. For models whose info
+    /// has `drafter`; no step depends on it.
+    fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
+        let _ = (drafts, logits);
+        Err(BackendError::Unsupported("drafts, of a model without a drafter".into()))
     }
 
     /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they

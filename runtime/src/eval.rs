@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub use self::input::Input;
 use self::input::Sequence;
-use crate::{Engine, PlaceError, TextError};
+use crate::{Draft, Engine, PlaceError, TextError};
 
 /// Why an evaluation was not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -180,25 +180,79 @@ pub fn generate<'a>(
     input: impl Into<Input<'a>>,
     count: u32,
 ) -> Result<Vec<u32>, EvalError> {
+    generate_drafted(engine, input, count).map(|generated| generated.tokens)
+}
+
+/// Greedy tokens, and what became of those that a drafter proposed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Generated {
+    pub tokens: Vec<u32>,
+    pub proposed_tokens: u32,
+    pub accepted_tokens: u32,
+    /// Steps that gave the tokens.
+    pub steps: u32,
+}
+
+/// [`generate`], with a block of the model's drafter verified in every step where it has one. The tokens are the same.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_drafted<'a>(
+    engine: &mut dyn Engine,
+    input: impl Into<Input<'a>>,
+    count: u32,
+) -> Result<Generated, EvalError> {
     let input = input.into();
     check(engine, input.tokens, u64::from(count))?;
-    let mut generated = Vec::new();
+    let mut out = Generated::default();
     let mut at = input.tokens.len() as u32;
     let sequence = Sequence::new(engine, input)?;
-    let mut row = if count == 0 { Vec::new() } else { last_row(engine, &sequence)? };
-    while generated.len() < count as usize {
-        let token = top(&row).ok_or(EvalError::NotFinite { position: u64::from(at) - 1 })?;
-        generated.push(token);
-        if generated.len() < count as usize {
-            row = last_row(engine, &sequence.followed_by(at, &[token]))?;
+    let mut rows = if count == 0 { Vec::new() } else { last_row(engine, &sequence)? };
+    let vocab = engine.info().vocab as usize;
+    let mut proposed = Vec::new();
+    while out.tokens.len() < count as usize {
+        out.steps += 1;
+        // The token of each row, as long as it is the one that the next row was computed for.
+        for (i, row) in rows.chunks_exact(vocab).enumerate() {
+            let token = top(row).ok_or(EvalError::NotFinite { position: u64::from(at) - 1 })?;
+            out.tokens.push(token);
             at += 1;
+            if proposed.get(i) != Some(&token) {
+                break;
+            }
+            out.accepted_tokens += 1;
+        }
+        let left = count - out.tokens.len() as u32;
+        if left > 0 {
+            let last = out.tokens[out.tokens.len() - 1];
+            proposed = block(engine, at - 1, last, left - 1)?;
+            out.proposed_tokens += proposed.len() as u32;
+            let tokens = [&[last], proposed.as_slice()].concat();
+            let all = |rows| (0..rows).collect();
+            sequence.followed_by(at - 1, &tokens).step(engine, 0, tokens.len(), all, &mut rows)?;
         }
     }
-    Ok(generated)
+    Ok(out)
+}
+
+/// What the model's drafter expects behind `token`, at `start` of slot 0: `most` tokens at most; none where there is no
+/// drafter or no room for its block.
+fn block(engine: &mut dyn Engine, start: u32, token: u32, most: u32) -> Result<Vec<u32>, BackendError> {
+    let info = engine.info();
+    let fits = info.drafter.as_ref().filter(|drafter| start.saturating_add(drafter.block) <= info.context);
+    let rows = (info.logit_rows - 1).min(info.batch_tokens - 1).min(most);
+    let count = fits.map_or(0, |drafter| drafter.length_max().min(rows));
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let vocab = info.vocab as usize;
+    let mut logits = vec![0.0; count as usize * vocab];
+    engine.draft(&[Draft { slot: 0, start, token, count }], &mut logits)?;
+    Ok(logits.chunks_exact(vocab).map(|row| top(row).unwrap_or(0)).collect())
 }
 
 /// Index of the largest value, the first where several are; `None` where one is not finite.
-fn top(row: &[f32]) -> Option<u32> {
+pub(crate) fn top(row: &[f32]) -> Option<u32> {
     let mut best = (None, f32::NEG_INFINITY);
     for (i, x) in row.iter().enumerate() {
         if !x.is_finite() {

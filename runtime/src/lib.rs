@@ -12,6 +12,7 @@
 mod audio;
 mod constraint;
 mod decoder;
+mod drafter;
 mod embed;
 mod engine;
 pub mod eval;
@@ -37,25 +38,28 @@ mod vision;
 mod weights;
 
 pub use audio::{Sound, SoundError};
+pub use drafter::{Draft, DrafterInfo};
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
 pub use engine::{
     AudioInfo, EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
 };
 pub use load::{
-    BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, place, plan,
-    read_text,
+    BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, open, place,
+    plan, read_text,
 };
 pub use media::{Medium, MediumKind, PlaceError};
 pub use model::Model;
 pub use muse_kernels::CacheDtype;
-pub use plan::{CONTEXT_DEFAULT, ExpertsOnFlash, Item, OverBudget, PROPOSED_MAX, Plan, WeightBytes};
+pub use plan::{
+    CONTEXT_DEFAULT, DrafterFile, ExpertsOnFlash, Item, OverBudget, PROPOSED_MAX, Plan, WeightBytes,
+};
 pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,
     SinkClosed, Speculation, Timing, Usage,
 };
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
-pub use sim::{SimEngine, SimOptions};
+pub use sim::{SimDrafter, SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
 pub use vision::{FrameGrid, Grids, Image, ImageError, Video, VideoError};
 pub use weights::Mapped;

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use muse_format::{FormatError, Role, Spec};
+use muse_format::{FormatError, Layout, Role, Spec};
 #[cfg(not(feature = "cuda"))]
 use muse_kernels::CudaError;
 use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
 use crate::model::{EmbeddingModel, Model};
-use crate::plan::OverBudget;
+use crate::plan::{DrafterFile, OverBudget};
 use crate::random::no_text;
 use crate::{Engine, HfText, Mapped, Plan, Text, TextError, WeightBytes, WholeText};
 
@@ -74,6 +74,8 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     pub backend: BackendChoice,
     pub weights: Placement,
+    /// The file of what drafts for the model, for [`load`] and [`open`].
+    pub drafter: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
@@ -91,6 +93,7 @@ impl Default for LoadOptions {
             threads: None,
             backend: BackendChoice::Cpu,
             weights: Placement::Mapped,
+            drafter: None,
         }
     }
 }
@@ -133,6 +136,29 @@ pub enum LoadError {
         /// What the reserve must be, all users together.
         needed: u64,
     },
+    #[error(
+        "{} is a drafter ({family}), which proposes tokens of another model: load that model and name this file as its \
+         drafter",
+        path.display()
+    )]
+    Drafter { path: PathBuf, family: String },
+    #[error("{} is no drafter but a model of its own ({family}): convert the drafter of the model", path.display())]
+    NotADrafter { path: PathBuf, family: String },
+    #[error("{} makes vectors of texts and writes none: it can have no drafter", path.display())]
+    NothingToDraft { path: PathBuf },
+    #[error(
+        "{} drafts for a model with {what} {wanted}, and {} has {has}: take the drafter that was made for the model",
+        drafter.display(),
+        target.display()
+    )]
+    DrafterFits {
+        drafter: PathBuf,
+        target: PathBuf,
+        /// `a vocabulary of at least`.
+        what: &'static str,
+        wanted: u32,
+        has: u32,
+    },
     #[error("{name} is {value}; it must be 1 to {max}, {rule}")]
     Option { name: &'static str, value: u64, max: u64, rule: &'static str },
     #[error("the model does not fit: {0}")]
@@ -148,12 +174,25 @@ pub enum LoadError {
 /// # Errors
 /// [`LoadError`]: no such file, a damaged one, a tokenizer or template that cannot be used, or as [`load_mapped`].
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Engine>, LoadError> {
-    let mapped = Mapped::open(path)?;
+    let mapped = open(path, options)?;
+    check_whole(&mapped)?;
     // Before the tokenizer, which takes seconds to build where the file is for another board anyway.
     check_target(&mapped)?;
     let text = read_text(&mapped.spec, &mapped.tokenizer, &mapped.text, &mapped.chat_template)?;
     let mapped = place(mapped, options)?;
     load_mapped(&mapped, options, text)
+}
+
+/// Maps the file at `path`, and with it [`LoadOptions::drafter`].
+///
+/// # Errors
+/// As [`Mapped::open`] and [`Mapped::with_drafter`].
+pub fn open(path: &Path, options: &LoadOptions) -> Result<Mapped, LoadError> {
+    let mapped = Mapped::open(path)?;
+    match &options.drafter {
+        None => Ok(mapped),
+        Some(drafter) => mapped.with_drafter(Mapped::open(drafter)?),
+    }
 }
 
 /// The text side of a model: its tokenizer, and its chat template where it writes text. A model without a tokenizer takes
@@ -252,6 +291,10 @@ where
 
 #[cfg(feature = "cuda")]
 fn on_cuda(mapped: &Mapped, plan: &Plan, text: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
+    // Better said now than at every block.
+    if mapped.drafter().is_some() {
+        return Err(BackendError::Unsupported("attention to both sides, which a drafter needs".into()).into());
+    }
     let backend = muse_kernels::CudaBackend::new()?;
     let name = backend.describe();
     model(mapped, backend, name, plan, text)
@@ -280,21 +323,37 @@ pub fn cuda_device() -> Result<String, BackendError> {
     Err(CudaError::NotBuilt.into())
 }
 
-/// What `mapped` would take under `options`.
+/// What `mapped` would take under `options`, its drafter included.
 ///
 /// # Errors
-/// See [`Plan::new`].
+/// See [`Plan::new`]; [`LoadError::Drafter`] of a file that is one.
 pub fn plan(mapped: &Mapped, options: &LoadOptions) -> Result<Plan, LoadError> {
-    let matrices = mapped.spec.tensors().into_iter().filter(|t| t.role != Role::Vector);
-    let layouts = matrices.filter_map(|t| Some(mapped.stored(&t.name)?.0));
+    check_whole(mapped)?;
     let weights = WeightBytes::new(&mapped.spec, |name| mapped.stored(name).map_or(0, |(_, bytes)| bytes));
-    Plan::new(&mapped.spec, weights, layouts, options)
+    let drafter = mapped.drafter();
+    let layouts: Vec<_> = [Some(mapped), drafter].into_iter().flatten().flat_map(layouts).collect();
+    let drafter = drafter.map(|file| DrafterFile { spec: &file.spec, weight_bytes: file.weight_bytes() });
+    Plan::with_drafter(&mapped.spec, weights, layouts, drafter, options)
+}
+
+/// How the matrices of a file are stored.
+fn layouts(mapped: &Mapped) -> Vec<Layout> {
+    let matrices = mapped.spec.tensors().into_iter().filter(|t| t.role != Role::Vector);
+    matrices.filter_map(|t| Some(mapped.stored(&t.name)?.0)).collect()
+}
+
+/// Refuses what is no model by itself.
+fn check_whole(mapped: &Mapped) -> Result<(), LoadError> {
+    match mapped.spec.drafter {
+        Some(_) => Err(LoadError::Drafter { path: mapped.path.clone(), family: mapped.spec.family.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn check_target(mapped: &Mapped) -> Result<(), LoadError> {
     let file = &mapped.provenance;
     if file.target == TARGET {
-        return Ok(());
+        return mapped.drafter().map_or(Ok(()), check_target);
     }
     Err(LoadError::Target {
         path: mapped.path.clone(),

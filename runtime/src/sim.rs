@@ -13,7 +13,9 @@ use muse_kernels::{BackendError, CudaError, Span};
 use crate::decoder::Utf8Stream;
 use crate::engine::check_texts;
 use crate::protocol::{AddedToken, Protocol};
-use crate::{ChatOptions, EmbeddingInfo, Engine, Message, ModelInfo, Text, TextDecoder, TextError};
+use crate::{
+    ChatOptions, Draft, DrafterInfo, EmbeddingInfo, Engine, Message, ModelInfo, Text, TextDecoder, TextError,
+};
 
 /// Numbers of a vector of a text: its tokens, their sum, the first and the last. [`FAIL`] and [`PANIC`] are texts that do
 /// as they say.
@@ -37,6 +39,17 @@ const MARKERS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"
 const VOCAB: u32 = 262;
 const ASSISTANT: &[u8] = b"assistant\n";
 
+/// What drafts for the simulated model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimDrafter {
+    /// As [`DrafterInfo::block`].
+    pub block: u32,
+    /// Of how many tokens one is another than the model's.
+    pub wrong: u32,
+    /// How long each call takes; `None` where each fails.
+    pub delay: Option<Duration>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimOptions {
     pub context: u32,
@@ -54,6 +67,7 @@ pub struct SimOptions {
     pub weight_bytes: u64,
     /// What [`ModelInfo::short_of_memory`] says.
     pub short_of_memory: bool,
+    pub drafter: Option<SimDrafter>,
 }
 
 impl Default for SimOptions {
@@ -68,6 +82,7 @@ impl Default for SimOptions {
             embeds: false,
             weight_bytes: 0,
             short_of_memory: false,
+            drafter: None,
         }
     }
 }
@@ -76,6 +91,7 @@ impl Default for SimOptions {
 pub struct SimEngine {
     info: ModelInfo,
     step_delay: Duration,
+    drafter: Option<SimDrafter>,
     text: SimText,
     /// What a cache would hold: the tokens of each slot.
     slots: Vec<Vec<u32>>,
@@ -103,9 +119,13 @@ impl SimEngine {
                 prompts: [("query".to_owned(), "q: ".to_owned())].into(),
                 default_prompt: None,
             }),
+            drafter: options
+                .drafter
+                .map(|drafter| DrafterInfo { family: "sim-drafter".into(), block: drafter.block }),
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
-        Self { info, step_delay: options.step_delay, text: SimText { markers: options.markers }, slots }
+        let SimOptions { step_delay, drafter, markers, .. } = options;
+        Self { info, step_delay, drafter, text: SimText { markers }, slots }
     }
 }
 
@@ -149,6 +169,27 @@ impl Engine for SimEngine {
             assert!(slot.len() <= self.info.context as usize, "past the context");
         }
         assert!(row as usize == tokens.len() && wanted.peek().is_none(), "spans cover the rows");
+        Ok(())
+    }
+
+    fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
+        let drafter = self.drafter.expect("a drafter is asked where there is one");
+        std::thread::sleep(drafter.delay.ok_or_else(|| BackendError::Unsupported("drafts".into()))?);
+        let rows: u32 = drafts.iter().map(|draft| draft.count).sum();
+        assert!(rows <= self.info.logit_rows && logits.len() == (rows * VOCAB) as usize);
+        let mut logits = logits.chunks_mut(VOCAB as usize);
+        for Draft { slot, start, token, count } in drafts {
+            assert!((1..drafter.block).contains(count) && start + drafter.block <= self.info.context);
+            let mut sequence = self.slots[*slot as usize][..*start as usize].to_vec();
+            sequence.push(*token);
+            for out in logits.by_ref().take(*count as usize) {
+                let next = reply(&sequence)?;
+                let is_wrong = (sequence.len() as u32).is_multiple_of(drafter.wrong);
+                out.fill(0.0);
+                out[(if is_wrong { (next + 1) % VOCAB } else { next }) as usize] = 20.0;
+                sequence.push(next);
+            }
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use muse_format::{FormatError, Generation, Layout, Provenance, Spec, Text};
 use muse_kernels::{BackendError, Bytes, Tensor};
 
 use crate::LoadError;
+use crate::drafter::check as check_drafter;
 use crate::huge_pages::{HUGE_PAGE, Reserve};
 
 /// Bytes that [`Pages::want`] asks for at once. Of one piece of advice a kernel reads no more than its unit of reading
@@ -90,6 +91,8 @@ pub struct Mapped {
     pub chat_template: String,
     /// BLAKE3 of the file, see [`muse_format::File::hash`].
     pub hash: [u8; 32],
+    /// What drafts for it, see [`with_drafter`](Self::with_drafter).
+    drafter: Option<Box<Mapped>>,
     owner: Arc<Owner>,
     tensors: HashMap<String, Extent>,
 }
@@ -133,6 +136,7 @@ impl Mapped {
     /// # Errors
     /// [`LoadError::Open`] where there is no such memory or the file became shorter.
     pub fn into_memory(mut self) -> Result<Self, LoadError> {
+        self.drafter = self.drafter.map(|drafter| drafter.into_memory().map(Box::new)).transpose()?;
         let path = self.path.clone();
         let owner = any_memory(self.owner.len).and_then(|map| read_into(map, &self.owner));
         self.owner = Arc::new(owner.map_err(|source| LoadError::Open { path, source })?);
@@ -145,6 +149,7 @@ impl Mapped {
     /// # Errors
     /// [`LoadError::HugePages`] where it is, [`LoadError::Open`] where the kernel has none or the file became shorter.
     pub fn into_reserved(mut self) -> Result<Self, LoadError> {
+        self.drafter = self.drafter.map(|drafter| drafter.into_reserved().map(Box::new)).transpose()?;
         let path = self.path.clone();
         let open = |source| LoadError::Open { path: path.clone(), source };
         let map = match reserved_memory(self.owner.len) {
@@ -161,6 +166,21 @@ impl Mapped {
         };
         self.owner = Arc::new(read_into(map, &self.owner).map_err(open)?);
         Ok(self)
+    }
+
+    /// This model with `drafter` to propose its tokens. Copies of it in memory are of both.
+    ///
+    /// # Errors
+    /// [`LoadError::NotADrafter`], or [`LoadError::DrafterFits`] where the drafter is of another model.
+    pub fn with_drafter(mut self, drafter: Self) -> Result<Self, LoadError> {
+        check_drafter(&self, &drafter)?;
+        self.drafter = Some(Box::new(drafter));
+        Ok(self)
+    }
+
+    /// What drafts for it.
+    pub fn drafter(&self) -> Option<&Self> {
+        self.drafter.as_deref()
     }
 
     fn parse(path: &Path, owner: Arc<Owner>) -> Result<Self, LoadError> {
@@ -182,6 +202,7 @@ impl Mapped {
             text: file.text,
             generation: file.generation,
             provenance: file.provenance,
+            drafter: None,
             owner: owner.clone(),
         })
     }
@@ -196,6 +217,9 @@ impl Mapped {
         // Not MADV_SEQUENTIAL: it lets the kernel drop pages once read, and every token reads all of them again.
         // A kernel that refuses reads the pages as they are touched.
         let _ = self.owner.map.advise(Advice::WillNeed);
+        if let Some(drafter) = &self.drafter {
+            drafter.read_ahead();
+        }
     }
 
     /// Where a tensor's bytes lie in [`bytes`](Self::bytes).

@@ -7,9 +7,9 @@ use std::alloc::System;
 use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
-use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
+use muse_runtime::{BackendChoice, Draft, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
 use support::{
-    Rng, byte_text, embedding_decoder, encoder, everything, gated, hearing, latent, mixture, seeing,
+    Rng, byte_text, drafter, embedding_decoder, encoder, everything, gated, hearing, latent, mixture, seeing,
     seeing_jointly, shared, sparse, steps, write,
 };
 
@@ -30,21 +30,26 @@ fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
             latent(),
             sparse(),
         ] {
-            check(spec, backend, None);
+            check(spec, backend, None, None);
         }
         // With experts left in the file.
-        check(mixture(), backend, Some(1));
+        check(mixture(), backend, Some(1), None);
+        check(everything(), backend, None, Some(drafter()));
         for spec in [encoder(), embedding_decoder()] {
             check_embedding(spec, backend);
         }
     }
 }
 
-fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
+fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>, drafter: Option<Spec>) {
     spec.vocab = 500;
     spec.context = 2000;
     let file = write(&spec, Layout::Q4 { group: 32 }, 1);
-    let mapped = Mapped::open(&file.path).unwrap();
+    let mut mapped = Mapped::open(&file.path).unwrap();
+    let drafter = drafter.map(|spec| write(&spec, Layout::Q4 { group: 32 }, 1));
+    if let Some(drafter) = &drafter {
+        mapped = mapped.with_drafter(Mapped::open(&drafter.path).unwrap()).unwrap();
+    }
     let options = LoadOptions {
         slots: 4,
         batch_tokens: 64,
@@ -62,9 +67,13 @@ fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
     let before = ALLOCATOR.allocated();
     let mut engine = load_mapped(&mapped, &options, text).unwrap();
     let loaded = ALLOCATOR.allocated();
-    // Beside what is planned: views of at most 65 tensors of about 100 bytes, names, the copy of the spec.
-    let beside = (loaded - before) as u64 - plan.working_bytes;
-    assert!(plan.working_bytes > 800_000 && beside < 32_000, "{beside} beside {}", plan.working_bytes);
+    // Beside what is planned: views of at most 65 tensors of about 100 bytes, names, the copy of the spec; of each file.
+    let (beside, files) = ((loaded - before) as u64 - plan.working_bytes, 1 + u64::from(drafter.is_some()));
+    assert!(
+        plan.working_bytes > 800_000 && beside < files * 32_000,
+        "{beside} beside {}",
+        plan.working_bytes
+    );
     assert_eq!(engine.info().working_bytes, plan.working_bytes);
 
     if let Some(vision) = &engine.info().vision {
@@ -104,6 +113,13 @@ fn check(mut spec: Spec, backend: BackendChoice, expert_memory: Option<u64>) {
     for slot in 0..4 {
         steps(&mut *engine, slot, &tokens, 16);
         assert_eq!(ALLOCATOR.allocated(), settled, "a step kept memory");
+    }
+    if drafter.is_some() {
+        let mut logits = vec![0.0; 4 * 3 * spec.vocab as usize];
+        let drafts = [0, 1, 2, 3].map(|slot| Draft { slot, start: 100, token: 7, count: 3 });
+        let before = ALLOCATOR.allocated();
+        engine.draft(&drafts, &mut logits).unwrap();
+        assert_eq!(ALLOCATOR.allocated(), before, "a block kept memory");
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::mpsc::channel;
 
 use muse_format::{Layout, Spec};
 use muse_runtime::{
-    BackendChoice, Event, FinishReason, GenerateOptions, LoadOptions, Mapped, Prompt, Scheduler,
-    SchedulerOptions, SinkClosed, Speculation, Usage, load_mapped,
+    BackendChoice, Event, FinishReason, GenerateOptions, LoadOptions, Prompt, Scheduler, SchedulerOptions,
+    SinkClosed, Speculation, Usage, load_mapped, open,
 };
-use support::{ByteText, everything, plain, write};
+use support::{ByteText, drafter, everything, plain, write};
 
 /// A prompt of the alphabet that [`ByteText`] has for 70 ids.
 const PROMPT: &str = "the cat and the dog and the cat and the bird";
@@ -26,7 +26,7 @@ struct Answer {
 fn serve(spec: &Spec, options: &LoadOptions) -> Scheduler {
     let file = write(spec, Layout::F32, 11);
     let text = Arc::new(ByteText { vocab: spec.vocab, bos: None });
-    let engine = load_mapped(&Mapped::open(&file.path).unwrap(), options, text).unwrap();
+    let engine = load_mapped(&open(&file.path, options).unwrap(), options, text).unwrap();
     let scheduler = Scheduler::start(SchedulerOptions::default());
     scheduler.add_model("tiny", engine).unwrap();
     scheduler
@@ -91,7 +91,8 @@ fn load(backend: BackendChoice, batch_tokens: u32) -> LoadOptions {
     LoadOptions { slots: 3, batch_tokens, threads: Some(2), backend, ..LoadOptions::default() }
 }
 
-fn compare(name: &str, spec: &Spec, load: &LoadOptions, temperatures: &[f32]) {
+/// How many tokens were proposed.
+fn compare(name: &str, spec: &Spec, load: &LoadOptions, temperatures: &[f32]) -> u32 {
     let (mut proposed, mut accepted) = (0, 0);
     for &temperature in temperatures {
         for repetition_penalty in [1.0, 1.2] {
@@ -113,6 +114,7 @@ fn compare(name: &str, spec: &Spec, load: &LoadOptions, temperatures: &[f32]) {
     }
     let rejected = proposed - accepted;
     assert!(accepted > 20 && rejected > 20, "{name}: {accepted} accepted, {rejected} rejected");
+    proposed
 }
 
 #[test]
@@ -138,5 +140,19 @@ fn rings_lose_nothing_that_is_needed() {
 fn the_cpu_backend_answers_the_same() {
     for (name, spec) in [("plain", plain()), ("everything", everything())] {
         compare(name, &spec, &load(BackendChoice::Cpu, 32), &[0.0, 0.7]);
+    }
+}
+
+/// A drafter of random weights is mostly wrong; it fills every room that a step has, and rings to the last position.
+#[test]
+fn a_drafter_changes_nothing_but_the_time() {
+    let file = write(&drafter(), Layout::F32, 5);
+    for (backend, batch_tokens) in
+        [(BackendChoice::Reference, 6), (BackendChoice::Reference, 32), (BackendChoice::Cpu, 16)]
+    {
+        let alone = load(backend, batch_tokens);
+        let with = LoadOptions { drafter: Some(file.path.clone()), ..alone.clone() };
+        let [alone, with] = [alone, with].map(|load| compare("drafter", &everything(), &load, &[0.0, 0.8]));
+        assert!(with > alone, "{with} with a drafter, {alone} without");
     }
 }

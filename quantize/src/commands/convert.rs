@@ -59,6 +59,10 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
 /// What the file cannot do because the checkpoint does not say how.
 fn notes(meta: &Meta) -> Vec<String> {
     let mut notes = Vec::new();
+    // It has its target's.
+    if meta.spec.drafter.is_some() {
+        return notes;
+    }
     if meta.tokenizer.is_empty() {
         notes.push(
             "there is no tokenizer.json: the file takes ids of tokens, as `eval` does, and no text".into(),
@@ -90,12 +94,15 @@ fn policy(args: &Convert, checkpoint: &Checkpoint) -> Policy {
 }
 
 fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_>]) -> Result<Meta, Failure> {
-    let (text, generation) = text::import(checkpoint, import.spec.vocab)?;
+    let (text, generation) = text::import(checkpoint, &import.spec)?;
     let (image, video) = (text::image(checkpoint, import)?, text::video(checkpoint, import)?);
     let text = Text { image, video, audio: text::audio(checkpoint, import)?, ..text };
-    let chat_template = checkpoint.chat_template.clone().unwrap_or_default();
+    // A drafter's tokens are its target's, and so is the file that says what they are.
+    let drafts = import.spec.drafter.is_some();
+    let tokenizer = if drafts { Vec::new() } else { checkpoint.tokenizer.clone() };
+    let chat_template = checkpoint.chat_template.clone().filter(|_| !drafts).unwrap_or_default();
     // A tokenizer or template that the runtime refuses is better refused here than on the board.
-    muse_runtime::read_text(&import.spec, &checkpoint.tokenizer, &text, &chat_template)?;
+    muse_runtime::read_text(&import.spec, &tokenizer, &text, &chat_template)?;
     let method = match args.method {
         _ if jobs.iter().all(|j| j.kept || !j.layout.is_quantized()) => "kept",
         Method::Rtn => "rtn",
@@ -118,14 +125,7 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
         license: checkpoint.license.clone(),
         left_out: import.left_out.iter().map(|left| left.part.into()).collect(),
     };
-    Ok(Meta {
-        spec: import.spec.clone(),
-        text,
-        generation,
-        provenance,
-        tokenizer: checkpoint.tokenizer.clone(),
-        chat_template,
-    })
+    Ok(Meta { spec: import.spec.clone(), text, generation, provenance, tokenizer, chat_template })
 }
 
 /// Writes the file; its length with what was done.

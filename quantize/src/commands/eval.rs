@@ -23,15 +23,12 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             let input = Input { tokens: &tokens.0, media: &media };
             logits(&mut *engine, input, *position, common.json)
         }
-        What::Generate { file, tokens, media, count, common } => {
-            let mut engine = load(file, common, common.cache, tokens.0.len() + *count as usize)?;
+        What::Generate { file, tokens, media, count, drafter, common } => {
+            let positions = tokens.0.len() + *count as usize;
+            let mut engine = load_with(file, drafter.as_deref(), common, common.cache, positions)?;
             let media = read_media(media, &*engine)?;
-            let generated = eval::generate(&mut *engine, Input { tokens: &tokens.0, media: &media }, *count)?;
-            if common.json {
-                return print_json(&json!({ "tokens": generated }));
-            }
-            let ids: Vec<_> = generated.iter().map(u32::to_string).collect();
-            print(&format!("{}\n", ids.join(" ")))
+            let input = Input { tokens: &tokens.0, media: &media };
+            generate(&mut *engine, input, *count, common.json)
         }
         What::Embed { file, text, tokens, prompt, truncate, common } => {
             let options =
@@ -106,6 +103,25 @@ fn read_media(args: &Media, engine: &dyn Engine) -> Result<Vec<Medium>, Failure>
     Ok(media)
 }
 
+fn generate(engine: &mut dyn Engine, input: Input<'_>, count: u32, json: bool) -> Result<(), Failure> {
+    let generated = eval::generate_drafted(engine, input, count)?;
+    let drafts = engine.info().drafter.is_some();
+    if json {
+        return if drafts {
+            print_json(&generated)
+        } else {
+            print_json(&json!({ "tokens": generated.tokens }))
+        };
+    }
+    let ids: Vec<_> = generated.tokens.iter().map(u32::to_string).collect();
+    print(&format!("{}\n", ids.join(" ")))?;
+    if drafts {
+        let eval::Generated { proposed_tokens, accepted_tokens, steps, .. } = generated;
+        print(&format!("{accepted_tokens} of {proposed_tokens} proposed tokens came, in {steps} steps\n"))?;
+    }
+    Ok(())
+}
+
 fn logits(
     engine: &mut dyn Engine,
     input: Input<'_>,
@@ -149,14 +165,27 @@ fn load(
     cache: Option<CacheDtype>,
     positions: usize,
 ) -> Result<Box<dyn Engine>, Failure> {
-    let trained = muse_runtime::Mapped::open(path)?.spec.context;
-    let positions = u32::try_from(positions).unwrap_or(u32::MAX);
+    load_with(path, None, common, cache, positions)
+}
+
+/// [`load`] with what drafts for the model, for which there is room behind the last position.
+fn load_with(
+    path: &Path,
+    drafter: Option<&Path>,
+    common: &EvalCommon,
+    cache: Option<CacheDtype>,
+    positions: usize,
+) -> Result<Box<dyn Engine>, Failure> {
+    let options = LoadOptions { drafter: drafter.map(Path::to_owned), ..options(common) };
+    let mapped = muse_runtime::open(path, &options)?;
+    let block = mapped.drafter().and_then(|drafter| drafter.spec.drafter.as_ref()).map_or(0, |d| d.block);
+    let positions = u32::try_from(positions).unwrap_or(u32::MAX).saturating_add(block);
     let options = LoadOptions {
-        context: Some(positions.clamp(1, trained)),
+        context: Some(positions.clamp(1, mapped.spec.context)),
         // As many rows of logits as windows can use at once without taking much memory.
         logit_rows: Some(32),
         cache,
-        ..options(common)
+        ..options
     };
     Ok(muse_runtime::load(path, &options)?)
 }

@@ -16,7 +16,8 @@ use crate::checkpoint::{Checkpoint, ImportError, Module, Modules};
 /// them.
 pub(super) fn complete(draft: &mut Draft, checkpoint: &Checkpoint) -> Result<(), ImportError> {
     let spec = &mut draft.spec;
-    let sees_both_sides = spec.layers.iter().any(|layer| layer.attention().is_some_and(|a| a.bidirectional));
+    let sees_both_sides = spec.drafter.is_none()
+        && spec.layers.iter().any(|layer| layer.attention().is_some_and(|a| a.bidirectional));
     let embeds = match draft.embeds {
         Embeds::Bidirectional => sees_both_sides,
         Embeds::WithModules => checkpoint.modules.is_some(),

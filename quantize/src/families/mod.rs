@@ -18,6 +18,7 @@ mod llama;
 mod llama4;
 mod mla;
 mod muse_glimmer;
+mod muse_glimmer_assistant;
 mod muse_spark;
 mod origin;
 mod place;
@@ -44,9 +45,10 @@ use self::place::{Place, of_any_expert};
 use self::rope::Rope;
 use crate::checkpoint::{Checkpoint, ImportError};
 
-const FAMILIES: [&Family; 22] = [
+const FAMILIES: [&Family; 23] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
+    &muse_glimmer_assistant::FAMILY,
     &muse_spark::FAMILY,
     &llama::FAMILY,
     &llama4::FAMILY,
@@ -143,7 +145,7 @@ struct Draft {
 /// Whether a model makes vectors of texts, and writes none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Embeds {
-    /// Where its tokens see both sides.
+    /// Where its tokens see both sides, but for a drafter.
     Bidirectional,
     /// Where sentence-transformers' files are beside it.
     WithModules,

@@ -20,7 +20,7 @@ pub fn converted(name: &str, bits: Bits) -> tempfile::NamedTempFile {
     let policy = Policy { bits: Some(bits), embed_bits: None, group: 32, scheme: Scheme::Symmetric };
     let watch = Watch { progress: &|_| (), interrupted: &AtomicBool::new(false) };
     let jobs = convert::plan(&import, &checkpoint, &policy, &watch).unwrap();
-    let (text, generation) = text::import(&checkpoint, import.spec.vocab).unwrap();
+    let (text, generation) = text::import(&checkpoint, &import.spec).unwrap();
     let image = text::image(&checkpoint, &import).unwrap();
     let (video, audio) = (text::video(&checkpoint, &import), text::audio(&checkpoint, &import));
     let text = Text { image, video: video.unwrap(), audio: audio.unwrap(), ..text };

@@ -15,5 +15,5 @@ pub fn exercise(bytes: Vec<u8>) -> bool {
         })
     });
     let import = families::import(&checkpoint);
-    read && import.is_ok_and(|import| text::import(&checkpoint, import.spec.vocab).is_ok())
+    read && import.is_ok_and(|import| text::import(&checkpoint, &import.spec).is_ok())
 }

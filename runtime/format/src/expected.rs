@@ -49,7 +49,10 @@ impl Spec {
         let mut add = |role: Role, name: String, rows: u32, cols: u32| {
             visit(Expected { name, rows: rows.into(), cols: cols.into(), role })
         };
-        add(Role::Table, "embed".into(), self.vocab, self.dim)?;
+        match &self.drafter {
+            Some(drafter) => drafter.try_each_tensor(self.dim, &mut add)?,
+            None => add(Role::Table, "embed".into(), self.vocab, self.dim)?,
+        }
         if self.embed_norm {
             add(Role::Vector, "embed_norm".into(), 1, self.dim)?;
         }

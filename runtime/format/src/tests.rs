@@ -684,7 +684,9 @@ fn a_model_that_embeds_is_whole_or_refused() {
             s.embedding = None;
             s.layers.iter_mut().for_each(|l| l.attention_mut().unwrap().bidirectional = false);
         }),
-        ("only a model that embeds texts may see what follows", |s| (s.encoder, s.embedding) = (None, None)),
+        ("only a model that embeds texts and a drafter may see what follows", |s| {
+            (s.encoder, s.embedding) = (None, None)
+        }),
         ("an encoder has a row for every position", |s| s.context = 65),
         ("it must be at least 1", |s| s.encoder.as_mut().unwrap().types = 0),
         ("an encoder has no rotation", |s| s.embed_norm = true),
@@ -701,6 +703,81 @@ fn a_model_that_embeds_is_whole_or_refused() {
     spec_of_encoder().validate().unwrap();
     for (expected, change) in cases {
         let mut spec = spec_of_encoder();
+        change(&mut spec);
+        let error = spec.validate().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+/// A drafter of two layers that reads three of its target's.
+fn spec_of_drafter() -> Spec {
+    let attention = Attention {
+        bidirectional: true,
+        window: Some(5),
+        rope: Some(0),
+        qk_norm: true,
+        ..Attention::new(2, 1, 8)
+    };
+    let ffn = Ffn { dim: 20, activation: Activation::Silu, bias: false };
+    Spec {
+        drafter: Some(Drafter { reads: vec![2, 0, 3], block: 6, mask: 39 }),
+        layers: vec![Layer { ffn: Some(ffn), ..Layer::new(attention) }; 2],
+        ..spec()
+    }
+}
+
+#[test]
+fn a_drafter_has_layers_alone_and_what_reads_its_target() {
+    let meta = Meta { spec: spec_of_drafter(), ..meta() };
+    let bytes = write_meta(&meta, Layout::F32);
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(file.spec, meta.spec);
+    for (name, shape) in [
+        ("drafter.into", Some((16, 48))),
+        ("drafter.norm", Some((1, 16))),
+        ("l1.attn.q_norm", Some((1, 8))),
+        ("norm", Some((1, 16))),
+        ("embed", None),
+        ("head", None),
+    ] {
+        assert_eq!(file.tensor(name).map(|t| (t.rows, t.cols)), shape, "{name}");
+    }
+}
+
+#[test]
+fn a_drafter_is_whole_or_refused() {
+    type Change = fn(&mut Spec);
+    fn drafter(spec: &mut Spec) -> &mut Drafter {
+        spec.drafter.as_mut().unwrap()
+    }
+    let cases: [(&str, Change); 17] = [
+        ("it reads 1 to 64 layers", |s| drafter(s).reads.clear()),
+        ("it reads 1 to 64 layers", |s| drafter(s).reads = vec![0; 65]),
+        ("layers times dim", |s| (s.dim, drafter(s).reads) = (1 << 20, vec![0; 2])),
+        ("it must be at least 1", |s| drafter(s).block = 0),
+        ("it must be at least 1", |s| drafter(s).block = 65),
+        ("at least one mask", |s| drafter(s).block = 1),
+        ("it must be a token", |s| drafter(s).mask = 40),
+        ("layers are of attention to both sides", |s| {
+            s.layers[1].attention_mut().unwrap().bidirectional = false;
+        }),
+        ("layers are of attention to both sides", |s| s.layers[1].post_norms = true),
+        ("layers are of attention to both sides", |s| s.layers[1].scaled = true),
+        ("layers are of attention to both sides", |s| s.layers[1].token_gate = true),
+        ("layers are of attention to both sides", |s| {
+            s.layers[1].experts = spec_with_experts().layers[0].experts.clone()
+        }),
+        ("layers are of attention to both sides", |s| {
+            s.layers[1].attention_mut().unwrap().temperature = Some(Temperature { every: 4, strength: 0.1 });
+        }),
+        ("layers are of attention to both sides", |s| s.layers[1].attention_mut().unwrap().kv_from = Some(0)),
+        ("a drafter has layers alone", |s| s.tied_head = false),
+        ("a drafter has layers alone", |s| s.vision = spec_with_vision().vision),
+        ("a drafter has layers alone", |s| s.embedding = spec_of_encoder().embedding),
+    ];
+    spec_of_drafter().validate().unwrap();
+    for (expected, change) in cases {
+        let mut spec = spec_of_drafter();
         change(&mut spec);
         let error = spec.validate().expect_err(expected).to_string();
         assert!(error.contains(expected), "{expected}: {error}");

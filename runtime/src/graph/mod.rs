@@ -2,6 +2,7 @@
 
 mod attention;
 mod delta_net;
+mod drafter;
 mod encoder;
 mod feed_forward;
 mod latent;
@@ -13,6 +14,7 @@ pub(crate) use self::feed_forward::routing;
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
+pub use self::drafter::{propose, take_in};
 pub use self::encoder::encode;
 use crate::engine::Placed;
 use crate::model::{Affine, MixerWeights, State, Weights};
@@ -109,6 +111,7 @@ pub fn forward<B: Backend>(
         if let Some(scale) = w.scale {
             backend.scale_and_cap(&mut state.x, rows * dim, scale, None)?;
         }
+        drafter::keep_output(backend, state, i, rows, dim)?;
     }
     let State { x, logits, .. } = state;
     backend.rms_norm_in_place(x, &weights.norm, rows, eps)?;

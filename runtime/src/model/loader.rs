@@ -1,11 +1,11 @@
 //! From a mapped file to the weights of a model.
 
-use muse_format::{Attention, DeltaNet, Dense, Embedding, Experts, Layer, Mixer, Spec};
+use muse_format::{Attention, DeltaNet, Dense, Drafter, Embedding, Experts, Layer, Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Expert};
 
 use super::{
-    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, LatentWeights, LayerWeights,
-    MixerWeights, OwnNorms, PerLayerHalf, PerLayerWeights, Weights,
+    Affine, AttentionWeights, DeltaNetWeights, DrafterWeights, ExpertsWeights, FfnWeights, LatentWeights,
+    LayerWeights, MixerWeights, OwnNorms, PerLayerHalf, PerLayerWeights, Weights,
 };
 use crate::weights::Mapped;
 
@@ -210,16 +210,39 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
+    fn ropes(&mut self, spec: &Spec) -> Result<Vec<B::Weight>, BackendError> {
+        (0..spec.ropes).map(|i| self.take(&format!("rope.{i}"), 1, 0)).collect()
+    }
+
+    fn layers(&mut self, spec: &Spec) -> Result<Vec<LayerWeights<B::Weight>>, BackendError> {
+        let width = spec.per_layer.as_ref().map(|e| e.dim);
+        let layers = spec.layers.iter().enumerate();
+        layers.map(|(i, layer)| self.layer(i, spec.dim, layer, width)).collect()
+    }
+
+    /// What a drafter has of its own.
+    pub fn drafter(
+        &mut self,
+        spec: &Spec,
+        drafter: &Drafter,
+    ) -> Result<DrafterWeights<B::Weight>, BackendError> {
+        let dim = spec.dim;
+        Ok(DrafterWeights {
+            into: self.affine("drafter.into", dim, drafter.width(dim), false)?,
+            read_norm: self.take("drafter.norm", 1, dim)?,
+            ropes: self.ropes(spec)?,
+            layers: self.layers(spec)?,
+            norm: self.take("norm", 1, dim)?,
+        })
+    }
+
     pub fn weights(&mut self, spec: &Spec) -> Result<Weights<B::Weight>, BackendError> {
         let (vocab, dim) = (spec.vocab, spec.dim);
         let embed = self.take("embed", vocab, dim)?;
         let embed_norm = self.take_if(spec.embed_norm, "embed_norm", dim)?;
-        let ropes =
-            (0..spec.ropes).map(|i| self.take(&format!("rope.{i}"), 1, 0)).collect::<Result<_, _>>()?;
+        let ropes = self.ropes(spec)?;
         let per_layer = spec.per_layer.as_ref().map(|e| self.per_layer(spec, e.dim)).transpose()?;
-        let width = spec.per_layer.as_ref().map(|e| e.dim);
-        let layers = spec.layers.iter().enumerate();
-        let layers = layers.map(|(i, layer)| self.layer(i, dim, layer, width)).collect::<Result<_, _>>()?;
+        let layers = self.layers(spec)?;
         let norm = self.take("norm", 1, dim)?;
         let head = if spec.tied_head { None } else { Some(self.take("head", vocab, dim)?) };
         Ok(Weights { embed, embed_norm, per_layer, ropes, layers, norm, head })

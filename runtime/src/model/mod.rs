@@ -1,5 +1,6 @@
 //! A spec and its tensors, made resident and ready to step.
 
+mod drafter;
 mod embedding;
 mod encoder;
 mod latent;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use muse_format::Spec;
 use muse_kernels::{Backend, BackendError, Span};
 
+use self::drafter::DrafterModel;
 pub use self::embedding::EmbeddingModel;
 pub use self::encoder::{EncoderLayerWeights, EncoderWeights, Norm};
 pub(crate) use self::loader::Loader;
 use self::recurrent::{Move, Recurrent};
-pub use self::state::State;
+pub use self::state::{Hidden, State};
 pub use self::weights::{
-    Affine, AttentionWeights, DeltaNetWeights, ExpertsWeights, FfnWeights, IndexWeights,
+    Affine, AttentionWeights, DeltaNetWeights, DrafterWeights, ExpertsWeights, FfnWeights, IndexWeights,
     LatentAttentionWeights, LatentWeights, LayerWeights, MixerWeights, NormedProduct, OwnNorms, PerLayerHalf,
     PerLayerWeights, Weights,
 };
@@ -30,7 +32,7 @@ use crate::media::cut;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Engine, LoadError, MediaRows, Medium, MediumKind, ModelInfo, Placed, Text};
+use crate::{Draft, Engine, LoadError, MediaRows, Medium, MediumKind, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -39,6 +41,7 @@ pub struct Model<B: Backend> {
     weights: Weights<B::Weight>,
     state: State<B>,
     tower: Option<Tower<B>>,
+    drafter: Option<DrafterModel<B>>,
     audio: Option<AudioTower<B>>,
     /// What was perceived last.
     perceived: Option<MediumKind>,
@@ -67,7 +70,7 @@ impl<B: Backend> Model<B> {
     ) -> Result<Self, LoadError> {
         let spec = mapped.spec.clone();
         let weights = Loader { mapped, backend: &mut backend }.weights(&spec)?;
-        let state = State::new(&mut backend, plan, Flash::new(mapped, plan)?)?;
+        let mut state = State::new(&mut backend, plan, Flash::new(mapped, plan)?)?;
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
         let tower = vision.map(|(vision, plan)| Tower::new(mapped, &mut backend, &spec, vision, plan));
         let tower = tower.transpose()?;
@@ -76,10 +79,18 @@ impl<B: Backend> Model<B> {
         let audio = audio.transpose()?;
         let blanked = Vec::with_capacity(plan.batch_tokens as usize);
         let info = ModelInfo::new(mapped, plan, name);
+        let drafter = mapped.drafter().zip(plan.drafter.as_ref());
+        let drafter =
+            drafter.map(|(mapped, plan)| DrafterModel::new(mapped, &mut backend, plan)).transpose()?;
+        let (drafter, hidden) = drafter.unzip();
+        state.hidden = hidden;
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
         let mut rings: Vec<_> =
             rings.filter_map(|(layer, cache)| Some((layer.attention()?.reach()?, cache.capacity))).collect();
+        if let Some((drafter, planned)) = drafter.as_ref().zip(plan.drafter.as_ref()) {
+            rings.extend(drafter.rings(planned, plan.context));
+        }
         rings.sort_unstable();
         rings.dedup();
         let shape = plan.delta_states.iter().flatten().next();
@@ -91,6 +102,7 @@ impl<B: Backend> Model<B> {
             state,
             tower,
             audio,
+            drafter,
             perceived: None,
             blanked,
             rings,
@@ -200,10 +212,25 @@ where
         };
         let vectors = vectors.filter(|_| !placed.is_empty());
         graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
+        if let Some((drafter, hidden)) = self.drafter.as_mut().zip(self.state.hidden.as_ref()) {
+            drafter.take_in(&mut self.backend, &hidden.values, spans)?;
+        }
         if let Some(recurrent) = &mut self.recurrent {
             recurrent.after(spans);
         }
         self.backend.read(&self.state.logits, logits)
+    }
+
+    fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
+        let Self { backend, spec, weights, state, drafter, info, .. } = self;
+        let Some(drafter) = drafter else {
+            return Err(BackendError::Unsupported("drafts, of a model without a drafter".into()));
+        };
+        drafter.check(drafts, info.slots, info.context);
+        let rows: usize = drafts.iter().map(|draft| draft.count as usize).sum();
+        assert!(rows <= info.logit_rows as usize && logits.len() == rows * info.vocab as usize);
+        drafts.iter().try_for_each(|draft| check_vocabulary(&[draft.token], spec.vocab))?;
+        drafter.draft(backend, (spec, weights), &mut state.logits, drafts, logits)
     }
 
     fn perceive(&mut self, medium: &Medium) -> Result<(), BackendError> {

@@ -1,9 +1,9 @@
 //! What a step of a model writes.
 
-use muse_kernels::{Backend, BackendError, Span};
+use muse_kernels::{Backend, BackendError, CacheShape, Span};
 
 use crate::flash::Flash;
-use crate::plan::Plan;
+use crate::plan::{BufferLens, Plan};
 
 /// What a step writes. Rows are those of the batch, at most `batch_tokens`.
 pub struct State<B: Backend> {
@@ -44,6 +44,14 @@ pub struct State<B: Backend> {
     pub joint: Vec<bool>, // (rows)
     /// Experts that stay in the file.
     pub flash: Option<Flash>,
+    /// What a drafter reads.
+    pub hidden: Option<Hidden<B>>,
+}
+
+/// What some layers give of the rows of a step.
+pub struct Hidden<B: Backend> {
+    pub layers: Vec<u32>,
+    pub values: B::Buffer, // (rows, layers, dim)
 }
 
 impl<B: Backend> State<B> {
@@ -63,10 +71,35 @@ impl<B: Backend> State<B> {
         if let Some(cache) = plan.index_caches.iter().flatten().next() {
             backend.reserve_choose(cache.capacity as usize)?;
         }
-        let lens = plan.buffers;
-        let mut buffer = |len: u64| {
-            backend.buffer(usize::try_from(len).expect("a length within the budget fits the address space"))
-        };
+        let vision = plan.vision.as_ref();
+        Ok(Self {
+            axes: vision.and_then(|vision| vision.axes),
+            turns: Vec::with_capacity(vision.map_or(0, |vision| vision.turned as usize)),
+            pieces: Vec::with_capacity(vision.map_or(0, |vision| vision.pieces as usize)),
+            joint: Vec::with_capacity(vision.map_or(0, |vision| vision.pieces as usize)),
+            flash,
+            index_caches: plan
+                .index_caches
+                .iter()
+                .map(|shape| shape.map(|shape| backend.cache(shape)).transpose())
+                .collect::<Result<_, _>>()?,
+            delta_states: plan
+                .delta_states
+                .iter()
+                .map(|shape| shape.map(|shape| backend.delta_state(shape)).transpose())
+                .collect::<Result<_, _>>()?,
+            ..Self::of(backend, plan.buffers, &plan.caches, plan.batch_tokens)?
+        })
+    }
+
+    /// Buffers and caches of layers of attention alone, for `rows` rows.
+    pub(super) fn of(
+        backend: &mut B,
+        lens: BufferLens,
+        caches: &[CacheShape],
+        rows: u32,
+    ) -> Result<Self, BackendError> {
+        let mut buffer = |len: u64| buffer(backend, len);
         Ok(Self {
             x: buffer(lens.x)?,
             y: buffer(lens.y)?,
@@ -84,29 +117,27 @@ impl<B: Backend> State<B> {
             up: buffer(lens.up)?,
             extra: buffer(lens.extra)?,
             projected: buffer(lens.projected)?,
-            picked: Vec::with_capacity(plan.batch_tokens as usize),
+            picked: Vec::with_capacity(rows as usize),
             scores: buffer(lens.scores)?,
             token_gate: buffer(lens.token_gate)?,
             routed: buffer(lens.routed)?,
             narrow: buffer(lens.narrow)?,
             blended: buffer(lens.blended)?,
             logits: buffer(lens.logits)?,
-            axes: plan.vision.and_then(|vision| vision.axes),
-            turns: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.turned as usize)),
-            pieces: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.pieces as usize)),
-            joint: Vec::with_capacity(plan.vision.map_or(0, |vision| vision.pieces as usize)),
-            flash,
-            caches: plan.caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
-            index_caches: plan
-                .index_caches
-                .iter()
-                .map(|shape| shape.map(|shape| backend.cache(shape)).transpose())
-                .collect::<Result<_, _>>()?,
-            delta_states: plan
-                .delta_states
-                .iter()
-                .map(|shape| shape.map(|shape| backend.delta_state(shape)).transpose())
-                .collect::<Result<_, _>>()?,
+            caches: caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
+            index_caches: Vec::new(),
+            delta_states: Vec::new(),
+            axes: None,
+            turns: Vec::new(),
+            pieces: Vec::new(),
+            joint: Vec::new(),
+            flash: None,
+            hidden: None,
         })
     }
+}
+
+/// A buffer of a length that a plan says.
+pub(super) fn buffer<B: Backend>(backend: &mut B, len: u64) -> Result<B::Buffer, BackendError> {
+    backend.buffer(usize::try_from(len).expect("a length within the budget fits the address space"))
 }

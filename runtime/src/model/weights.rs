@@ -13,6 +13,15 @@ pub struct Weights<W> {
     pub head: Option<W>, // (vocab, dim); none where the embedding is the head
 }
 
+/// The weights of a drafter, which takes table and head from its target.
+pub struct DrafterWeights<W> {
+    pub into: Affine<W>, // (dim, layers read * dim)
+    pub read_norm: W,    // (dim): of what `into` gives
+    pub ropes: Vec<W>,   // (n / 2) each, n <= head_dim
+    pub layers: Vec<LayerWeights<W>>,
+    pub norm: W, // (dim)
+}
+
 /// What makes each layer's vector of a token.
 pub struct PerLayerWeights<W> {
     pub table: W,      // (vocab, layers * per_layer)

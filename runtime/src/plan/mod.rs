@@ -1,5 +1,6 @@
 //! Every byte that loading a model allocates, known before any of it is.
 
+mod drafter;
 mod experts;
 mod mixers;
 mod over_budget;
@@ -11,6 +12,8 @@ use muse_format::{Layout, Spec};
 use muse_kernels::{BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShape, HeadsShape};
 use serde::Serialize;
 
+pub use self::drafter::DrafterFile;
+pub(crate) use self::drafter::DrafterPlan;
 use self::experts::weight_items;
 pub(crate) use self::experts::{EXPERT_PARTS, expert_tensor};
 pub use self::experts::{ExpertsOnFlash, WeightBytes};
@@ -18,9 +21,9 @@ use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape, index_capacity,
-    index_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan, widest_input,
-    working_bytes,
+    Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape,
+    index_capacity, index_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
+    widest_input, working_bytes,
 };
 use crate::audio::AudioPlan;
 use crate::flash::Flash;
@@ -76,6 +79,9 @@ pub struct Plan {
     /// What the tower over sounds takes.
     #[serde(skip)]
     pub(crate) audio: Option<AudioPlan>,
+    /// What a drafter takes; none where there is none.
+    #[serde(skip)]
+    pub(crate) drafter: Option<DrafterPlan>,
     /// The largest mixture of experts.
     #[serde(skip)]
     pub experts: Option<ExpertsShape>,
@@ -117,6 +123,20 @@ impl Plan {
         layouts: impl IntoIterator<Item = Layout>,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
+        Self::with_drafter(spec, weights, layouts, None, options)
+    }
+
+    /// [`new`](Self::new) with what drafts for the model: it fits the model, and its layouts are among `layouts`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_drafter(
+        spec: &Spec,
+        weights: impl Into<WeightBytes>,
+        layouts: impl IntoIterator<Item = Layout>,
+        drafter: Option<DrafterFile<'_>>,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
         let context = options.context.unwrap_or(spec.context.min(CONTEXT_DEFAULT));
         let slots = checked("slots", options.slots, SLOTS_MAX, "sequences kept at once")?;
         let batch = checked("batch_tokens", options.batch_tokens, BATCH_TOKENS_MAX, "tokens of one step")?;
@@ -150,7 +170,10 @@ impl Plan {
                 .audio_tokens
                 .map_or(Ok(u32::MAX), |most| checked("audio_tokens", most, 1 << 20, "tokens of one sound"))?,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
+            products: Products::default(),
         };
+        let products = drafter.map_or(dims.products, |drafter| drafter::products(drafter.spec, dims));
+        let dims = Dims { products, ..dims };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
         if rotated && spec.layers.iter().any(|layer| layer.latent().is_some()) {
             let problem = format!("latents in a cache of {}; take f32, f16 or int8", dims.dtype);
@@ -158,8 +181,14 @@ impl Plan {
         }
         let budget = options.memory_budget.unwrap_or_else(machine_memory);
         let weights = weights.into();
-        let working =
-            |context| working_bytes(spec, Dims { context, batch_tokens: batch_tokens(context), ..dims });
+        let weights = WeightBytes {
+            all: weights.all.saturating_add(drafter.map_or(0, |drafter| drafter.weight_bytes)),
+            ..weights
+        };
+        let working = |context| {
+            let d = Dims { context, batch_tokens: batch_tokens(context), ..dims };
+            working_bytes(spec, d) + drafter.map_or(0, |drafter| drafter::working_bytes(drafter.spec, d))
+        };
         // A device and a copy hold all experts; otherwise those of one token and layer are the least in memory.
         let may_stay = weights.experts > 0
             && options.weights == Placement::Mapped
@@ -169,7 +198,8 @@ impl Plan {
         let least = if may_stay { weights.all.min(one_token) } else { weights.all };
         let fits = |weights: u64, context| u128::from(weights) + working(context) <= u128::from(budget);
         if !fits(least, dims.context) {
-            let cache = cache_bytes(spec, dims);
+            let cache_of = |spec| cache_bytes(spec, dims);
+            let cache = cache_of(spec) + drafter.map_or(0, |drafter| cache_of(drafter.spec));
             return Err(LoadError::Budget(Box::new(OverBudget {
                 weight_bytes: least,
                 cache_bytes: saturated(cache),
@@ -190,13 +220,14 @@ impl Plan {
             let hot_bytes = wanted.min(saturated(left));
             ExpertsOnFlash { file_bytes: weights.experts, hot_bytes, short: hot_bytes < wanted }
         });
-        Ok(Self::table(spec, weights, experts_on_flash, budget, dims))
+        Ok(Self::table(spec, weights, experts_on_flash, drafter, budget, dims))
     }
 
     fn table(
         spec: &Spec,
         weights: WeightBytes,
         experts_on_flash: Option<ExpertsOnFlash>,
+        drafter: Option<DrafterFile<'_>>,
         budget_bytes: u64,
         d: Dims,
     ) -> Self {
@@ -205,6 +236,10 @@ impl Plan {
         let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
         let mut items = weight_items(weights, experts_on_flash);
+        if let Some(DrafterFile { weight_bytes: bytes, .. }) = drafter {
+            items[0].bytes -= bytes;
+            items.push(Item { what: "weights", shape: "drafter, mapped file".into(), bytes });
+        }
         let weight_bytes = items.iter().map(|item| item.bytes).sum();
         let weight_lines = items.len();
         if experts_on_flash.is_some() {
@@ -217,7 +252,7 @@ impl Plan {
             shape: format!("{name}: {rows} tokens x {} f32", len / rows),
             bytes: 4 * len,
         }));
-        let input_width = widest_input(spec);
+        let input_width = widest_input(spec, d);
         let product_rows = product_rows(spec, d);
         let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
         let [quantized, partial, experts, heads, ranking] = scratch_bytes(spec, d);
@@ -251,6 +286,8 @@ impl Plan {
         items.extend(vision.iter().flat_map(VisionPlan::items));
         let audio = audio_plan(spec, d);
         items.extend(audio.iter().flat_map(AudioPlan::items));
+        let drafter = drafter.map(|drafter| DrafterPlan::new(drafter.spec, d));
+        items.extend(drafter.iter().flat_map(|drafter| drafter.items(d)));
         Self {
             context: d.context,
             slots: d.slots,
@@ -266,6 +303,7 @@ impl Plan {
             product_rows,
             vision,
             audio,
+            drafter,
             experts: experts_shape(spec),
             heads: heads_shape(spec),
             pooled: d.slots as usize * pooled_dim(spec) as usize,

@@ -68,7 +68,7 @@ impl BufferLens {
     }
 
     /// Bytes of all.
-    fn byte_len(&self) -> u64 {
+    pub(super) fn byte_len(&self) -> u64 {
         4 * (self.rows().iter().map(|(_, len)| len).sum::<u64>() + self.logits)
     }
 }
@@ -113,12 +113,20 @@ pub(super) fn pooled_dim(spec: &Spec) -> u32 {
     spec.embedding.as_ref().map_or(0, |embedding| dense(embedding).unwrap_or(0).max(spec.dim))
 }
 
+/// Rows and width of a matrix product.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Products {
+    pub rows: u32,
+    pub width: u32,
+}
+
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
-pub(super) fn widest_input(spec: &Spec) -> u32 {
+pub(super) fn widest_input(spec: &Spec, d: Dims) -> u32 {
     let inputs = |l: &Layer| [Widths::of(l).input, ffn_dim(l), experts_dim(l), latent_dim(l)];
     let vision = spec.vision.as_ref().map_or(0, VisionPlan::widest_input);
     let audio = spec.audio.as_ref().map_or(0, AudioPlan::widest_input);
-    let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision, audio];
+    let read = spec.drafter.as_ref().map_or(0, |drafter| drafter.width(spec.dim));
+    let others = [spec.dim, per_layer_dim(spec), pooled_dim(spec), vision, audio, read, d.products.width];
     spec.layers.iter().flat_map(inputs).chain(others).max().unwrap_or(0)
 }
 
@@ -136,7 +144,7 @@ pub(super) fn audio_plan(spec: &Spec, d: Dims) -> Option<AudioPlan> {
 
 /// Most rows of a matrix product.
 pub(super) fn product_rows(spec: &Spec, d: Dims) -> u32 {
-    vision_plan(spec, d).map_or(0, |vision| vision.rows).max(d.batch_tokens)
+    vision_plan(spec, d).map_or(0, |vision| vision.rows).max(d.batch_tokens).max(d.products.rows)
 }
 
 /// The numbers that sizes follow from, within their bounds.
@@ -152,6 +160,8 @@ pub(super) struct Dims {
     pub image_tokens: u32,
     /// Most tokens of one sound.
     pub audio_tokens: u32,
+    /// The largest products of a drafter beside it.
+    pub products: Products,
 }
 
 /// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window, or chunk, of the first
@@ -253,7 +263,7 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
 /// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs, of heads' inputs and of
 /// the scores of positions, which the reference backend does not keep.
 pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
-    let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec).into());
+    let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec, d).into());
     let batch = u64::from(d.batch_tokens);
     let experts =
         |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(batch, shape));

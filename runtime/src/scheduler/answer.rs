@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use muse_format::Generation;
 
-use super::lookup::Lookup;
+use super::expected::Expected;
 use super::media::Media;
-use super::speculate::{Acceptance, Gains};
+use super::speculate::{Acceptance, Gains, Offers, Proposer};
 use crate::constraint::Constraint;
 use crate::protocol::{Call, Part, Reader};
 use crate::stop::StopFilter;
@@ -57,7 +57,12 @@ pub(super) struct Answer {
     cached_len: u32,
     proposed: u32,
     accepted: u32,
-    acceptance: Acceptance,
+    /// Of what it repeats.
+    repeats: Acceptance,
+    /// Of what a drafter expects, beginning with what the answers before it saw.
+    blocks: Option<Acceptance>,
+    /// Tokens since the last block.
+    undrafted: u32,
     stop_ids: Vec<u32>,
     sampler: Sampler,
     reader: Reader,
@@ -79,7 +84,9 @@ impl Answer {
             cached_len: 0,
             proposed: 0,
             accepted: 0,
-            acceptance: Acceptance::new(),
+            repeats: Acceptance::of_repeats(),
+            blocks: None,
+            undrafted: 0,
             stop_ids: model.stop_ids.clone(),
             sampler: Sampler::new(&request.sampler),
             reader,
@@ -135,15 +142,24 @@ impl Answer {
         }
     }
 
-    /// What a proposal promises now that `lookup` has read all tokens. At least one token of the answer is left to
-    /// the row after it.
-    pub(super) fn gains(&self, lookup: &Lookup) -> Gains {
-        let length_max = self.request.tokens_max - self.usage().completion_tokens - 1;
+    /// What proposals promise now that `expected` has read all tokens; one of a drafter is `block` tokens at most, and
+    /// `learned` what earlier answers saw of it. At least one token of the answer is left to the row after a proposal.
+    pub(super) fn offers(&self, expected: &Expected, block: u32, learned: &Acceptance) -> Offers {
+        let left = self.request.tokens_max - self.usage().completion_tokens - 1;
+        let (matched, block) = (expected.lookup.matched(), block.min(left));
         match self.request.speculation {
-            Speculation::Off => Gains::default(),
-            Speculation::Auto => self.acceptance.gains(lookup.matched(), length_max),
-            Speculation::Always if lookup.matched() == 0 => Gains::default(),
-            Speculation::Always => Gains::always(length_max),
+            Speculation::Off => Offers::default(),
+            Speculation::Auto => Offers {
+                repeats: if matched > 0 { self.repeats.gains(matched, left) } else { Gains::default() },
+                drafter: {
+                    let blocks = self.blocks.unwrap_or_else(|| learned.again());
+                    blocks.tried_after(self.undrafted).gains(0, block)
+                },
+            },
+            Speculation::Always => Offers {
+                repeats: if matched > 0 { Gains::always(left) } else { Gains::default() },
+                drafter: if block > 0 { Gains::always(block) } else { Gains::default() },
+            },
         }
     }
 
@@ -157,14 +173,17 @@ impl Answer {
     }
 
     /// Takes the tokens after the last one for as long as they are those of `proposal`, and the one that is not.
-    /// `logits` is `(proposal.len() + 1, vocab)`. Says how the answer ends, where one of them ended it.
+    /// `logits` is `(proposal.len() + 1, vocab)`; `learned` is what all answers see of a drafter. Says how the answer ends,
+    /// where one of them ended it.
     pub(super) fn advance(
         &mut self,
         logits: &mut [f32],
         proposal: &[u32],
-        lookup: &mut Lookup,
+        expected: &mut Expected,
+        learned: &mut Acceptance,
     ) -> Option<End> {
         let vocab = logits.len() / (proposal.len() + 1);
+        let before = self.request.tokens.len() as u32;
         let mut end = None;
         for (row, logits) in logits.chunks_exact_mut(vocab).enumerate() {
             // Cancelled, or its reader is gone: the next turn ends it.
@@ -185,8 +204,15 @@ impl Answer {
                 break;
             }
         }
-        let acceptance = &mut self.acceptance;
-        lookup.read(&self.request.tokens, |matched, came| acceptance.note(matched, came));
+        self.undrafted += self.request.tokens.len() as u32 - before;
+        let (tokens, repeats) = (&self.request.tokens, &mut self.repeats);
+        expected.lookup.read(tokens, &mut |matched, came| repeats.note(matched, came));
+        let (blocks, undrafted) = (&mut self.blocks, &mut self.undrafted);
+        expected.block.read(tokens, &mut |place, came| {
+            blocks.get_or_insert_with(|| learned.again()).note(place, came);
+            learned.note(place, came);
+            *undrafted = 0;
+        });
         end
     }
 

@@ -48,6 +48,16 @@ impl Costs {
         (self.steps < known.step + STEPS_VALID).then_some(known.seconds)
     }
 
+    /// Seconds of a step of `rows` rows, where any was seen: by the nearest below, or else by the nearest above. None for 0.
+    pub(super) fn about(&self, rows: u32) -> Option<f64> {
+        let below = (1..=rows).find(|rows| self.seen(*rows).is_some());
+        match below {
+            Some(base) => self.expect(base, rows),
+            None if rows > 0 => (rows..self.known.len() as u32).find_map(|rows| self.seen(rows)),
+            None => None,
+        }
+    }
+
     /// Seconds of a step of `rows` rows where one of `base`, fewer, was seen: seen too, or on the line between the
     /// steps seen next to it, or a little above the largest.
     pub(super) fn expect(&self, base: u32, rows: u32) -> Option<f64> {
@@ -91,6 +101,13 @@ mod tests {
         close(costs.expect(1, 4), 0.010);
         costs.note(17, ms(9));
         assert_eq!(costs.expect(17, 17), None, "more rows than a step has");
+        close(costs.about(1), 0.010);
+        close(costs.about(4), 0.010);
+        let mut costs = Costs::new(4);
+        assert_eq!(costs.about(2), None);
+        costs.note(3, ms(30));
+        close(costs.about(2), 0.030);
+        assert_eq!((costs.about(0), costs.about(9)), (None, costs.expect(3, 9)));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! match models of data compressors do (Mahoney 2007, <https://www.mattmahoney.net/dc/#lpaq>). It reads the tokens
 //! of one answer and nothing else.
 
+use super::speculate::Proposer;
+
 /// Tokens in a row whose repetition is looked for, the longest first.
 const ORDERS: [usize; 2] = [4, 2];
 /// Longer agreement counts as this.
@@ -32,42 +34,9 @@ impl Lookup {
         Self { latest: ORDERS.map(|_| vec![0; entries]), read: 0, next: 0, matched: 0 }
     }
 
-    /// Forgets everything and reads `tokens`.
-    pub(super) fn restart(&mut self, tokens: &[u32]) {
-        self.latest.iter_mut().for_each(|table| table.fill(0));
-        (self.read, self.matched) = (0, 0);
-        self.read(tokens, |_, _| {});
-    }
-
-    /// Reads what came to `tokens`. `tell` hears of each token that was expected after how many that agreed, and
-    /// whether it came.
-    pub(super) fn read(&mut self, tokens: &[u32], mut tell: impl FnMut(u32, bool)) {
-        while self.read < tokens.len() {
-            if self.matched > 0 {
-                let came = tokens[self.next] == tokens[self.read];
-                tell(self.matched, came);
-                self.next += 1;
-                self.matched = if came { MATCHED_MAX.min(self.matched + 1) } else { 0 };
-            }
-            self.read += 1;
-            self.index(&tokens[..self.read]);
-        }
-    }
-
     /// Tokens that agree before the one that is expected; 0 where none is.
     pub(super) fn matched(&self) -> u32 {
         self.matched
-    }
-
-    /// Appends the `count` tokens that are expected after `tokens`, all of which were read. A repetition that
-    /// reaches the end of `tokens` goes on in what it repeats.
-    pub(super) fn propose(&self, tokens: &[u32], count: u32, out: &mut Vec<u32>) {
-        debug_assert!(self.matched > 0 && self.read == tokens.len());
-        let first = out.len();
-        for at in self.next..self.next + count as usize {
-            let token = tokens.get(at).copied().unwrap_or_else(|| out[first + at - tokens.len()]);
-            out.push(token);
-        }
     }
 
     /// Enters the last tokens, and follows an earlier occurrence of them where none is followed.
@@ -82,6 +51,38 @@ impl Lookup {
                     (self.next, self.matched) = (found, same);
                 }
             }
+        }
+    }
+}
+
+impl Proposer for Lookup {
+    fn restart(&mut self, tokens: &[u32]) {
+        self.latest.iter_mut().for_each(|table| table.fill(0));
+        (self.read, self.matched) = (0, 0);
+        self.read(tokens, &mut |_, _| {});
+    }
+
+    /// Tokens that agreed.
+    fn read(&mut self, tokens: &[u32], tell: &mut dyn FnMut(u32, bool)) {
+        while self.read < tokens.len() {
+            if self.matched > 0 {
+                let came = tokens[self.next] == tokens[self.read];
+                tell(self.matched, came);
+                self.next += 1;
+                self.matched = if came { MATCHED_MAX.min(self.matched + 1) } else { 0 };
+            }
+            self.read += 1;
+            self.index(&tokens[..self.read]);
+        }
+    }
+
+    /// A repetition that reaches the end of `tokens` goes on in what it repeats.
+    fn propose(&self, tokens: &[u32], count: u32, out: &mut Vec<u32>) {
+        debug_assert!(self.matched > 0 && self.read == tokens.len());
+        let first = out.len();
+        for at in self.next..self.next + count as usize {
+            let token = tokens.get(at).copied().unwrap_or_else(|| out[first + at - tokens.len()]);
+            out.push(token);
         }
     }
 }
@@ -103,7 +104,7 @@ fn hash(tokens: &[u32]) -> usize {
 mod tests {
     use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
 
-    use super::{Lookup, MATCHED_MAX};
+    use super::{Lookup, MATCHED_MAX, Proposer};
 
     fn read(tokens: &[u32]) -> Lookup {
         let mut lookup = Lookup::new(64);
@@ -131,7 +132,7 @@ mod tests {
     fn an_occurrence_is_followed_until_it_ends() {
         let mut lookup = read(&[1, 2, 3, 4, 1, 2]);
         let mut told = Vec::new();
-        lookup.read(&[1, 2, 3, 4, 1, 2, 3, 9, 5, 1, 2], |matched, came| told.push((matched, came)));
+        lookup.read(&[1, 2, 3, 4, 1, 2, 3, 9, 5, 1, 2], &mut |matched, came| told.push((matched, came)));
         assert_eq!(told, [(2, true), (3, false)]);
         assert_eq!(lookup.matched(), 2);
         lookup.restart(&[5]);
@@ -151,7 +152,7 @@ mod tests {
             lookup.restart(&[]);
             for end in (1..=tokens.len()).step_by(step) {
                 let tokens = &tokens[..end];
-                lookup.read(tokens, |matched, _| assert!(matched >= 2));
+                lookup.read(tokens, &mut |matched, _| assert!(matched >= 2));
                 prop_assert_eq!(lookup.read, end);
                 if lookup.matched == 0 {
                     continue;

@@ -6,13 +6,17 @@
 //! * A session keeps its slot between answers; the common prefix of its last tokens and the new prompt is not
 //!   computed again. Sessions never share keys and values. Where slots are short, the idle session unused for
 //!   longest loses its slot, then a background answer, which continues later.
-//! * Tokens that repeat the prompt or the answer are verified several in one step where that pays (`speculate.rs`).
+//! * Tokens that repeat the prompt or the answer, and those of a drafter, are verified several in one step where that pays
+//!   (`speculate.rs`).
 //! * Texts of a model that embeds are a request like an answer, served a batch a turn (`embedding.rs`).
 //! * An answer always ends with [`Event::Done`] or [`Event::Error`], unless its sink is closed.
 
 mod answer;
+mod batch;
+mod block;
 mod costs;
 mod embedding;
+mod expected;
 mod lookup;
 mod media;
 mod resident;

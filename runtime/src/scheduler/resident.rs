@@ -4,19 +4,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use muse_kernels::Span;
+use muse_kernels::{BackendError, Span};
 
 use super::answer::{Answer, End, Seat};
+use super::batch::{Batch, Entry, Share};
 use super::costs::Costs;
 use super::embedding::{Job, Jobs};
-use super::lookup::Lookup;
+use super::expected::Expected;
 use super::media::agreed;
 use super::share::share_whole;
 use super::slots::{Slots, Taken};
-use super::speculate::{Gains, lengths};
+use super::speculate::{Acceptance, Offers, Proposal, Source, choose};
 use super::state::Shared;
 use crate::engine::Placed;
-use crate::{Engine, FinishReason, MediaRows, Medium, Priority};
+use crate::eval::top;
+use crate::{Draft, DrafterInfo, Engine, FinishReason, MediaRows, Medium, Priority};
 
 /// Why an engine is of no more use.
 pub(super) enum Broken {
@@ -39,8 +41,15 @@ pub(super) struct Resident {
     /// `(logit_rows, vocab)`, allocated once.
     logits: Vec<f32>,
     /// One a slot, of the answer that runs in it.
-    lookups: Vec<Lookup>,
+    expected: Vec<Expected>,
+    /// What drafts, until it fails.
+    drafter: Option<DrafterInfo>,
+    /// Of steps, by their rows.
     costs: Costs,
+    /// Of blocks that a drafter proposes at once, by their number.
+    draft_costs: Costs,
+    /// What all answers saw of the drafter.
+    learned: Acceptance,
     /// [`Medium::hash`] of what the engine perceived last.
     perceived: Option<[u8; 32]>,
     shared: Arc<Shared>,
@@ -50,8 +59,9 @@ impl Resident {
     pub(super) fn new(key: u64, name: String, engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
         let info = engine.info();
         let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
-        let lookups = (0..info.slots).map(|_| Lookup::new(info.context)).collect();
+        let expected = (0..info.slots).map(|_| Expected::new(info)).collect();
         let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
+        let (draft_costs, drafter) = (Costs::new(info.slots), info.drafter.clone());
         let jobs = Jobs::new(key, Arc::clone(&shared));
         Self {
             key,
@@ -62,8 +72,11 @@ impl Resident {
             jobs,
             steps: 0,
             logits,
-            lookups,
+            expected,
+            drafter,
             costs,
+            draft_costs,
+            learned: Acceptance::of_blocks(),
             perceived: None,
             shared,
         }
@@ -130,7 +143,7 @@ impl Resident {
             let common = agreed(common, &media, &answer.media().keys(common));
             let written = self.engine.keep(slot, common, most);
             assert!(written <= common, "an engine keeps no more than it was asked");
-            self.lookups[slot as usize].restart(answer.tokens());
+            self.expected[slot as usize].restart(answer.tokens());
             answer.sit(Seat { slot, written, most: if written == 0 { 0 } else { most } });
             self.shared.locked(|state| state.note_slot(self.key, true));
         }
@@ -154,23 +167,18 @@ impl Resident {
     }
 
     fn step(&mut self, urgent: Priority) -> Result<(), Broken> {
-        let batch = self.plan(urgent);
-        if batch.entries.is_empty() {
+        let (medium, mut shares) = self.shares(urgent);
+        if shares.is_empty() {
             return Ok(());
         }
+        self.draft(&mut shares)?;
+        let batch = self.batch(medium, &shares);
         if !self.perceive(&batch)? {
             return Ok(());
         }
         self.steps += 1;
         let vocab = self.engine.info().vocab as usize;
-        let logits = &mut self.logits[..batch.wanted.len() * vocab];
-        let began = Instant::now();
-        let media = MediaRows { placed: &batch.placed, turns: &batch.turns };
-        let failure =
-            self.engine.step_with_media(&batch.spans, &batch.tokens, media, &batch.wanted, logits).err();
-        if batch.wanted.len() == batch.tokens.len() {
-            self.costs.note(batch.wanted.len() as u32, began.elapsed());
-        }
+        let failure = self.run(&batch).err();
         if let Some(error) = &failure {
             tracing::error!(model = self.name, %error, "a step failed");
         }
@@ -188,8 +196,9 @@ impl Resident {
             let proposal = &rows[rows.len() - entry.proposed as usize..];
             answer.wrote(span.len, proposal, self.steps);
             if entry.wanted > 0 {
-                let lookup = &mut self.lookups[span.slot as usize];
-                ends.extend(answer.advance(wanted, proposal, lookup).map(|end| (entry.at, end)));
+                let expected = &mut self.expected[span.slot as usize];
+                let end = answer.advance(wanted, proposal, expected, &mut self.learned);
+                ends.extend(end.map(|end| (entry.at, end)));
             }
         }
         // From the back, so that the places of the others stay.
@@ -201,6 +210,19 @@ impl Resident {
             Some(error) if error.is_final() => Err(Broken::Failed(error.to_string())),
             _ => Ok(()),
         }
+    }
+
+    /// Steps the engine and leaves the logits of the rows wanted.
+    fn run(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        let vocab = self.engine.info().vocab as usize;
+        let logits = &mut self.logits[..batch.wanted.len() * vocab];
+        let began = Instant::now();
+        let media = MediaRows { placed: &batch.placed, turns: &batch.turns };
+        self.engine.step_with_media(&batch.spans, &batch.tokens, media, &batch.wanted, logits)?;
+        if batch.wanted.len() == batch.tokens.len() {
+            self.costs.note(batch.wanted.len() as u32, began.elapsed());
+        }
+        Ok(())
     }
 
     /// Has the engine perceive the medium of a batch. Where it cannot, the answers that need it end, and false is
@@ -245,8 +267,9 @@ impl Resident {
         (medium, rows)
     }
 
-    /// The next batch: every seated answer of at least `urgent` gets its share, those served longest ago first.
-    fn plan(&self, urgent: Priority) -> Batch {
+    /// What takes part in the next batch: every seated answer of at least `urgent` with its share, those served longest ago
+    /// first, and the medium that their rows may be of.
+    fn shares(&self, urgent: Priority) -> (Option<Arc<Medium>>, Vec<Share>) {
         let seated = self.answers.iter().enumerate();
         let mut seated: Vec<_> = seated
             .filter(|(_, answer)| answer.priority() >= urgent)
@@ -258,35 +281,78 @@ impl Resident {
         let mut takes = rows.iter().map(|rows| *rows > 0);
         seated.retain(|_| takes.next().unwrap_or(false));
         rows.retain(|rows| *rows > 0);
-        let wants: Vec<u32> = seated.iter().map(|(_, answer, _)| answer.rows_wanted()).collect();
+        let proposals = self.proposals(&seated);
         // A medium whose rows see each other is read in one step.
-        let least: Vec<u32> =
-            seated.iter().map(|(_, answer, seat)| answer.media().part(seat.written, 1).0).collect();
-        let shares = share_whole(self.engine.info().batch_tokens, &least, &rows);
-        let proposals = self.proposals(&seated, &wants);
+        let part = |(_, answer, seat): &(usize, &Answer, Seat), len| answer.media().part(seat.written, len).0;
+        let least: Vec<u32> = seated.iter().map(|seated| part(seated, 1)).collect();
+        let shares = share_whole(self.engine.info().batch_tokens, &least, &rows).into_iter().zip(proposals);
+        let shares = seated.iter().zip(shares).filter(|(_, (len, _))| *len > 0);
+        let shares = shares.map(|(seated, (len, proposal))| {
+            let (at, _, seat) = *seated;
+            Share { at, seat, len: part(seated, len), proposal }
+        });
+        let shares = shares.collect();
+        (medium, shares)
+    }
+
+    /// Asks the drafter for the tokens that `shares` propose of it. Where it fails, answers go on without it.
+    fn draft(&mut self, shares: &mut [Share]) -> Result<(), Broken> {
+        let of_drafter =
+            |share: &Share| share.proposal.source == Source::Drafter && share.proposal.length > 0;
+        let asked =
+            shares.iter().filter(|share| of_drafter(share)).map(|Share { at, seat, proposal, .. }| {
+                let tokens = self.answers[*at].tokens();
+                let (start, token) = (tokens.len() as u32 - 1, tokens[tokens.len() - 1]);
+                Draft { slot: seat.slot, start, token, count: proposal.length }
+            });
+        let asked: Vec<Draft> = asked.collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let vocab = self.engine.info().vocab as usize;
+        let rows: usize = asked.iter().map(|draft| draft.count as usize).sum();
+        let logits = &mut self.logits[..rows * vocab];
+        let began = Instant::now();
+        if let Err(error) = self.engine.draft(&asked, logits) {
+            tracing::error!(model = self.name, %error, "the drafter failed and is not asked again");
+            self.drafter = None;
+            shares
+                .iter_mut()
+                .filter(|share| of_drafter(share))
+                .for_each(|share| share.proposal = Proposal::NONE);
+            return if error.is_final() { Err(Broken::Failed(error.to_string())) } else { Ok(()) };
+        }
+        // Any token may be proposed, also where a drafter has lost its numbers.
+        let mut chosen = logits.chunks_exact(vocab).map(|row| top(row).unwrap_or(0));
+        for draft in &asked {
+            let tokens: Vec<u32> = chosen.by_ref().take(draft.count as usize).collect();
+            self.expected[draft.slot as usize].block.expect(draft.start as usize + 1, &tokens);
+        }
+        self.draft_costs.note(asked.len() as u32, began.elapsed());
+        Ok(())
+    }
+
+    /// The rows of `shares`.
+    fn batch(&self, medium: Option<Arc<Medium>>, shares: &[Share]) -> Batch {
         let mut batch = Batch::default();
-        for ((((at, answer, seat), want), len), proposed) in
-            seated.into_iter().zip(wants).zip(shares).zip(proposals)
-        {
-            if len == 0 {
-                continue;
-            }
-            let (len, part) = answer.media().part(seat.written, len);
-            if let Some((_, placed)) = part {
+        for Share { at, seat, len, proposal: Proposal { source, length: proposed } } in shares {
+            let answer = &self.answers[*at];
+            if let (_, Some((_, placed))) = answer.media().part(seat.written, *len) {
                 let row = placed.row + batch.tokens.len() as u32;
                 batch.placed.push(Placed { row, ..placed });
                 batch.medium.clone_from(&medium);
             }
-            batch.tokens.extend_from_slice(&answer.tokens()[seat.written as usize..][..len as usize]);
-            if proposed > 0 {
-                self.lookups[seat.slot as usize].propose(answer.tokens(), proposed, &mut batch.tokens);
+            batch.tokens.extend_from_slice(&answer.tokens()[seat.written as usize..][..*len as usize]);
+            if *proposed > 0 {
+                let proposer = self.expected[seat.slot as usize].of(*source);
+                proposer.propose(answer.tokens(), *proposed, &mut batch.tokens);
             }
             batch.spans.push(Span { slot: seat.slot, start: seat.written, len: len + proposed });
             // The row of the last known token, and those of the proposed ones.
-            let wanted = if len == want { 1 + proposed } else { 0 };
+            let wanted = if *len == answer.rows_wanted() { 1 + proposed } else { 0 };
             let end = batch.tokens.len() as u32;
             batch.wanted.extend(end - wanted..end);
-            batch.entries.push(Entry { at, proposed, wanted });
+            batch.entries.push(Entry { at: *at, proposed: *proposed, wanted });
         }
         batch.turns = self.turns(&batch);
         batch
@@ -309,15 +375,25 @@ impl Resident {
     /// A ring holds `window + batch_tokens - 1` positions and a step writes at most `batch_tokens`, the first of
     /// them for good. So the next position still sees its whole window, even where all proposals are rejected,
     /// and their keys and values are overwritten before a row can see them.
-    fn proposals(&self, seated: &[(usize, &Answer, Seat)], wants: &[u32]) -> Vec<u32> {
-        let (info, plain) = (self.engine.info(), wants.len() as u32);
+    fn proposals(&self, seated: &[(usize, &Answer, Seat)]) -> Vec<Proposal> {
+        let (info, plain) = (self.engine.info(), seated.len() as u32);
         let room = (info.batch_tokens.saturating_sub(plain)).min(info.logit_rows.saturating_sub(info.slots));
-        if room == 0 || wants.iter().any(|want| *want > 1) {
-            return vec![0; wants.len()];
+        if room == 0 || seated.iter().any(|(_, answer, _)| answer.rows_wanted() > 1) {
+            return vec![Proposal::NONE; seated.len()];
         }
-        let of = |(_, answer, seat): &(usize, &Answer, Seat)| answer.gains(&self.lookups[seat.slot as usize]);
-        let gains: Vec<Gains> = seated.iter().map(of).collect();
-        lengths(&gains, room, &self.costs)
+        let of = |(_, answer, seat): &(usize, &Answer, Seat)| {
+            let block = self.block_max(answer.tokens().len() as u32 - 1);
+            answer.offers(&self.expected[seat.slot as usize], block, &self.learned)
+        };
+        let offers: Vec<Offers> = seated.iter().map(of).collect();
+        choose(&offers, room, &self.costs, &self.draft_costs)
+    }
+
+    /// Most tokens that a block proposes whose first row is at `start`.
+    fn block_max(&self, start: u32) -> u32 {
+        let context = self.engine.info().context;
+        let fits = self.drafter.as_ref().filter(|drafter| start.saturating_add(drafter.block) <= context);
+        fits.map_or(0, |drafter| drafter.length_max())
     }
 
     fn end(&mut self, at: usize, end: End) {
@@ -337,30 +413,4 @@ impl Resident {
         self.shared.locked(|state| state.note_end(self.key, session, seated, usage));
         answer.end(end);
     }
-}
-
-/// One call of [`Engine::step`].
-#[derive(Debug, Default)]
-struct Batch {
-    spans: Vec<Span>,
-    tokens: Vec<u32>,
-    wanted: Vec<u32>,
-    /// Rows that are vectors of `medium`.
-    placed: Vec<Placed>,
-    medium: Option<Arc<Medium>>,
-    /// What rows turn by, where not all do by their positions; else empty.
-    turns: Vec<[u32; 3]>,
-    /// One for each span.
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// The place in [`Resident::answers`].
-    at: usize,
-    /// Proposed tokens at the end of the span.
-    proposed: u32,
-    /// Rows of logits: none where the span does not reach the end of the answer's tokens, else one and one more
-    /// for each proposed token.
-    wanted: u32,
 }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, Audio, AudioStage, BlockMut, DeltaNet, Dense, Embedding, Encoder, Expected,
-    Experts, Ffn, Generation, Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer, PerLayer,
-    Pixels, Pooling, Provenance, Role, Score, Sparse, Spec, TILE_ROWS, Temperature, Text as TextMeta, Vision,
-    VisionLayer, Writer,
+    Activation, Attention, Audio, AudioStage, BlockMut, DeltaNet, Dense, Drafter, Embedding, Encoder,
+    Expected, Experts, Ffn, Generation, Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer,
+    PerLayer, Pixels, Pooling, Provenance, Role, Score, Sparse, Spec, TILE_ROWS, Temperature,
+    Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -383,6 +383,20 @@ fn random_tensor(rng: &mut Rng, e: &Expected, layout: Layout, cols: usize) -> Ve
         }
     }
     bytes
+}
+
+/// What drafts for [`plain`] and others of its width and vocabulary, of the first layer's outputs: windows of 5 and 9 to
+/// either side and a layer without, blocks of 7.
+pub fn drafter() -> Spec {
+    let attention = |window| Attention { window, bidirectional: true, qk_norm: true, ..attention(4, 2, 10) };
+    let ffn = Ffn { dim: 36, activation: Activation::Silu, bias: false };
+    let layer = |window| Layer { ffn: Some(ffn.clone()), ..Layer::new(attention(window)) };
+    Spec {
+        family: "drafter".into(),
+        drafter: Some(Drafter { reads: vec![0, 0], block: 7, mask: 69 }),
+        layers: [Some(5), None, Some(9)].map(layer).to_vec(),
+        ..plain()
+    }
 }
 
 /// A random model in a file that lives as long as this.

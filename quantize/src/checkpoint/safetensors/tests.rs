@@ -200,7 +200,7 @@ fn the_small_files_are_found_in_their_forms() {
 
     fs::write(path.join("chat_template.jinja"), [0xff, 0xfe]).expect("a small file");
     open(path).map(drop).expect_err("not UTF-8");
-    for name in ["tokenizer.json", "config.json", "model.safetensors"] {
+    for name in ["config.json", "model.safetensors"] {
         let dir = folder(&file(&typed()));
         write(dir.path(), "vocab.txt", "a tokenizer in another form");
         fs::remove_file(dir.path().join(name)).expect("it was there");

@@ -4,6 +4,7 @@ mod glm4;
 mod llama4;
 mod mla;
 mod muse_glimmer;
+mod muse_glimmer_assistant;
 mod muse_spark;
 mod qwen3_5;
 

@@ -19,7 +19,8 @@ pub struct Attention {
     /// A query sees what lies before it in its own chunk: positions are cut into chunks of so many, from the first on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<u32>,
-    /// A query sees as many positions after it as before it: texts are read whole and cannot be continued.
+    /// A query sees as many positions after it as before it: texts are read whole and cannot be continued, and a block of a
+    /// drafter is.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bidirectional: bool,
     /// Index of the rotation table; `None` for no position encoding.
@@ -119,8 +120,8 @@ impl Attention {
             () if source.is_some_and(|source| !shares(source)) => {
                 "kv_from must name an earlier layer of the same shape and window that has its own"
             }
-            () if self.bidirectional && spec.embedding.is_none() => {
-                "only a model that embeds texts may see what follows"
+            () if self.bidirectional && spec.embedding.is_none() && spec.drafter.is_none() => {
+                "only a model that embeds texts and a drafter may see what follows"
             }
             () if self.chunk.is_some() && (self.window.is_some() || self.bidirectional) => {
                 "chunks are of attention to all that lies before, in place of a window"

@@ -10,6 +10,7 @@
 mod attention;
 mod audio;
 mod delta_net;
+mod drafter;
 mod embedding;
 mod encoder;
 mod feed_forward;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use self::attention::{Attention, Temperature};
 pub use self::audio::{Audio, AudioStage};
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
+pub use self::drafter::Drafter;
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
@@ -32,7 +34,7 @@ pub use self::video::{Taken, Video};
 pub use self::vision::{Fit, Given, Join, Laid, Pixels, Resampling, Vision, VisionLayer};
 use crate::FormatError;
 
-/// One transformer: a decoder, or an encoder where it says so.
+/// One transformer: a decoder, or an encoder or a drafter where it says so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -40,6 +42,7 @@ pub struct Spec {
     pub family: String,
     /// Width of the residual stream.
     pub dim: u32,
+    /// Tokens; of a drafter, as many as its target must have at least.
     pub vocab: u32,
     /// Positions the model was trained for.
     pub context: u32,
@@ -67,6 +70,9 @@ pub struct Spec {
     /// The layers are an encoder's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<Encoder>,
+    /// The layers propose tokens of another model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drafter: Option<Drafter>,
     pub layers: Vec<Layer>,
     /// What turns images into vectors in the place of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -220,6 +226,9 @@ impl Spec {
         if let Some(embedding) = &self.embedding {
             embedding.validate(self)?;
         }
+        if let Some(drafter) = &self.drafter {
+            drafter.validate(self)?;
+        }
         self.encoder.as_ref().map_or(Ok(()), |encoder| encoder.validate(self))
     }
 
@@ -284,6 +293,7 @@ impl Default for Spec {
             ropes: 0,
             embedding: None,
             encoder: None,
+            drafter: None,
             layers: Vec::new(),
             vision: None,
             audio: None,

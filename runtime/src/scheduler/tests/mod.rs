@@ -14,7 +14,7 @@ use muse_kernels::{BackendError, Span};
 
 use super::*;
 use crate::sim::{SimEngine, SimOptions};
-use crate::{Event, FinishReason, Message, Priority, SinkClosed, Text, Usage};
+use crate::{Draft, Event, FinishReason, Message, Priority, SinkClosed, Text, Usage};
 
 /// The test's side of a [`Gated`] engine; dropping it lets the engine run free.
 struct Gate {
@@ -76,6 +76,10 @@ impl Engine for Gated {
             logits.fill(f32::NAN);
         }
         Ok(())
+    }
+
+    fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
+        self.inner.draft(drafts, logits)
     }
 
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {

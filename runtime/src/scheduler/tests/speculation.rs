@@ -4,12 +4,17 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, 
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::Speculation;
 use crate::sim::FOREVER;
+use crate::{SimDrafter, Speculation};
 
 /// Room for proposals.
 fn roomy(slots: u32, batch_tokens: u32) -> SimOptions {
     SimOptions { logit_rows: Some(batch_tokens), context: 160, ..sized(slots, batch_tokens) }
+}
+
+/// One of so many tokens is wrong.
+fn drafter(block: u32, wrong: u32) -> SimDrafter {
+    SimDrafter { block, wrong, delay: Some(Duration::ZERO) }
 }
 
 /// What the client sees of an answer and of the service after it, but for times and proposals.
@@ -78,10 +83,16 @@ fn prompts() -> impl Strategy<Value = Vec<(Prompt, GenerateOptions)>> {
 proptest! {
     #![proptest_config(Config::with_cases(96))]
 
-    /// Greedy and drawn, one answer and several at once, until any kind of end.
+    /// Greedy and drawn, one answer and several at once, until any kind of end; with a drafter and without.
     #[test]
-    fn an_answer_is_the_same_with_and_without(prompts in prompts(), slots in 1u32..5, batch in 5u32..24) {
-        let options = roomy(slots, batch);
+    fn an_answer_is_the_same_with_and_without(
+        prompts in prompts(),
+        slots in 1u32..5,
+        batch in 5u32..24,
+        drafts in prop::option::of((2u32..18, 1u32..9)),
+    ) {
+        let drafter = drafts.map(|(block, wrong)| drafter(block, wrong));
+        let options = SimOptions { drafter, ..roomy(slots, batch) };
         let (plain, proposed, _) = answers(options.clone(), &prompts, Speculation::Off);
         prop_assert_eq!(proposed, 0);
         for how in [Speculation::Always, Speculation::Auto] {
@@ -95,7 +106,11 @@ proptest! {
 
 /// The rows of each step of one answer, and the answer.
 fn steps(prompt: Prompt, options: GenerateOptions) -> (Vec<u32>, Answered) {
-    let (scheduler, Gate { entered, permits }) = gated_service(roomy(1, 128));
+    steps_of(roomy(1, 128), prompt, options)
+}
+
+fn steps_of(model: SimOptions, prompt: Prompt, options: GenerateOptions) -> (Vec<u32>, Answered) {
+    let (scheduler, Gate { entered, permits }) = gated_service(model);
     drop(permits);
     let session = scheduler.open_session("sim").unwrap();
     let answer = collect(ask(&scheduler, session, prompt, options));
@@ -123,6 +138,50 @@ fn a_copy_takes_fewer_steps_and_every_row_is_counted() {
     let rejected = usage.proposed_tokens - usage.accepted_tokens;
     assert_eq!(rows.iter().sum::<u32>(), usage.prompt_tokens + usage.completion_tokens + rejected);
     assert_eq!(rows.len() as u32 + usage.accepted_tokens, usage.completion_tokens + 1);
+}
+
+/// The alphabet, which never repeats before it has come to its end.
+#[test]
+fn a_block_of_a_drafter_is_verified_in_one_step() {
+    let ask = |drafter, max_tokens| {
+        let model = SimOptions { drafter, ..roomy(1, 128) };
+        let options = GenerateOptions { max_tokens: Some(max_tokens), ..speculating(Speculation::Always) };
+        steps_of(model, Prompt::Text("?".into()), options)
+    };
+    let (plain, expected) = ask(None, 24);
+    assert_eq!(plain, [1; 24]);
+    // 5 tokens and one more a step, as none of them is wrong.
+    let (rows, answer) = ask(Some(drafter(6, 99)), 24);
+    assert_eq!((rows, &answer.text), (vec![6; 4], &expected.text));
+    // 12 at most are proposed, and every second is wrong: one comes.
+    let (rows, answer) = ask(Some(drafter(20, 2)), 24);
+    assert_eq!(answer.text, expected.text);
+    assert!(rows.len() == 12 && rows[0] == 13, "{rows:?}");
+    let (_, usage) = answer.finished();
+    assert_eq!(rows.len() as u32 + usage.accepted_tokens, usage.completion_tokens);
+}
+
+#[test]
+fn a_drafter_that_fails_is_not_missed() {
+    let failing = SimDrafter { delay: None, ..drafter(6, 99) };
+    let model = SimOptions { drafter: Some(failing), ..roomy(1, 128) };
+    let options = GenerateOptions { max_tokens: Some(9), ..speculating(Speculation::Always) };
+    let (rows, answer) = steps_of(model, Prompt::Text("?".into()), options);
+    assert_eq!((rows, answer.text.as_str()), (vec![1; 9], "bcdefghij"));
+}
+
+#[test]
+fn a_drafter_is_asked_where_its_time_is_won_back() {
+    let ask = |delay| {
+        let drafter = SimDrafter { delay: Some(Duration::from_millis(delay)), ..drafter(9, 99) };
+        let model =
+            SimOptions { drafter: Some(drafter), step_delay: Duration::from_millis(20), ..roomy(1, 64) };
+        steps_of(model, Prompt::Text("?".into()), at_most(24)).1.finished().1
+    };
+    let cheap = ask(1);
+    assert!(cheap.accepted_tokens > 8, "{cheap:?}");
+    let dear = ask(400);
+    assert!(dear.proposed_tokens < 9, "asked once, to see: {dear:?}");
 }
 
 #[test]
