@@ -9,6 +9,7 @@ Usage: benches/compare.sh PEER PEER_MODEL OURS.muse [options] [-- PEER OPTIONS]
 PEER is a command that takes the options of llama-bench and prints its JSON, such as
   .../llama.cpp/build/bin/llama-bench
   ".../venv/bin/python benches/peers/openvino_bench.py"
+  ".../venv/bin/python benches/peers/mnn_bench.py"
 
   -p TOKENS    of the prompt, 0 for none [512]
   -n TOKENS    of the answer, 0 for none [128]
