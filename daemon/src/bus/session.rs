@@ -65,8 +65,8 @@ impl Session {
     /// "description","parameters"}} with a JSON schema as parameters), json_schema s (the text is JSON of this schema, laid
     /// out as {"a": 1, "b": [2, 3]}; a schema that says what is not supported is an error; not with tools; max_tokens
     /// may cut it off), speculation b (default true: tokens that repeat
-    /// the conversation may be computed several in one step, which changes the speed and not the answer). An option
-    /// that is not known is an error.
+    /// the conversation, or that the model's drafter proposes, may be computed several in one step, which changes the speed
+    /// and not the answer). An option that is not known is an error.
     ///
     /// stream: one end of a socket. Frames are lines of JSON: {"event":"start"}, any number of
     /// {"event":"delta","text":s}, {"event":"reasoning","text":s} (what the model thinks, not part of the answer) and
@@ -76,7 +76,7 @@ impl Session {
     /// A tool_call frame is a whole call of one of the tools, its arguments of the types that the schema names; what
     /// is not is text. finish_reason tool_call: the model waits for the results of its calls.
     /// usage: prompt_tokens, cached_tokens, completion_tokens, proposed_tokens (computed because a repetition was
-    /// expected), accepted_tokens (of those, part of the answer). timing: queued_ms, first_token_ms, total_ms.
+    /// expected or the drafter proposed them), accepted_tokens (of those, part of the answer). timing: queued_ms, first_token_ms, total_ms.
     /// A reader that falls too far behind gets an error frame; the service never waits for it.
     #[zbus(out_args("stream"))]
     async fn respond(
