@@ -54,7 +54,7 @@ programs() {
 
 cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib cuda::
 kernels=$(programs muse-kernels agreement choose cuda_errors delta heads images whole_sequences)
-models=$(programs muse-runtime model recurrent images)
+models=$(programs muse-runtime model recurrent images drafter)
 for order in forwards backwards; do
   echo "threads $order"
   MUSE_EMULATOR_ORDER=$order "$folder/fragments"

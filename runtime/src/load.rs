@@ -291,10 +291,6 @@ where
 
 #[cfg(feature = "cuda")]
 fn on_cuda(mapped: &Mapped, plan: &Plan, text: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
-    // Better said now than at every block.
-    if mapped.drafter().is_some() {
-        return Err(BackendError::Unsupported("attention to both sides, which a drafter needs".into()).into());
-    }
     let backend = muse_kernels::CudaBackend::new()?;
     let name = backend.describe();
     model(mapped, backend, name, plan, text)

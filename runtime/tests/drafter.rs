@@ -173,6 +173,21 @@ fn files_that_do_not_go_together_are_refused_with_both_numbers() {
     assert!(matches!(&error, LoadError::Target { path, .. } if *path == elsewhere.path), "{error}");
 }
 
+/// On a device, or the emulated one of `scripts/cuda.sh`.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_cuda_backend_drafts_the_same() {
+    let (target, file) = (write(&everything(), Layout::F32, 3), write(&drafter(), Layout::F32, 4));
+    let tokens = Rng(9).tokens(24, 70);
+    let [expected, actual] = [BackendChoice::Reference, BackendChoice::Cuda].map(|backend| {
+        let mut engine = engine(&target.path, &LoadOptions { backend, ..options(Some(&file.path), 9) });
+        support::steps(&mut *engine, 0, &tokens[..20], 9);
+        block(&mut *engine, 0, &tokens, 20)
+    });
+    let (error, deviation) = support::difference(&actual, &expected);
+    assert!(error <= 1e-4 * deviation, "{error} of {deviation}");
+}
+
 /// A model without a drafter says so.
 #[test]
 fn nobody_drafts_without_a_drafter() {
