@@ -55,7 +55,7 @@ END
 on_aarch64() {
   need_rust
   scripts/aarch64.sh --cpu max --cpu cortex-a76 --cpu cortex-a72 -- --locked \
-    -p muse-format -p muse-boards -p muse-kernels -p muse-runtime -p muse-quantize --lib --test '[!c]*'
+    -p muse-format -p muse-boards -p muse-kernels -p muse-runtime -p muse-quantize --lib --test '[!c]*' --test choose
 }
 
 # The kernels' unit tests alone: they call each variant, and the emulator takes 500 times as long as a CPU.
