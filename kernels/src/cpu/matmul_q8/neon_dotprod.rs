@@ -4,12 +4,14 @@
 //! 0.38 a byte of weights, and 324 for four tokens, 0.28 a byte and token. For sixteen tokens a quarter of it takes 260,
 //! 0.23 a byte and token, 128 of them multiplications.
 
-use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s32, vst1q_f32};
+use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s32};
 
 use muse_format::TILE_ROWS;
 
 use super::Activations;
-use super::neon_tile::{Columns, Group, Q4, Q4Asym, Q4Codebook, Q8, RowValues, Sums, Weights, groups};
+use super::neon_tile::{
+    Columns, Group, Q4, Q4Asym, Q4Codebook, Q8, RowValues, Sums, Weights, groups, store_quarter,
+};
 use crate::cpu::neon::sdot;
 use crate::cpu::quantize::BLOCK;
 
@@ -89,11 +91,7 @@ fn block<W: Weights>(
         add(8);
         add(12);
     }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        let rows = &mut out.as_chunks_mut::<4>().0[quarter];
-        // SAFETY: 4 elements are written to an array of 4.
-        unsafe { vst1q_f32(rows.as_mut_ptr(), sum) };
-    }
+    store_quarter(out, quarter, sums);
 }
 
 /// `start` and the integer products of a quarter's 32 columns with those of one row of activations.

@@ -5,15 +5,15 @@
 
 use std::arch::aarch64::{
     int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s32, vreinterpretq_s8_s32, vreinterpretq_s8_s64,
-    vreinterpretq_s32_s8, vreinterpretq_s64_s8, vst1q_f32, vuzp1q_s32, vuzp2q_s32, vzip1q_s32, vzip1q_s64,
-    vzip2q_s32, vzip2q_s64,
+    vreinterpretq_s32_s8, vreinterpretq_s64_s8, vuzp1q_s32, vuzp2q_s32, vzip1q_s32, vzip1q_s64, vzip2q_s32,
+    vzip2q_s64,
 };
 
 use muse_format::TILE_ROWS;
 
 use super::Activations;
 use super::neon_dotprod;
-use super::neon_tile::{Q4, Q4Asym, Q4Codebook, Q8, Weights, groups};
+use super::neon_tile::{Q4, Q4Asym, Q4Codebook, Q8, Weights, groups, store_quarter};
 use crate::cpu::neon::smmla;
 use crate::cpu::quantize::BLOCK;
 
@@ -75,7 +75,7 @@ fn tokens<W: Weights, const N: usize>(
             let weights = group.signed_weights::<W>(quarter);
             let weights = [0, 1, 2, 3].map(|step| row_pairs(weights[step]));
             let mut add = |t: usize| {
-                // SAFETY: there are `BLOCK` rows, and `groups` was given their groups.
+                // SAFETY: there are `N` rows, and `groups` was given their groups.
                 let (four, quants) =
                     unsafe { (group.four_tokens::<W>(x, t), [0, 1, 2, 3].map(|i| group.quants(x, t + i))) };
                 let [a, b] = dots(weights, [quants[0], quants[1]]);
@@ -93,11 +93,7 @@ fn tokens<W: Weights, const N: usize>(
                 add(12);
             }
         }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            let rows = &mut out.as_chunks_mut::<4>().0[quarter];
-            // SAFETY: 4 elements are written to an array of 4.
-            unsafe { vst1q_f32(rows.as_mut_ptr(), sum) };
-        }
+        store_quarter(out, quarter, sums);
     }
 }
 

@@ -404,3 +404,18 @@ impl<const N: usize> Sums<N> {
         }
     }
 }
+
+/// Stores the sums of one quarter, a row of activations in turn.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn store_quarter<const N: usize>(
+    out: &mut [[f32; TILE_ROWS]; N],
+    quarter: usize,
+    sums: [float32x4_t; N],
+) {
+    for (out, sum) in out.iter_mut().zip(sums) {
+        let rows = &mut out.as_chunks_mut::<4>().0[quarter];
+        // SAFETY: 4 elements are written to an array of 4.
+        unsafe { vst1q_f32(rows.as_mut_ptr(), sum) };
+    }
+}
