@@ -1,8 +1,9 @@
 //! Keys and values on the device, and attention over them.
 
 use super::backend::{CudaBackend, CudaBuffer, small};
-use super::driver::{Context, Memory};
+use super::driver::Context;
 use super::launch::{self as kernels, BEST_THREADS, THREADS, cache_name, launch};
+use super::memory::Memory;
 use super::scratch::{BLOCKS_MAX, CHOOSE_ROWS};
 use crate::cache::row_count;
 use crate::{AttentionShape, BackendError, CacheDtype, CacheShape, IndexShape, Span, TILE_POSITIONS};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use muse_format::Layout;
 use zerocopy::IntoBytes;
 
-use super::driver::{Bounce, Context, Memory};
+use super::driver::Context;
 use super::experts::Table;
 use super::launch::{self as kernels, Kernels, THREADS, launch};
+use super::memory::{Bounce, Memory};
 use super::scratch::Scratch;
 use crate::delta::Stretch;
 use crate::reference::GROUP;

@@ -1,8 +1,9 @@
 //! Gated DeltaNet on the device: the states of a layer, and the launches that read and write them.
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, small};
-use super::driver::{Context, Memory};
+use super::driver::Context;
 use super::launch::{self as kernels, STATE_COLUMNS, STATE_THREADS, THREADS, launch};
+use super::memory::Memory;
 use crate::cache::row_count;
 use crate::delta::{KEY_DIM_MAX, Stretch, stretches};
 use crate::{BackendError, DeltaShape, Held, Span};

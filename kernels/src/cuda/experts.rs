@@ -6,8 +6,8 @@ use muse_format::{Layout, Score};
 use zerocopy::IntoBytes;
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
-use super::driver::Memory;
 use super::launch::{Choices, FEW, Product, RoutingRule, THREADS, launch};
+use super::memory::Memory;
 use super::products::{Batch, Input, Operand};
 use super::scratch::{PROMPT, WORKS_AT, works};
 use crate::reference::GROUP;

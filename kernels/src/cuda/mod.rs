@@ -23,6 +23,8 @@ mod heads;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
 mod operations;
 #[cfg(feature = "cuda")]
 mod products;

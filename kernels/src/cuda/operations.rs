@@ -6,8 +6,8 @@ use zerocopy::IntoBytes;
 use super::attention::CudaCache;
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
 use super::delta::CudaDeltaState;
-use super::driver::Memory;
 use super::launch::{self as kernels, THREADS, launch, layout_name};
+use super::memory::Memory;
 use super::products::{Batch, Input, Operand};
 use crate::cache::row_count;
 use crate::{

@@ -87,7 +87,8 @@ mod on_device {
     use std::sync::Arc;
 
     use super::{batch_bytes, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes};
-    use crate::cuda::driver::{Context, Memory};
+    use crate::cuda::driver::Context;
+    use crate::cuda::memory::Memory;
     use crate::{BackendError, ExpertsShape, HeadsShape};
 
     /// The parts; each grows where an operation comes before its `reserve`.
