@@ -52,9 +52,9 @@ programs() {
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4 || { cat "$log" >&2; return 1; }
 }
 
-cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib cuda::
-kernels=$(programs muse-kernels agreement choose cuda_errors delta heads images whole_sequences)
-models=$(programs muse-runtime model recurrent images drafter)
+cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib -- cuda:: device::
+kernels=$(programs muse-kernels agreement choose cuda_errors cuda_memory delta heads images whole_sequences)
+models=$(programs muse-runtime model recurrent images drafter cuda_memory)
 for order in forwards backwards; do
   echo "threads $order"
   MUSE_EMULATOR_ORDER=$order "$folder/fragments"

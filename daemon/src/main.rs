@@ -55,7 +55,8 @@ fn serve(args: &Args) -> Result<(), Failure> {
 }
 
 async fn run(args: &Args, config: Config, board: &Board, options: LoadOptions) -> Result<(), Failure> {
-    let available = || muse_boards::available_bytes(Path::new("/")).map(|free| board.budget_bytes(free));
+    let free = || muse_runtime::available_bytes(config.engine.backend, Path::new("/"));
+    let available = || free().map(|free| board.budget_bytes(free));
     let budget = config.memory.budget_mib.map(|mib| mib << 20).or_else(available);
     let source = Folder { path: config.models_dir.clone(), options, drafters: config.drafters.clone() };
     let scheduler = Scheduler::start(SchedulerOptions {

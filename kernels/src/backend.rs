@@ -99,6 +99,16 @@ pub trait Backend {
     /// What a gated DeltaNet layer keeps.
     type DeltaState;
 
+    /// Whether [`load`](Self::load) copies a tensor, so that what it was read from may be given back.
+    const COPIES_WEIGHTS: bool = false;
+
+    /// Makes room for tensors of so many bytes each, all of them or none, so that [`load`](Self::load) of those allocates
+    /// nothing, in whatever order. A backend that copies none does nothing.
+    fn reserve_weights(&mut self, bytes: &[u64]) -> Result<(), BackendError> {
+        let _ = bytes;
+        Ok(())
+    }
+
     /// Makes a tensor resident. A host backend keeps the view and checks that it has a kernel for the layout.
     fn load(&mut self, tensor: Tensor) -> Result<Self::Weight, BackendError>;
 

@@ -12,6 +12,7 @@
 mod audio;
 mod constraint;
 mod decoder;
+mod device;
 mod drafter;
 mod embed;
 mod engine;
@@ -38,14 +39,14 @@ mod vision;
 mod weights;
 
 pub use audio::{Sound, SoundError};
+pub use device::{available_bytes, cuda_device};
 pub use drafter::{Draft, DrafterInfo};
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
 pub use engine::{
     AudioInfo, EmbeddingInfo, Engine, MediaRows, ModelInfo, Placed, Text, TextDecoder, TextError, VisionInfo,
 };
 pub use load::{
-    BackendChoice, LoadError, LoadOptions, Placement, TARGET, cuda_device, load, load_mapped, open, place,
-    plan, read_text,
+    BackendChoice, LoadError, LoadOptions, Placement, TARGET, load, load_mapped, open, place, plan, read_text,
 };
 pub use media::{Medium, MediumKind, PlaceError};
 pub use model::Model;

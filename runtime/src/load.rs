@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muse_format::{FormatError, Layout, Role, Spec};
-#[cfg(not(feature = "cuda"))]
-use muse_kernels::CudaError;
 use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBackend};
 
 use crate::model::{EmbeddingModel, Model};
@@ -38,7 +36,8 @@ pub enum BackendChoice {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
-    /// In the file's mapping: nothing is copied, and memory can be reclaimed.
+    /// In the file's mapping: nothing is copied, and memory can be reclaimed. On a GPU weights lie in its own memory, the
+    /// only copy, whatever is chosen here.
     #[default]
     Mapped,
     /// In memory of the process, see [`Mapped::into_memory`].
@@ -220,6 +219,7 @@ pub fn read_text(
 /// is not copied.
 pub fn place(mapped: Mapped, options: &LoadOptions) -> Result<Mapped, LoadError> {
     match options.weights {
+        _ if options.backend == BackendChoice::Cuda => Ok(mapped),
         Placement::Mapped => Ok(mapped),
         Placement::Copied => {
             plan(&mapped, options)?;
@@ -235,7 +235,8 @@ pub fn place(mapped: Mapped, options: &LoadOptions) -> Result<Mapped, LoadError>
 /// Makes a mapped file ready to step, with `text` to read and write its tokens.
 ///
 /// # Errors
-/// [`LoadError`]: another target, options out of bounds, over budget, or a layout without a kernel.
+/// [`LoadError`]: another target, options out of bounds, over budget, which on a GPU is also what the GPU finds free, or a
+/// layout without a kernel.
 pub fn load_mapped(
     mapped: &Mapped,
     options: &LoadOptions,
@@ -252,10 +253,6 @@ pub fn load_mapped(
             rule,
         });
     }
-    tracing::info!("memory of {}:\n{plan}", mapped.path.display());
-    if plan.experts_on_flash.is_none() {
-        mapped.read_ahead();
-    }
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
@@ -268,14 +265,14 @@ pub fn load_mapped(
             let name = backend.describe();
             model(mapped, backend, name, &plan, text)
         }
-        BackendChoice::Cuda => on_cuda(mapped, &plan, text),
+        BackendChoice::Cuda => crate::device::load(mapped, options, text),
     }
 }
 
 /// A model of the kind that its spec says.
-fn model<B>(
+pub(crate) fn model<B>(
     mapped: &Mapped,
-    backend: B,
+    mut backend: B,
     name: String,
     plan: &Plan,
     text: Arc<dyn Text>,
@@ -283,40 +280,15 @@ fn model<B>(
 where
     B: Backend<Weight: Send, Buffer: Send, Cache: Send, DeltaState: Send> + Send + 'static,
 {
+    tracing::info!("memory of {}:\n{plan}", mapped.path.display());
+    if plan.experts_on_flash.is_none() && !B::COPIES_WEIGHTS {
+        mapped.read_ahead();
+    }
+    backend.reserve_weights(&mapped.tensor_bytes())?;
     match mapped.spec.embedding {
         Some(_) => Ok(Box::new(EmbeddingModel::new(mapped, backend, name, plan, text)?)),
         None => Ok(Box::new(Model::new(mapped, backend, name, plan, text)?)),
     }
-}
-
-#[cfg(feature = "cuda")]
-fn on_cuda(mapped: &Mapped, plan: &Plan, text: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
-    let backend = muse_kernels::CudaBackend::new()?;
-    let name = backend.describe();
-    model(mapped, backend, name, plan, text)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn on_cuda(_: &Mapped, _: &Plan, _: Arc<dyn Text>) -> Result<Box<dyn Engine>, LoadError> {
-    Err(BackendError::from(CudaError::NotBuilt).into())
-}
-
-/// Opens the GPU that [`BackendChoice::Cuda`] takes and loads its kernels; returns its name.
-///
-/// # Errors
-/// [`BackendError::Cuda`] says what is missing.
-#[cfg(feature = "cuda")]
-pub fn cuda_device() -> Result<String, BackendError> {
-    Ok(muse_kernels::CudaBackend::new()?.describe())
-}
-
-/// The error of a build without the feature `cuda`.
-///
-/// # Errors
-/// [`CudaError::NotBuilt`].
-#[cfg(not(feature = "cuda"))]
-pub fn cuda_device() -> Result<String, BackendError> {
-    Err(CudaError::NotBuilt.into())
 }
 
 /// What `mapped` would take under `options`, its drafter included.

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions, UncheckedAdvice};
 use muse_format::{FormatError, Generation, Layout, Provenance, Spec, Text};
 use muse_kernels::{BackendError, Bytes, Tensor};
 
@@ -33,6 +33,8 @@ const CHUNK: usize = 4 << 20;
 struct Owner {
     map: Mmap,
     len: usize,
+    /// Whether `map` is of the file: pages that are given back come from there again.
+    of_file: bool,
     /// Holds the shared `flock`.
     file: File,
 }
@@ -75,7 +77,7 @@ fn read_into(mut map: MmapMut, from: &Owner) -> io::Result<Owner> {
     }
     // The kernel's own copy of the file is not needed any more.
     let _ = rustix::fs::fadvise(&from.file, 0, None, rustix::fs::Advice::DontNeed);
-    Ok(Owner { map: map.make_read_only()?, len: from.len, file: from.file.try_clone()? })
+    Ok(Owner { map: map.make_read_only()?, len: from.len, of_file: false, file: from.file.try_clone()? })
 }
 
 /// A mapped and checked `.muse` file. Holding one tells what holding a [`muse_format::File`] tells.
@@ -125,7 +127,7 @@ impl Mapped {
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         // A wish that few file systems grant; see `huge_bytes`.
         let _ = map.advise(Advice::HugePage);
-        Self::parse(path, Arc::new(Owner { len: map.len(), map, file }))
+        Self::parse(path, Arc::new(Owner { len: map.len(), map, of_file: true, file }))
     }
 
     /// The same model with its bytes read into memory of this process, in huge pages: from the kernel's reserve
@@ -220,6 +222,26 @@ impl Mapped {
         if let Some(drafter) = &self.drafter {
             drafter.read_ahead();
         }
+    }
+
+    /// Gives back the memory of a tensor's pages, of the mapping and of what the kernel keeps of the file; who reads them
+    /// again waits for the disk. Where the bytes are not the file's own nothing is given back.
+    pub(crate) fn give_back(&self, name: &str) {
+        let Some(range) = self.extent(name).filter(|_| self.owner.of_file) else { return };
+        let Some(len) = std::num::NonZero::new(range.len() as u64) else { return };
+        let Owner { map, file, .. } = &*self.owner;
+        // SAFETY: `of_file`: the mapping is shared, read-only and of a file, so that a page that is touched again, of this
+        // tensor or of a neighbour, holds what it held as far as `open` says. The range is within it.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        let _ = rustix::fs::fadvise(file, range.start as u64, Some(len), rustix::fs::Advice::DontNeed);
+    }
+
+    /// Bytes of each tensor, and of the drafter's, as they lie in the files.
+    pub(crate) fn tensor_bytes(&self) -> Vec<u64> {
+        let mut extents: Vec<_> = self.tensors.values().map(|tensor| tensor.range.clone()).collect();
+        extents.sort_unstable_by_key(|range| range.start);
+        let own = extents.into_iter().map(|range| range.len() as u64);
+        own.chain(self.drafter.iter().flat_map(|drafter| drafter.tensor_bytes())).collect()
     }
 
     /// Where a tensor's bytes lie in [`bytes`](Self::bytes).

@@ -1,7 +1,8 @@
 // A libcuda.so.1 without a device: what the backend calls of the driver, on the emulator.
 //
 // MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
-// `memory=BYTES` (of the device), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it fail).
+// `memory=BYTES` (of the device), `integrated=0` (memory of its own),
+// `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it fail).
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -28,12 +29,14 @@ enum Result {
 
 using Pointer = unsigned long long;
 
+constexpr long DEVICE_BYTES = 8L << 30;
+
 std::recursive_mutex guard;
 bool ready = false;
 std::map<std::string, std::string> plan;
 std::unordered_map<Pointer, std::size_t> allocations;
 std::size_t used = 0;
-long launches = 0;
+long launches = 0, allocated = 0;
 bool failed = false;
 thread_local bool has_context = false;
 
@@ -137,6 +140,7 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
   const int sm = static_cast<int>(planned("sm", 87));
   switch (attribute) {
     case 16: *value = 8; break;
+    case 18: *value = static_cast<int>(planned("integrated", 1)); break;
     case 75: *value = sm / 10; break;
     case 76: *value = sm % 10; break;
     default: return INVALID_VALUE;
@@ -180,10 +184,18 @@ Result cuModuleGetFunction(void** function, void*, const char* name) {
   return SUCCESS;
 }
 
+Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+  NEEDS_CONTEXT;
+  *total = static_cast<std::size_t>(planned("memory", DEVICE_BYTES));
+  *free = *total - used;
+  return SUCCESS;
+}
+
 Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
   NEEDS_CONTEXT;
   if (size == 0) return INVALID_VALUE;
-  if (size > static_cast<std::size_t>(planned("memory", 8L << 30)) - used) return OUT_OF_MEMORY;
+  if (++allocated == planned("allocation", 0)) return OUT_OF_MEMORY;
+  if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
   // As the driver aligns, and no byte more, so that the address sanitizer sees what is outside.
   void* memory = nullptr;
   if (posix_memalign(&memory, 256, size) != 0) return OUT_OF_MEMORY;

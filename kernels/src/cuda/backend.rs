@@ -5,10 +5,10 @@ use std::sync::Arc;
 use muse_format::Layout;
 use zerocopy::IntoBytes;
 
-use super::driver::Context;
+use super::driver::{Context, CudaMemory};
 use super::experts::Table;
 use super::launch::{self as kernels, Kernels, THREADS, launch};
-use super::memory::{Bounce, Memory};
+use super::memory::{Bounce, Chunks, Memory, Part};
 use super::scratch::Scratch;
 use crate::delta::Stretch;
 use crate::reference::GROUP;
@@ -24,6 +24,8 @@ pub struct CudaBackend {
     /// What `scratch.stretches` holds.
     pub(super) stretches: Vec<Stretch>,
     pub(super) bounce: Bounce,
+    /// Room for weights that are not loaded yet.
+    pub(super) chunks: Chunks,
     /// One of each mixture of experts.
     pub(super) tables: Vec<Table>,
     pub(super) context: Arc<Context>,
@@ -35,7 +37,7 @@ pub struct CudaWeight {
     pub(super) layout: Layout,
     pub(super) rows: u32,
     pub(super) cols: u32,
-    pub(super) memory: Memory,
+    pub(super) memory: Part,
 }
 
 /// f32 activations on the device.
@@ -73,7 +75,15 @@ impl CudaBackend {
         let kernels = kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
         let (spans, stretches, tables) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { kernels, scratch, spans, stretches, bounce, tables, context })
+        Ok(Self { kernels, scratch, spans, stretches, bounce, chunks: Chunks::default(), tables, context })
+    }
+
+    /// What memory there is for a model.
+    ///
+    /// # Errors
+    /// [`CudaError::Call`](crate::CudaError::Call) where the device is lost.
+    pub fn memory(&self) -> Result<CudaMemory, BackendError> {
+        Ok(self.context.memory()?)
     }
 
     /// The GPU's name and what its kernels are compiled for.

@@ -21,6 +21,29 @@ pub(super) fn failed(call: &'static str) -> impl FnOnce(DriverError) -> CudaErro
     move |error| CudaError::Call { call, problem: name_of(error) }
 }
 
+/// The memory that a GPU's allocations come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CudaMemory {
+    /// The machine's own: what is free of it the kernel says, which can take back what it keeps of files.
+    Shared,
+    /// The GPU's.
+    Own {
+        /// Bytes.
+        free: u64,
+        total: u64,
+    },
+}
+
+impl CudaMemory {
+    /// That of the GPU that [`CudaBackend::new`](crate::CudaBackend::new) takes.
+    ///
+    /// # Errors
+    /// [`CudaError`] says what is missing: the driver, a newer one, or a GPU.
+    pub fn of_device() -> Result<Self, CudaError> {
+        Context::open()?.memory()
+    }
+}
+
 /// One device, with one stream that all its work goes through in order.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -32,6 +55,8 @@ pub(super) struct Context {
     pub(super) sm: u32,
     /// Blocks run on so many at once.
     pub(super) processors: u32,
+    /// Whether the device shares the machine's memory.
+    integrated: bool,
 }
 
 // SAFETY: handles of the driver may be used from any thread; every use binds the context to its thread first (`bind`).
@@ -68,10 +93,11 @@ impl Context {
         let sm = u32::try_from(10 * major + minor).unwrap_or(0);
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let processors = u32::try_from(processors).unwrap_or(1);
+        let integrated = attribute(Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0;
         // SAFETY: `device` is one that the driver gave; `drop` releases what is retained.
         let context = unsafe { result::primary_ctx::retain(device) };
         let context = context.map_err(failed("cuDevicePrimaryCtxRetain"))?;
-        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm, processors };
+        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm, processors, integrated };
         opened.bind()?;
         let kind = result::stream::StreamKind::NonBlocking;
         opened.stream = result::stream::create(kind).map_err(failed("cuStreamCreate"))?;
@@ -82,6 +108,16 @@ impl Context {
     pub(super) fn bind(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained until `drop`.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// What memory there is.
+    pub(super) fn memory(&self) -> Result<CudaMemory, CudaError> {
+        if self.integrated {
+            return Ok(CudaMemory::Shared);
+        }
+        self.bind()?;
+        let (free, total) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok(CudaMemory::Own { free: free as u64, total: total as u64 })
     }
 
     /// Waits for all work so far; an error of any of it is told here.

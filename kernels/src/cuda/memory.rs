@@ -1,5 +1,9 @@
 //! Memory of the device, and how it is filled.
+//!
+//! Weights lie in chunks: few allocations, none larger than [`CHUNK_BYTES`] but of a single tensor that is, as a kernel
+//! reads a tensor from one address on. They are made together, before the first is filled.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -11,6 +15,10 @@ use crate::{BackendError, CudaError};
 
 /// Bytes that weights pass through on their way to the device.
 const BOUNCE_BYTES: usize = 4 << 20;
+/// Most bytes that tensors share. Drivers of boards fail at larger ones where memory is in pieces.
+const CHUNK_BYTES: usize = 256 << 20;
+/// Where a tensor may begin, as in memory of its own.
+const ALIGNMENT: usize = 256;
 
 /// Bytes on the device.
 #[derive(Debug)]
@@ -60,7 +68,7 @@ impl Memory {
         self.write_at(0, from)
     }
 
-    fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), CudaError> {
+    fn write_at(&self, offset: usize, from: &[u8]) -> Result<(), CudaError> {
         assert!(from.len() <= self.bytes && offset <= self.bytes - from.len());
         if from.is_empty() {
             return Ok(());
@@ -110,6 +118,72 @@ impl Drop for Memory {
     }
 }
 
+/// A tensor's bytes in a chunk.
+#[derive(Debug)]
+pub(super) struct Part {
+    chunk: Arc<Memory>,
+    offset: usize,
+}
+
+impl Part {
+    /// The device's address of the first byte; 0 where there are none.
+    pub(super) fn at(&self) -> u64 {
+        self.chunk.at() + self.offset as u64
+    }
+}
+
+/// Room for tensors, by their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    free: HashMap<usize, Vec<Part>>,
+}
+
+/// Which tensors of so many bytes share a chunk: where each begins and how long it is, chunk by chunk.
+fn pack(bytes: &[usize], most: usize) -> Vec<Vec<(usize, usize)>> {
+    let mut chunks: Vec<Vec<(usize, usize)>> = Vec::new();
+    for bytes in bytes.iter().copied().filter(|bytes| *bytes > 0) {
+        let last = chunks.last().and_then(|chunk| chunk.last());
+        let next = last.and_then(|(at, len)| (at + len).checked_next_multiple_of(ALIGNMENT));
+        match next.filter(|at| most.checked_sub(bytes).is_some_and(|room| *at <= room)) {
+            Some(at) => chunks.last_mut().expect("it has a last tensor").push((at, bytes)),
+            None => chunks.push(vec![(0, bytes)]),
+        }
+    }
+    chunks
+}
+
+impl Chunks {
+    /// Allocates room for tensors of so many bytes, all of it or none.
+    pub(super) fn reserve(&mut self, context: &Arc<Context>, bytes: &[u64]) -> Result<(), BackendError> {
+        let wanted = bytes.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        let too_large = |_| BackendError::OutOfMemory { wanted };
+        let bytes: Vec<usize> =
+            bytes.iter().map(|bytes| usize::try_from(*bytes)).collect::<Result<_, _>>().map_err(too_large)?;
+        let mut made = Vec::new();
+        for tensors in pack(&bytes, CHUNK_BYTES) {
+            let end = tensors.last().map_or(0, |(at, bytes)| at + bytes);
+            made.push((Arc::new(Memory::new(context, end)?), tensors));
+        }
+        for (chunk, tensors) in made {
+            for (offset, bytes) in tensors {
+                self.free.entry(bytes).or_default().push(Part { chunk: chunk.clone(), offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a tensor to the room that was reserved for it, or to memory of its own where there is none.
+    pub(super) fn upload(&mut self, bounce: &mut Bounce, from: &[u8]) -> Result<Part, BackendError> {
+        match self.free.get_mut(&from.len()).and_then(Vec::pop) {
+            None => Ok(Part { chunk: Arc::new(bounce.upload(from)?), offset: 0 }),
+            Some(part) => {
+                bounce.fill(&part.chunk, part.offset, from)?;
+                Ok(part)
+            }
+        }
+    }
+}
+
 /// Pinned memory that weights pass through, so that a file's pages are read once and need not stay.
 #[derive(Debug)]
 pub(super) struct Bounce {
@@ -135,17 +209,22 @@ impl Bounce {
 
     /// Copies `from` to memory of its own on the device.
     pub(super) fn upload(&mut self, from: &[u8]) -> Result<Memory, BackendError> {
-        let mut memory = Memory::new(&self.context, from.len())?;
+        let memory = Memory::new(&self.context, from.len())?;
+        self.fill(&memory, 0, from)?;
+        Ok(memory)
+    }
+
+    fn fill(&mut self, memory: &Memory, offset: usize, from: &[u8]) -> Result<(), CudaError> {
         for (i, part) in from.chunks(BOUNCE_BYTES).enumerate() {
             // SAFETY: `at` holds BOUNCE_BYTES, of which `part` is no more, and nothing else points into it.
             let bounce = unsafe {
                 ptr::copy_nonoverlapping(part.as_ptr(), self.at.cast::<u8>(), part.len());
                 std::slice::from_raw_parts(self.at.cast::<u8>(), part.len())
             };
-            memory.write_at(i * BOUNCE_BYTES, bounce)?;
+            memory.write_at(offset + i * BOUNCE_BYTES, bounce)?;
             self.context.synchronize()?;
         }
-        Ok(memory)
+        Ok(())
     }
 }
 
@@ -154,5 +233,26 @@ impl Drop for Bounce {
         let _ = self.context.bind();
         // SAFETY: allocated by `new`; every copy from it has been waited for.
         let _ = unsafe { result::free_host(self.at) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_share_chunks_and_none_is_cut() {
+        for (case, bytes, expected) in [
+            ("none", &[][..], vec![]),
+            ("nothing", &[0, 0], vec![]),
+            ("one byte", &[1], vec![vec![(0, 1)]]),
+            ("aligned", &[1, 300, 4], vec![vec![(0, 1), (256, 300), (768, 4)]]),
+            ("to the last byte", &[512, 512], vec![vec![(0, 512), (512, 512)]]),
+            ("one byte more", &[512, 513], vec![vec![(0, 512)], vec![(0, 513)]]),
+            ("larger than a chunk", &[8, 5000, 8], vec![vec![(0, 8)], vec![(0, 5000)], vec![(0, 8)]]),
+            ("as large as can be", &[usize::MAX, 8], vec![vec![(0, usize::MAX)], vec![(0, 8)]]),
+        ] {
+            assert_eq!(pack(bytes, 1024), expected, "{case}");
+        }
     }
 }

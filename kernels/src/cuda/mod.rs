@@ -43,6 +43,7 @@ pub use self::{
     attention::CudaCache,
     backend::{CudaBackend, CudaBuffer, CudaWeight},
     delta::CudaDeltaState,
+    driver::CudaMemory,
 };
 
 use crate::BackendError;

@@ -21,11 +21,18 @@ impl Backend for CudaBackend {
     type Cache = CudaCache;
     type DeltaState = CudaDeltaState;
 
+    const COPIES_WEIGHTS: bool = true;
+
+    fn reserve_weights(&mut self, bytes: &[u64]) -> Result<(), BackendError> {
+        self.chunks.reserve(&self.context, bytes)
+    }
+
     fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
         let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));
         let (rows, cols) = (u32::try_from(tensor.rows()), u32::try_from(tensor.cols()));
         let (rows, cols) = (rows.map_err(|_| unsupported())?, cols.map_err(|_| unsupported())?);
-        Ok(CudaWeight { layout: tensor.layout(), rows, cols, memory: self.bounce.upload(tensor.bytes())? })
+        let memory = self.chunks.upload(&mut self.bounce, tensor.bytes())?;
+        Ok(CudaWeight { layout: tensor.layout(), rows, cols, memory })
     }
 
     fn buffer(&mut self, len: usize) -> Result<CudaBuffer, BackendError> {

@@ -17,7 +17,16 @@ pub(crate) struct Loader<'a, B> {
 
 impl<B: Backend> Loader<'_, B> {
     pub(crate) fn take(&mut self, name: &str, rows: u32, cols: u32) -> Result<B::Weight, BackendError> {
-        self.backend.load(self.mapped.tensor(name, rows, cols)?)
+        if B::COPIES_WEIGHTS
+            && let Some(range) = self.mapped.extent(name)
+        {
+            self.mapped.pages().want(&range);
+        }
+        let weight = self.backend.load(self.mapped.tensor(name, rows, cols)?)?;
+        if B::COPIES_WEIGHTS {
+            self.mapped.give_back(name);
+        }
+        Ok(weight)
     }
 
     fn take_if(&mut self, wanted: bool, name: &str, cols: u32) -> Result<Option<B::Weight>, BackendError> {
