@@ -33,7 +33,7 @@ constexpr float TINY = 1e-36f;
 struct Row {
   u32 slot;
   u32 position;
-  u32 last;  // position of its span's last row
+  u32 last;  // position of its span's last row; where some spans' rows alone see each other, its own of the others
 };
 
 // A half is its bits; kernels convert with ptx::from_f16.

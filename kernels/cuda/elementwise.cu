@@ -42,6 +42,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) add(float* x, const float*
   if (i < len) x[i] += y[i];
 }
 
+// x[i] = min(max(x[i], low), high); a NaN stays one.
+extern "C" __global__ void __launch_bounds__(THREADS) clip(float* x, u64 len, float low, float high) {
+  const u64 i = thread_index();
+  if (i >= len) return;
+  const float own = x[i];
+  if (own < low) x[i] = low;
+  else if (own > high) x[i] = high;
+}
+
 // x[i] = softcap * tanh(scale * x[i] / softcap), or scale * x[i] where softcap is 0.
 extern "C" __global__ void __launch_bounds__(THREADS) scale_and_cap(float* x, u64 len, float scale, float softcap) {
   const u64 i = thread_index();

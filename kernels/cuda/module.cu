@@ -1,6 +1,7 @@
 // All kernels in one module, which is what is compiled: scripts/cubins.sh.
 #include "attention.cu"
 #include "choose.cu"
+#include "convolve_causal.cu"
 #include "delta.cu"
 #include "elementwise.cu"
 #include "embed.cu"

@@ -1,11 +1,13 @@
 //! What models that listen to sounds ask for beside the operations of `agreement.rs`: convolutions along a sequence that
-//! comes in parts. Every set of features of this CPU against the reference backend.
+//! comes in parts. Every backend against the reference.
 
+#[macro_use]
+mod each;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../src/test_data.rs"]
 mod test_data;
 
-use muse_kernels::{Backend, CpuBackend, Features, ReferenceBackend, Tensor};
+use muse_kernels::{Backend, ReferenceBackend, Tensor};
 use test_data::Random;
 
 const EPSILON: f64 = f32::EPSILON as f64;
@@ -76,23 +78,20 @@ fn backends_and_parts_agree() {
     for (taps, width, rows) in [(1, 5, 4), (2, 16, 7), (3, 6, 2), (7, 33, 40), (7, 256, 300)] {
         let case = Case::new(taps, width, rows);
         let [expected, kept] = case.run(&mut ReferenceBackend::new(), rows);
-        for features in Features::detect().and_weaker() {
-            for threads in [1, 3] {
-                let mut cpu = CpuBackend::with_features(threads, features);
-                let name = format!("{taps} taps of {width}, {}", cpu.describe());
-                let whole = case.run(&mut cpu, rows);
-                for (i, (actual, expected)) in whole[0].iter().zip(&expected).enumerate() {
-                    // Each of the sums and products rounds once.
-                    let bound = 2.0 * (taps as f64 + 1.0) * EPSILON * case.exact(i / width, i % width)[1];
-                    let error = (f64::from(*actual) - f64::from(*expected)).abs();
-                    assert!(error <= bound, "{name}: {i} is {actual}, not {expected}");
-                }
-                assert_eq!(whole[1], kept, "{name}");
-                // Parts that are shorter than what is kept, and longer; bit for bit.
-                for most in [1, 2, 5, 64] {
-                    assert!(case.run(&mut cpu, most) == whole, "{name}: {most} at a time");
-                }
+        each_backend!(|cpu| {
+            let name = format!("{taps} taps of {width}, {}", cpu.describe());
+            let whole = case.run(cpu, rows);
+            for (i, (actual, expected)) in whole[0].iter().zip(&expected).enumerate() {
+                // Each of the sums and products rounds once.
+                let bound = 2.0 * (taps as f64 + 1.0) * EPSILON * case.exact(i / width, i % width)[1];
+                let error = (f64::from(*actual) - f64::from(*expected)).abs();
+                assert!(error <= bound, "{name}: {i} is {actual}, not {expected}");
             }
-        }
+            assert_eq!(whole[1], kept, "{name}");
+            // Parts that are shorter than what is kept, and longer; bit for bit.
+            for most in [1, 2, 5, 64] {
+                assert!(case.run(cpu, most) == whole, "{name}: {most} at a time");
+            }
+        });
     }
 }

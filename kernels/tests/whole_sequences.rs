@@ -8,9 +8,7 @@ mod each;
 mod test_data;
 
 use muse_format::Activation;
-use muse_kernels::{
-    AttentionShape, Backend, CacheDtype, CacheShape, CpuBackend, Features, ReferenceBackend, Span, Tensor,
-};
+use muse_kernels::{AttentionShape, Backend, CacheDtype, CacheShape, ReferenceBackend, Span, Tensor};
 use test_data::Random;
 
 const EPSILON: f64 = f32::EPSILON as f64;
@@ -109,15 +107,6 @@ fn attention_to_both_sides_agrees() {
     }
 }
 
-/// Runs `test` for the CPU's backends alone: CUDA has no kernel for attention of rows that see each other.
-fn each_cpu(test: impl Fn(&mut CpuBackend)) {
-    for features in Features::detect().and_weaker() {
-        for threads in [1, 3] {
-            test(&mut CpuBackend::with_features(threads, features));
-        }
-    }
-}
-
 /// As [`attend`], over one slot after another, of which the rows of some spans see each other.
 fn attend_jointly<B: Backend<Buffer = Vec<f32>>>(
     backend: &mut B,
@@ -160,7 +149,7 @@ fn rows_of_a_piece_see_each_other_and_its_past() {
         let shape = causal(window);
         for dtype in CacheDtype::ALL {
             let expected = attend_jointly(&mut ReferenceBackend::new(), dtype, &shape, &pieces);
-            each_cpu(|cpu| {
+            each_backend!(|cpu| {
                 let actual = attend_jointly(cpu, dtype, &shape, &pieces);
                 let name = format!("{window:?} {dtype} {}", cpu.describe());
                 // As above.
@@ -209,14 +198,10 @@ fn row_operations_agree() {
                 close(&a, &e, 48.0 * EPSILON * 6.0, "activate");
             }
             let (mut a, mut e) = (x.clone(), x.clone());
-            if !name.contains("cuda") {
-                cpu.clip(&mut a, len, [-0.5, 0.25]).unwrap();
-                reference.clip(&mut e, len, [-0.5, 0.25]).unwrap();
-                assert_eq!(a, e, "clip {name}");
-                assert!(
-                    a[..len].iter().zip(&x).all(|(a, x)| *a == x.clamp(-0.5, 0.25)) && a[len..] == x[len..]
-                );
-            }
+            cpu.clip(&mut a, len, [-0.5, 0.25]).unwrap();
+            reference.clip(&mut e, len, [-0.5, 0.25]).unwrap();
+            assert_eq!(a, e, "clip {name}");
+            assert!(a[..len].iter().zip(&x).all(|(a, x)| *a == x.clamp(-0.5, 0.25)) && a[len..] == x[len..]);
             let (mut a, mut e) = (vec![f32::NAN; lens.len() * cols], vec![f32::NAN; lens.len() * cols]);
             cpu.mean(&mut a, &x, &spans, cols).unwrap();
             reference.mean(&mut e, &x, &spans, cols).unwrap();

@@ -76,9 +76,7 @@ fn see_the_same(others: &[(BackendChoice, u32)]) {
         // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
         for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
             let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &images);
-            // CUDA has no kernels for rows that see each other.
-            let others = others.iter().filter(|(backend, _)| !joint || *backend != BackendChoice::Cuda);
-            for (backend, batch) in others.copied() {
+            for (backend, batch) in others.iter().copied() {
                 let actual = logits(&mut *engine(layout, backend, batch), &tokens, &images);
                 let (error, deviation) = difference(&actual, &expected);
                 let case = format!("{layout} {backend:?} {batch}, joint: {joint}");

@@ -58,16 +58,24 @@ fn logits(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> Vec<f32>
 
 #[test]
 fn steps_and_backends_hear_the_same() {
+    use BackendChoice::{Cpu, Reference};
+    hear_the_same(&[(Reference, 7), (Cpu, 64), (Cpu, 5), (Cpu, 1)]);
+}
+
+/// On a device, or the emulated one of `scripts/cuda.sh`.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_cuda_backend_hears_the_same() {
+    hear_the_same(&[(BackendChoice::Cuda, 64), (BackendChoice::Cuda, 5)]);
+}
+
+/// What the reference hears in one step, of these backends and rows a step.
+fn hear_the_same(others: &[(BackendChoice, u32)]) {
     let (tokens, media) = prompt();
     // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
     for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
         let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &media);
-        for (backend, batch) in [
-            (BackendChoice::Reference, 7),
-            (BackendChoice::Cpu, 64),
-            (BackendChoice::Cpu, 5),
-            (BackendChoice::Cpu, 1),
-        ] {
+        for (backend, batch) in others.iter().copied() {
             let actual = logits(&mut *engine(layout, backend, batch), &tokens, &media);
             let (error, deviation) = difference(&actual, &expected);
             assert!(error <= bound * deviation, "{layout} {backend:?} {batch}: {error} of {deviation}");

@@ -68,7 +68,7 @@ const std::unordered_map<std::string, emulator::Kernel>& kernels() {
       K(attention_f32_8), K(attention_f16_8), K(attention_int8_8), K(attention_int8_int4_8), K(attention_int4_8),
       K(attention_merge),
       K(index_scores_f32), K(index_scores_f16), K(index_scores_int8), K(choose_best),
-      K(convolve), K(delta_prepare), K(delta_rule), K(delta_settle),
+      K(clip), K(convolve), K(convolve_causal), K(pass_on), K(delta_prepare), K(delta_rule), K(delta_settle),
       K(heads_f32), K(heads_f16), K(heads_bf16), K(heads_q8), K(heads_q4), K(heads_q4_asym), K(heads_q4_codebook),
       K(quantize_heads),
       K(glu), K(add), K(scale_and_cap), K(gather),

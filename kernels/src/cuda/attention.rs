@@ -70,6 +70,36 @@ impl CudaCache {
     }
 }
 
+/// What a row sees beside what its shape says.
+#[derive(Clone, Copy)]
+pub(super) enum Seen<'a> {
+    Plain,
+    /// Of chosen positions, `top` a row, alone.
+    Chosen(&'a CudaBuffer, u32),
+    /// In some spans, one flag each, also the rows behind it.
+    Joint(&'a [bool]),
+}
+
+impl Seen<'_> {
+    /// Positions that a row sees by its shape and its span, at most.
+    ///
+    /// # Panics
+    /// If there is no flag for each span, or the shape is one of attention to both sides.
+    fn most(self, spans: &[Span], shape: &AttentionShape) -> usize {
+        let Self::Joint(joint) = self else {
+            let of = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();
+            return spans.iter().map(of).max().unwrap_or(0);
+        };
+        assert!(joint.len() == spans.len() && !shape.bidirectional, "{joint:?} of {spans:?}, {shape:?}");
+        // The first row of a span sees as far as the last, and from further back.
+        let of = |(span, joint): (&Span, &bool)| {
+            let position = if *joint { span.start } else { span.start + (span.len - 1) };
+            shape.sees_jointly(span, position, *joint).count()
+        };
+        spans.iter().zip(joint).map(of).max().unwrap_or(0)
+    }
+}
+
 impl CudaBackend {
     /// See [`crate::Backend::store`].
     pub(super) fn put(
@@ -90,7 +120,7 @@ impl CudaBackend {
         Ok(unsafe { launch!(self.kernels, &name, grid, 64, [argument, k, v, batch]) }?)
     }
 
-    /// Attention to all that the rows see, or to those of them that were chosen, `top` a row.
+    /// See [`crate::Backend::attention`].
     pub(super) fn attend(
         &mut self,
         out: &CudaBuffer,
@@ -98,29 +128,24 @@ impl CudaBackend {
         cache: &CudaCache,
         spans: &[Span],
         shape: &AttentionShape,
-        chosen: Option<(&CudaBuffer, u32)>,
+        seen: Seen<'_>,
     ) -> Result<(), BackendError> {
         let own = &cache.shape;
         assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
         assert!(own.values, "a cache of keys alone");
-        let last = |span: &Span| span.start + (span.len - 1);
-        let seen = |span: &Span| shape.sees(span, last(span)).count();
-        let mut seen = spans.iter().map(seen).max().unwrap_or(0);
-        let capacity = own.capacity as usize;
-        assert!(seen <= capacity, "a query sees {seen} positions of a cache of {capacity}");
         cache.check(spans);
-        let tokens = row_count(spans);
-        let (chosen, top) = match chosen {
-            None => (0, 0),
-            Some((chosen, top)) => {
-                seen = seen.min(top as usize);
-                (chosen.at(tokens * top as usize), top)
-            }
+        let (tokens, most) = (row_count(spans), seen.most(spans, shape));
+        let capacity = own.capacity as usize;
+        assert!(most <= capacity, "a query sees {most} positions of a cache of {capacity}");
+        let (chosen, top) = match seen {
+            Seen::Chosen(chosen, top) => (chosen.at(tokens * top as usize), top),
+            Seen::Plain | Seen::Joint(_) => (0, 0),
         };
+        let most = if top > 0 { most.min(top as usize) } else { most };
         let group = shape.heads / shape.kv_heads;
         let each = if group <= 4 { 4 } else { kernels::QUERIES };
         let grid_y = shape.kv_heads * group.div_ceil(each);
-        let splits = self.splits(tokens as u64 * u64::from(grid_y), seen);
+        let splits = self.splits(tokens as u64 * u64::from(grid_y), most);
         let width = shape.heads as usize * shape.head_dim as usize;
         if splits > 1 {
             self.scratch.reserve_parts(width)?;
@@ -128,7 +153,10 @@ impl CudaBackend {
         let attention = kernels::Attention {
             out: out.at(tokens * width),
             q: q.at(tokens * width),
-            batch: self.batch(spans)?,
+            batch: match seen {
+                Seen::Joint(joint) => self.pieces(spans, joint)?,
+                Seen::Plain | Seen::Chosen(..) => self.batch(spans)?,
+            },
             chosen,
             parts: self.scratch.parts.at(),
             heads: shape.heads,
@@ -139,7 +167,11 @@ impl CudaBackend {
             window: shape.window.unwrap_or(u32::MAX),
             chunk: shape.chunk.unwrap_or(0),
             until: shape.until.unwrap_or(u32::MAX),
-            bidirectional: shape.bidirectional.into(),
+            behind: match seen {
+                Seen::Joint(_) => kernels::BEHIND_ALL,
+                _ if shape.bidirectional => kernels::BEHIND_WITHIN,
+                _ => kernels::BEHIND_NOTHING,
+            },
         };
         let name = format!("attention_{}_{each}", cache_name(own.dtype));
         let (argument, grid) = (cache.argument(), (small(tokens) * splits, grid_y));

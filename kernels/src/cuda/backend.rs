@@ -21,6 +21,8 @@ pub struct CudaBackend {
     pub(super) scratch: Scratch,
     /// What `scratch.batch` holds.
     pub(super) spans: Vec<Span>,
+    /// What `scratch.pieces` holds.
+    pub(super) pieces: Vec<(Span, bool)>,
     /// What `scratch.stretches` holds.
     pub(super) stretches: Vec<Stretch>,
     pub(super) bounce: Bounce,
@@ -74,8 +76,9 @@ impl CudaBackend {
         let context = Context::open()?;
         let kernels = kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
-        let (spans, stretches, tables) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { kernels, scratch, spans, stretches, bounce, chunks: Chunks::default(), tables, context })
+        let (spans, pieces) = (Vec::new(), Vec::new());
+        let (stretches, tables, chunks) = (Vec::new(), Vec::new(), Chunks::default());
+        Ok(Self { kernels, scratch, spans, pieces, stretches, bounce, chunks, tables, context })
     }
 
     /// What memory there is for a model.
@@ -100,7 +103,7 @@ impl CudaBackend {
                 (start..=last).map(move |position| [slot, position, last])
             };
             let rows: Vec<[u32; 3]> = spans.iter().flat_map(of).collect();
-            self.scratch.reserve(rows.len(), 0)?;
+            self.make_room(rows.len())?;
             self.spans.clear();
             self.scratch.batch.write(rows.as_bytes())?;
             self.spans.extend_from_slice(spans);
@@ -108,11 +111,32 @@ impl CudaBackend {
         Ok(self.scratch.batch.at())
     }
 
+    /// [`batch`](Self::batch) of spans, one flag each, of which the rows of some see each other; of any other the last that a row
+    /// sees is itself.
+    pub(super) fn pieces(&mut self, spans: &[Span], joint: &[bool]) -> Result<u64, BackendError> {
+        let pieces = || spans.iter().copied().zip(joint.iter().copied());
+        if !self.pieces.iter().copied().eq(pieces()) {
+            let of = |(span, joint): (Span, bool)| {
+                let last = span.start + (span.len - 1);
+                (span.start..=last).map(move |at| [span.slot, at, if joint { last } else { at }])
+            };
+            let rows: Vec<[u32; 3]> = pieces().flat_map(of).collect();
+            self.make_room(rows.len())?;
+            self.pieces.clear();
+            self.scratch.pieces.write(rows.as_bytes())?;
+            self.pieces.extend(pieces());
+        }
+        Ok(self.scratch.pieces.at())
+    }
+
+    /// Room for what is said of `rows` rows, where an operation comes before its `reserve`.
+    pub(super) fn make_room(&mut self, rows: usize) -> Result<(), BackendError> {
+        if self.scratch.batch.bytes() < 12 * rows { self.reserve(rows, 0) } else { Ok(()) }
+    }
+
     /// Puts up to 3 numbers for each row on the device.
     pub(super) fn indices(&mut self, numbers: &[u32]) -> Result<u64, BackendError> {
-        if self.scratch.indices.bytes() < 4 * numbers.len() {
-            self.reserve(numbers.len().div_ceil(3), 0)?;
-        }
+        self.make_room(numbers.len().div_ceil(3))?;
         self.scratch.indices.write(numbers.as_bytes())?;
         Ok(self.scratch.indices.at())
     }

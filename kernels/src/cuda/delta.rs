@@ -94,9 +94,7 @@ impl CudaBackend {
                 [small(s.slot), small(s.row), small(s.len), s.start, s.settled, small(s.settling)]
             };
             let numbers: Vec<[u32; 6]> = wanted.iter().map(of).collect();
-            if self.scratch.stretches.bytes() < 24 * numbers.len() {
-                self.scratch.reserve(numbers.len(), 0)?;
-            }
+            self.make_room(numbers.len())?;
             self.stretches.clear();
             self.scratch.stretches.write(numbers.as_bytes())?;
             self.stretches = wanted;

@@ -19,6 +19,10 @@ pub(super) const PRODUCTS_MAX: usize = 4;
 pub(super) const HEAD_DIM_MAX: u32 = scratch::HEAD_DIM_MAX as u32;
 /// Heads that share what a block of attention.cu reads, at most.
 pub(super) const QUERIES: u32 = scratch::QUERIES as u32;
+/// What a row sees behind itself: attention.cu.
+pub(super) const BEHIND_NOTHING: u32 = 0;
+pub(super) const BEHIND_WITHIN: u32 = 1;
+pub(super) const BEHIND_ALL: u32 = 2;
 /// Numbers of a row's queries that choose.cu takes, and the threads that find the best.
 pub(super) const INDEX_WIDTH_MAX: u32 = 8192;
 pub(super) const BEST_THREADS: u32 = 512;
@@ -56,8 +60,10 @@ const NAMES: &[&str] = &[
     "attention_int8_int4_8",
     "attention_merge",
     "choose_best",
+    "clip",
     "combine",
     "convolve",
+    "convolve_causal",
     "delta_prepare",
     "delta_rule",
     "delta_settle",
@@ -98,6 +104,7 @@ const NAMES: &[&str] = &[
     "matmul_q8_prompt",
     "mean",
     "multiply_rows",
+    "pass_on",
     "quantize",
     "quantize_heads",
     "rms_norm",
@@ -261,7 +268,7 @@ pub(super) struct Attention {
     pub window: u32,
     pub chunk: u32,
     pub until: u32,
-    pub bidirectional: u32,
+    pub behind: u32,
 }
 
 /// choose.cu

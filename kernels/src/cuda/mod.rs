@@ -25,12 +25,18 @@ mod launch;
 #[cfg(feature = "cuda")]
 mod memory;
 #[cfg(feature = "cuda")]
+mod moves;
+#[cfg(feature = "cuda")]
 mod operations;
 #[cfg(feature = "cuda")]
 mod products;
 #[cfg(feature = "cuda")]
+mod rotations;
+#[cfg(feature = "cuda")]
 mod rows;
 mod scratch;
+#[cfg(feature = "cuda")]
+mod sounds;
 
 pub use error::CudaError;
 pub use scratch::{

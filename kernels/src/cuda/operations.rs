@@ -1,15 +1,13 @@
 //! Each operation of [`Backend`] as launches of kernels.
 
-use muse_format::{Activation, Layout, Temperature};
+use muse_format::{Activation, Temperature};
 use zerocopy::IntoBytes;
 
-use super::attention::CudaCache;
-use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
+use super::attention::{CudaCache, Seen};
+use super::backend::{CudaBackend, CudaBuffer, CudaWeight};
 use super::delta::CudaDeltaState;
-use super::launch::{self as kernels, THREADS, launch, layout_name};
+use super::launch as kernels;
 use super::memory::Memory;
-use super::products::{Batch, Input, Operand};
-use crate::cache::row_count;
 use crate::{
     AttentionShape, Backend, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape,
     IndexShape, Linear, Mixture, Span, Tensor,
@@ -43,6 +41,7 @@ impl Backend for CudaBackend {
 
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
         self.spans.clear();
+        self.pieces.clear();
         self.stretches.clear();
         self.scratch.reserve_parts(cols)?;
         self.scratch.reserve(tokens, cols)
@@ -91,16 +90,7 @@ impl Backend for CudaBackend {
         tokens: &[u32],
         scale: f32,
     ) -> Result<(), BackendError> {
-        assert!(tokens.iter().all(|token| *token < table.rows), "a token outside the table");
-        let at = out.at(tokens.len() * table.cols as usize);
-        let indices = self.indices(tokens)?;
-        let group = small(table.layout.group());
-        let name = format!("embed_{}", layout_name(table.layout));
-        let (weight, grid) = (table.memory.at(), (small(tokens.len()), 1));
-        // SAFETY: the asserts above; the table holds what its layout takes (`Tensor::new`).
-        Ok(unsafe {
-            launch!(self.kernels, &name, grid, THREADS, [at, weight, indices, table.cols, group, scale])
-        }?)
+        self.embedded(out, table, tokens, scale)
     }
 
     fn rms_norm(
@@ -132,21 +122,7 @@ impl Backend for CudaBackend {
         tokens: usize,
         products: &mut [Linear<'_, Self>],
     ) -> Result<(), BackendError> {
-        let Some(first) = products.first() else { return Ok(()) };
-        let cols = first.weight.cols;
-        let at = x.at(tokens * cols as usize);
-        assert!(products.iter().all(|product| product.weight.cols == cols), "products of other inputs");
-        if products.iter().any(|product| product.weight.layout.is_quantized()) {
-            self.scratch.reserve(tokens, cols as usize)?;
-            let to = [self.scratch.quants.at(), self.scratch.scales.at()];
-            self.quantize(to, at, tokens, cols)?;
-        }
-        let operands: Vec<Operand> = products.iter().map(|product| Operand::new(product, tokens)).collect();
-        let quantized = [self.scratch.quants.at(), self.scratch.scales.at()];
-        let input = Input { x: at, quantized, cols, tokens: small(tokens) };
-        // SAFETY: `Operand::new` and `at` checked the outputs and the input, `Tensor::new` the weights; the input was
-        // quantized above where a weight is.
-        unsafe { self.run_products(&operands, input, Batch::of_rows(tokens)) }
+        self.multiplied_by_all(x, tokens, products)
     }
 
     fn linear_heads(
@@ -166,13 +142,9 @@ impl Backend for CudaBackend {
         a: &CudaBuffer,
         b: &CudaBuffer,
         rows: usize,
-        [first, second]: [usize; 2],
+        widths: [usize; 2],
     ) -> Result<(), BackendError> {
-        let len = rows * (first + second);
-        let (out, a, b) = (out.at(len), a.at(rows * first), b.at(rows * second));
-        let (first, second, grid) = (small(first), small(second), (blocks(len)?, 1));
-        // SAFETY: all hold `rows` rows of their widths (`at`).
-        Ok(unsafe { launch!(self.kernels, "join", grid, THREADS, [out, a, b, len as u64, first, second]) }?)
+        self.joined(out, [a, b], rows, widths)
     }
 
     fn rope(
@@ -183,22 +155,7 @@ impl Backend for CudaBackend {
         heads: u32,
         head_dim: u32,
     ) -> Result<(), BackendError> {
-        let (tokens, half) = (row_count(spans), frequencies.cols);
-        assert!(frequencies.layout == Layout::F32 && 2 * half <= head_dim);
-        let pairs = tokens * heads as usize * half as usize;
-        let at = x.at(tokens * heads as usize * head_dim as usize);
-        let batch = self.batch(spans)?;
-        let (weight, grid) = (frequencies.memory.at(), (blocks(pairs)?, 1));
-        // SAFETY: the asserts above; `batch` holds `tokens` rows.
-        Ok(unsafe {
-            launch!(
-                self.kernels,
-                "rope",
-                grid,
-                THREADS,
-                [at, weight, batch, small(tokens), heads, head_dim, half]
-            )
-        }?)
+        self.rotated(x, frequencies, spans, heads, head_dim)
     }
 
     fn temper(
@@ -208,11 +165,7 @@ impl Backend for CudaBackend {
         width: usize,
         temperature: Temperature,
     ) -> Result<(), BackendError> {
-        let rows = row_count(spans);
-        let (x, batch, grid) = (x.at(rows * width), self.batch(spans)?, (small(rows), 1));
-        let (width, Temperature { every, strength }) = (small(width), temperature);
-        // SAFETY: `x` and `batch` hold all rows.
-        Ok(unsafe { launch!(self.kernels, "temper", grid, THREADS, [x, batch, width, every, strength]) }?)
+        self.tempered(x, spans, width, temperature)
     }
 
     fn rope_axes(
@@ -256,7 +209,7 @@ impl Backend for CudaBackend {
         spans: &[Span],
         shape: &AttentionShape,
     ) -> Result<(), BackendError> {
-        self.attend(out, q, cache, spans, shape, None)
+        self.attend(out, q, cache, spans, shape, Seen::Plain)
     }
 
     fn choose(
@@ -281,7 +234,19 @@ impl Backend for CudaBackend {
         chosen: &CudaBuffer,
         top: u32,
     ) -> Result<(), BackendError> {
-        self.attend(out, q, cache, spans, shape, Some((chosen, top)))
+        self.attend(out, q, cache, spans, shape, Seen::Chosen(chosen, top))
+    }
+
+    fn attention_joint(
+        &mut self,
+        out: &mut CudaBuffer,
+        q: &CudaBuffer,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        joint: &[bool],
+    ) -> Result<(), BackendError> {
+        self.attend(out, q, cache, spans, shape, Seen::Joint(joint))
     }
 
     fn glu(
@@ -338,6 +303,18 @@ impl Backend for CudaBackend {
         self.convolve_rows(x, weight, state, spans)
     }
 
+    fn convolve_causal(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        before: &mut CudaBuffer,
+        weight: &CudaWeight,
+        bias: &CudaWeight,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        self.convolve_sequence([out, x, before], weight, bias, rows)
+    }
+
     fn delta_rule(
         &mut self,
         out: &mut CudaBuffer,
@@ -366,10 +343,7 @@ impl Backend for CudaBackend {
         rows: usize,
         width: usize,
     ) -> Result<(), BackendError> {
-        let len = rows * width;
-        let (x, gate, width, grid) = (x.at(len), gate.at(rows), small(width), (blocks(len)?, 1));
-        // SAFETY: `x` holds `len` and `gate` a number of each row (`at`).
-        Ok(unsafe { launch!(self.kernels, "gate_rows", grid, THREADS, [x, gate, len as u64, width]) }?)
+        self.gated_rows(x, gate, rows, width)
     }
 
     fn experts(
@@ -384,10 +358,7 @@ impl Backend for CudaBackend {
     }
 
     fn add(&mut self, x: &mut CudaBuffer, y: &CudaBuffer, len: usize) -> Result<(), BackendError> {
-        // SAFETY: both hold `len` (`at`).
-        Ok(unsafe {
-            launch!(self.kernels, "add", (blocks(len)?, 1), THREADS, [x.at(len), y.at(len), len as u64])
-        }?)
+        self.added(x, y, len)
     }
 
     fn gather(
@@ -397,13 +368,7 @@ impl Backend for CudaBackend {
         rows: &[u32],
         width: usize,
     ) -> Result<(), BackendError> {
-        let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
-        let (out, x) = (out.at(rows.len() * width), x.at(last * width));
-        let indices = self.indices(rows)?;
-        // SAFETY: `out` holds all rows, and `x` the last of those that are read (`at`).
-        Ok(unsafe {
-            launch!(self.kernels, "gather", (small(rows.len()), 1), THREADS, [out, x, indices, small(width)])
-        }?)
+        self.gathered(out, x, rows, width)
     }
 
     fn scatter(
@@ -413,11 +378,11 @@ impl Backend for CudaBackend {
         rows: &[u32],
         width: usize,
     ) -> Result<(), BackendError> {
-        let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
-        let (out, x) = (out.at(last * width), x.at(rows.len() * width));
-        let (indices, width, grid) = (self.indices(rows)?, small(width), (small(rows.len()), 1));
-        // SAFETY: `x` holds all rows, and `out` the last of those that are written (`at`).
-        Ok(unsafe { launch!(self.kernels, "scatter", grid, THREADS, [out, x, indices, width]) }?)
+        self.scattered(out, x, rows, width)
+    }
+
+    fn clip(&mut self, x: &mut CudaBuffer, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+        self.clipped(x, len, bounds)
     }
 
     fn scale_and_cap(
@@ -427,15 +392,6 @@ impl Backend for CudaBackend {
         scale: f32,
         softcap: Option<f32>,
     ) -> Result<(), BackendError> {
-        // SAFETY: `x` holds `len` (`at`).
-        Ok(unsafe {
-            launch!(
-                self.kernels,
-                "scale_and_cap",
-                (blocks(len)?, 1),
-                THREADS,
-                [x.at(len), len as u64, scale, softcap.unwrap_or(0.0)]
-            )
-        }?)
+        self.scaled_and_capped(x, len, scale, softcap)
     }
 }

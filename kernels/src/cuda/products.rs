@@ -2,7 +2,7 @@
 
 use muse_format::{Layout, TILE_ROWS};
 
-use super::backend::{CudaBackend, CudaWeight, small};
+use super::backend::{CudaBackend, CudaBuffer, CudaWeight, small};
 use super::launch::{Choices, FEW, PRODUCTS_MAX, Product, Products, THREADS, launch, layout_name};
 use super::scratch::PROMPT;
 use crate::{BackendError, Linear};
@@ -81,6 +81,30 @@ impl Operand {
 }
 
 impl CudaBackend {
+    /// See [`crate::Backend::linear`].
+    pub(super) fn multiplied_by_all(
+        &mut self,
+        x: &CudaBuffer,
+        tokens: usize,
+        products: &[Linear<'_, Self>],
+    ) -> Result<(), BackendError> {
+        let Some(first) = products.first() else { return Ok(()) };
+        let cols = first.weight.cols;
+        let at = x.at(tokens * cols as usize);
+        assert!(products.iter().all(|product| product.weight.cols == cols), "products of other inputs");
+        if products.iter().any(|product| product.weight.layout.is_quantized()) {
+            self.scratch.reserve(tokens, cols as usize)?;
+            let to = [self.scratch.quants.at(), self.scratch.scales.at()];
+            self.quantize(to, at, tokens, cols)?;
+        }
+        let operands: Vec<Operand> = products.iter().map(|product| Operand::new(product, tokens)).collect();
+        let quantized = [self.scratch.quants.at(), self.scratch.scales.at()];
+        let input = Input { x: at, quantized, cols, tokens: small(tokens) };
+        // SAFETY: `Operand::new` and `at` checked the outputs and the input, `Tensor::new` the weights; the input was
+        // quantized above where a weight is.
+        unsafe { self.run_products(&operands, input, Batch::of_rows(tokens)) }
+    }
+
     /// Launches the products, as many at once as there are alike beside each other.
     ///
     /// # Safety

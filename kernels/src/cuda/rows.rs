@@ -97,44 +97,57 @@ impl CudaBackend {
         }?)
     }
 
-    /// Rotates heads by numbers of each row, `axes` where they are three.
-    pub(super) fn turn<const N: usize>(
-        &mut self,
+    /// See [`crate::Backend::gate_rows`].
+    pub(super) fn gated_rows(
+        &self,
         x: &CudaBuffer,
-        frequencies: &CudaWeight,
-        numbers: &[[u32; N]],
-        axes: [u32; 2],
-        (heads, head_dim): (u32, u32),
+        gate: &CudaBuffer,
+        rows: usize,
+        width: usize,
     ) -> Result<(), BackendError> {
-        let (rows, count) = (numbers.len(), frequencies.cols);
-        // On a plane every frequency turns two pairs.
-        let pairs = if N == 2 { 2 * count } else { count };
-        assert!(frequencies.layout == Layout::F32 && 2 * pairs <= head_dim);
-        let x = x.at(rows * heads as usize * head_dim as usize);
-        let flat: Vec<u32> = numbers.iter().flatten().copied().collect();
-        let (at, numbers) = (frequencies.memory.at(), self.indices(&flat)?);
-        let (rows, [second, third]) = (small(rows), axes);
-        let grid = (blocks(rows as usize * heads as usize * pairs as usize)?, 1);
-        // SAFETY: `x` holds all rows (`at`), and a head its pairs (above); `numbers` holds N of each row.
+        let len = rows * width;
+        let (x, gate, width, grid) = (x.at(len), gate.at(rows), small(width), (blocks(len)?, 1));
+        // SAFETY: `x` holds `len` and `gate` a number of each row (`at`).
+        Ok(unsafe { launch!(self.kernels, "gate_rows", grid, THREADS, [x, gate, len as u64, width]) }?)
+    }
+
+    /// See [`crate::Backend::scale_and_cap`].
+    pub(super) fn scaled_and_capped(
+        &self,
+        x: &CudaBuffer,
+        len: usize,
+        scale: f32,
+        softcap: Option<f32>,
+    ) -> Result<(), BackendError> {
+        // SAFETY: `x` holds `len` (`at`).
         Ok(unsafe {
-            if N == 2 {
-                launch!(
-                    self.kernels,
-                    "rope_2d",
-                    grid,
-                    THREADS,
-                    [x, at, numbers, rows, heads, head_dim, count]
-                )
-            } else {
-                let kernel = "rope_axes";
-                launch!(
-                    self.kernels,
-                    kernel,
-                    grid,
-                    THREADS,
-                    [x, at, numbers, rows, heads, head_dim, count, second, third]
-                )
-            }
+            launch!(
+                self.kernels,
+                "scale_and_cap",
+                (blocks(len)?, 1),
+                THREADS,
+                [x.at(len), len as u64, scale, softcap.unwrap_or(0.0)]
+            )
+        }?)
+    }
+
+    /// See [`crate::Backend::clip`].
+    pub(super) fn clipped(
+        &self,
+        x: &CudaBuffer,
+        len: usize,
+        [low, high]: [f32; 2],
+    ) -> Result<(), BackendError> {
+        let (x, grid) = (x.at(len), (blocks(len)?, 1));
+        // SAFETY: `x` holds `len` (`at`).
+        Ok(unsafe { launch!(self.kernels, "clip", grid, THREADS, [x, len as u64, low, high]) }?)
+    }
+
+    /// See [`crate::Backend::add`].
+    pub(super) fn added(&self, x: &CudaBuffer, y: &CudaBuffer, len: usize) -> Result<(), BackendError> {
+        // SAFETY: both hold `len` (`at`).
+        Ok(unsafe {
+            launch!(self.kernels, "add", (blocks(len)?, 1), THREADS, [x.at(len), y.at(len), len as u64])
         }?)
     }
 

@@ -20,9 +20,10 @@ fn quantized_bytes(rows: u64, cols: u64) -> [u64; 2] {
     [rows * groups * GROUP as u64, rows * groups * 4]
 }
 
-/// Bytes of where `rows` rows stand, of up to 3 numbers for each, and of what as many spans do to a recurrent state.
-fn batch_bytes(rows: u64) -> [u64; 3] {
-    [12 * rows, 12 * rows, 24 * rows]
+/// Bytes of where `rows` rows stand, the same in spans whose rows see each other, of up to 3 numbers for each, and of what
+/// as many spans do to a recurrent state.
+fn batch_bytes(rows: u64) -> [u64; 4] {
+    [12 * rows, 12 * rows, 12 * rows, 24 * rows]
 }
 
 /// Bytes of the parts of attention of queries of `cols`.
@@ -96,6 +97,8 @@ mod on_device {
     pub(in crate::cuda) struct Scratch {
         /// Slot, position and last position of the span of each row: `(rows, 3)` u32
         pub(in crate::cuda) batch: Memory,
+        /// The same of a batch of which the rows of some spans see each other: of the others, the last is a row's own
+        pub(in crate::cuda) pieces: Memory,
         /// Tokens, rows to gather, places or turns: `(rows, 3)` u32
         pub(in crate::cuda) indices: Memory,
         /// What spans do to a recurrent state: `(spans, 6)` u32
@@ -135,6 +138,7 @@ mod on_device {
             let none = || Memory::zeroed(context, 0);
             Ok(Self {
                 batch: none()?,
+                pieces: none()?,
                 indices: none()?,
                 stretches: none()?,
                 parts: none()?,
@@ -159,10 +163,11 @@ mod on_device {
         /// Room for `rows` rows of at most `cols` activations.
         pub(in crate::cuda) fn reserve(&mut self, rows: usize, cols: usize) -> Result<(), BackendError> {
             let [quants, scales] = quantized_bytes(rows as u64, cols as u64);
-            let [batch, indices, stretches] = batch_bytes(rows as u64);
+            let [batch, pieces, indices, stretches] = batch_bytes(rows as u64);
             grow(&self.context, &mut self.quants, quants)?;
             grow(&self.context, &mut self.scales, scales)?;
             grow(&self.context, &mut self.batch, batch)?;
+            grow(&self.context, &mut self.pieces, pieces)?;
             grow(&self.context, &mut self.indices, indices)?;
             grow(&self.context, &mut self.stretches, stretches)
         }

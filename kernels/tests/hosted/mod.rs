@@ -357,6 +357,42 @@ impl Backend for Hosted {
         self.cuda.read(&on_device, out)
     }
 
+    fn attention_joint(
+        &mut self,
+        out: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &CudaCache,
+        spans: &[Span],
+        shape: &AttentionShape,
+        joint: &[bool],
+    ) -> Result<(), BackendError> {
+        let (mut on_device, q) = (self.put(out)?, self.put(q)?);
+        self.cuda.attention_joint(&mut on_device, &q, cache, spans, shape, joint)?;
+        self.cuda.read(&on_device, out)
+    }
+
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+        let mut on_device = self.put(x)?;
+        self.cuda.clip(&mut on_device, len, bounds)?;
+        self.cuda.read(&on_device, x)
+    }
+
+    fn convolve_causal(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        before: &mut Vec<f32>,
+        weight: &Tensor,
+        bias: &Tensor,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x, mut kept) = (self.put(out)?, self.put(x)?, self.put(before)?);
+        let (weight, bias) = (self.cuda.load(weight.clone())?, self.cuda.load(bias.clone())?);
+        self.cuda.convolve_causal(&mut on_device, &x, &mut kept, &weight, &bias, rows)?;
+        self.cuda.read(&kept, before)?;
+        self.cuda.read(&on_device, out)
+    }
+
     fn layer_norm_in_place(
         &mut self,
         x: &mut Vec<f32>,
