@@ -15,6 +15,7 @@ mod embedding;
 mod encoder;
 mod feed_forward;
 mod latent;
+mod pixels;
 mod sparse;
 mod video;
 mod vision;
@@ -29,9 +30,10 @@ pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};
 pub use self::latent::LatentAttention;
+pub use self::pixels::{Fit, Given, Pixels, Resampling};
 pub use self::sparse::{Indexer, Sparse};
 pub use self::video::{Taken, Video};
-pub use self::vision::{Fit, Given, Join, Laid, Pixels, Resampling, Vision, VisionLayer};
+pub use self::vision::{Join, Laid, Vision, VisionLayer};
 use crate::FormatError;
 
 /// One transformer: a decoder, or an encoder or a drafter where it says so.
@@ -139,6 +141,11 @@ const DIM_MAX: u32 = 1 << 20;
 const LAYERS_MAX: usize = 1024;
 /// Tensors of all experts; the format's table has room for a few more.
 const EXPERT_TENSORS_MAX: u64 = 1_000_000;
+
+/// Whether a choice is left out of the file.
+fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
+    *choice == T::default()
+}
 
 /// Whether a flag is left out of the file.
 fn is_false(flag: &bool) -> bool {
