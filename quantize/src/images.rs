@@ -21,11 +21,11 @@ pub enum InputsError {
     #[error(transparent)]
     Format(#[from] safetensors::SafeTensorError),
     #[error(
-        "there is no tensor {0}; images are {IMAGES:?}, of some models {PADDED:?}, and videos {VIDEOS:?}"
+        "there is no tensor {0}; images are {IMAGES:?}, of some models {PADDED:?} or the first alone, and videos {VIDEOS:?}"
     )]
     Missing(&'static str),
     #[error(
-        "tensor {0} is not supported; images are {IMAGES:?}, of some models {PADDED:?}, and videos {VIDEOS:?}"
+        "tensor {0} is not supported; images are {IMAGES:?}, of some models {PADDED:?} or the first alone, and videos {VIDEOS:?}"
     )]
     Unknown(String),
     #[error("{name} is {dtype} {shape:?}; it must be {expected}")]
@@ -44,12 +44,16 @@ pub enum InputsError {
 
 /// Reads `pixel_values`, `(patches, values)` floats, and `image_grid_thw`, `(images, 3)` whole numbers; of videos, grid by
 /// grid, `pixel_values_videos` and `video_grid_thw`, which counts the grids of each first. Of models whose images have empty
-/// patches behind, `pixel_values`, `(images, patches, values)`, and `image_position_ids`, `(images, patches, 2)`.
+/// patches behind, `pixel_values`, `(images, patches, values)`, and `image_position_ids`, `(images, patches, 2)`. Of models
+/// that look at tiles `pixel_values` alone, `(tiles, 3, side, side)`.
 ///
 /// # Errors
 /// [`InputsError`] naming the tensor, the image or the video.
 pub fn read(bytes: &[u8], vision: &VisionInfo) -> Result<Vec<Medium>, InputsError> {
     let file = SafeTensors::deserialize(bytes)?;
+    if vision.spec.pixels.given == Given::Planes {
+        return tiles(&file, vision);
+    }
     let padded = vision.spec.pixels.given == Given::Padded;
     let known = if padded { PADDED.to_vec() } else { [IMAGES, VIDEOS].concat() };
     // Sounds beside them are read by themselves.
@@ -116,6 +120,27 @@ fn read_kind(
         }
     }
     Ok(media)
+}
+
+/// Tiles of the tower's size, each an image.
+fn tiles(file: &SafeTensors<'_>, vision: &VisionInfo) -> Result<Vec<Medium>, InputsError> {
+    let name = IMAGES[0];
+    let unknown = |other: &&str| *other != name && !sounds::NAMES.contains(other);
+    if let Some(other) = file.names().into_iter().find(unknown) {
+        return Err(InputsError::Unknown(other.to_owned()));
+    }
+    let values = file.tensor(name).map_err(|_| InputsError::Missing(name))?;
+    let (sides, side) = (u64::from(vision.spec.positions), vision.spec.tile() as usize);
+    let numbers =
+        floats(&values).filter(|_| matches!(*values.shape(), [_, 3, y, x] if y == side && x == side));
+    let numbers =
+        numbers.ok_or_else(|| shape(name, &values, format!("floats, (tiles, 3, {side}, {side})")))?;
+    let image = |(index, own): (usize, &[f32])| {
+        Image::from_patches(sides, sides, own.to_vec(), &vision.spec, vision.image_tokens)
+            .map(Medium::from)
+            .map_err(|problem| InputsError::Image { kind: MediumKind::Image, index, problem })
+    };
+    numbers.chunks_exact(3 * side * side).enumerate().map(image).collect()
 }
 
 /// Images of as many patches each, empty ones behind their own.
@@ -320,6 +345,44 @@ mod tests {
             error.contains("image_grid_thw is not supported") && error.contains("image_position_ids"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn tiles_are_cut_from_one_tensor() {
+        let mut seeing = vision();
+        // 2 x 2 patches of 2 x 2 pixels.
+        seeing.spec.pixels.given = Given::Planes;
+        let values =
+            |shape: &'static [usize]| ("pixel_values", Dtype::F32, shape, numbers(shape.iter().product()));
+        let read = |tensors: Tensors<'_>| super::read(&file(tensors), &seeing);
+        let tiles = read(&[values(&[2, 3, 4, 4])]).unwrap();
+        let [_, Medium::Image(second)] = &tiles[..] else { panic!("{tiles:?}") };
+        assert_eq!(second.tokens(&seeing.spec), 1);
+        let mut patch = Vec::new();
+        second.patch(1, &seeing.spec.pixels, &mut patch);
+        let at = |i: usize| (48 + i) as f32 / 7.0;
+        let expected = (0..3).flat_map(|c| [2, 3, 6, 7].map(|i| at(16 * c + i)));
+        assert_eq!(patch, expected.collect::<Vec<_>>());
+        assert!(read(&[values(&[0, 3, 4, 4])]).unwrap().is_empty());
+
+        let grid = ("image_grid_thw", Dtype::I64, &[1, 3][..], grid(&[1, 2, 2]));
+        let mut hole = values(&[1, 3, 4, 4]);
+        hole.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let cases = [
+            (read(&[]), "there is no tensor pixel_values"),
+            (read(&[values(&[1, 3, 4, 4]), grid]), "tensor image_grid_thw is not supported"),
+            (
+                read(&[values(&[1, 3, 4, 5])]),
+                "pixel_values is F32 [1, 3, 4, 5]; it must be floats, (tiles, 3, 4, 4)",
+            ),
+            (read(&[values(&[3, 4, 4])]), "pixel_values is F32 [3, 4, 4]"),
+            (read(&[("pixel_values", Dtype::U8, &[1, 3, 4, 4], vec![0; 48])]), "pixel_values is U8"),
+            (read(&[hole]), "image 0: a number of an image's patches is not finite"),
+        ];
+        for (result, expected) in cases {
+            let error = result.expect_err(expected).to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
     }
 
     #[test]

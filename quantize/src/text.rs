@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muse_format::{Generation, MediaText, Spec, Text, VideoText};
+use muse_format::{Generation, MediaText, Spec, Text, TileText, VideoText};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
@@ -76,7 +76,7 @@ fn medium(
 ) -> Result<Option<MediaText>, ImportError> {
     let Some((says, markers)) = said else { return Ok(None) };
     let Some(tokenizer) = tokenizer(checkpoint)? else { return Ok(None) };
-    let ImageMarkers { token, around } = markers;
+    let ImageMarkers { token, written, around, tiles } = markers;
     if matches!(token, Marker::Text(text) if tokenizer.token_to_id(text).is_none()) {
         return Ok(None);
     }
@@ -96,11 +96,18 @@ fn medium(
     if token != says {
         return rule(format!("the tokenizer's own is {token}"));
     }
-    if let Some([before, after]) = around.filter(|[before, after]| before.max(after) >= &vocab) {
-        return rule(format!("the tokens around it are {before} and {after}, beyond vocab_size"));
+    let token = written.map_or(Ok(token), id)?;
+    let tiles = tiles.map(|[across, down, whole]| {
+        Ok::<_, ImportError>(TileText { across: id(across)?, down: id(down)?, whole: id(whole)? })
+    });
+    let tiles = tiles.transpose()?;
+    let between = tiles.into_iter().flat_map(|tiles| [tiles.across, tiles.down, tiles.whole]);
+    let others = around.into_iter().flatten().chain([token]).chain(between);
+    if let Some(beyond) = others.into_iter().find(|id| *id >= vocab) {
+        return rule(format!("a token beside it is {beyond}, beyond vocab_size"));
     }
     let [before, after] = around.map_or([None; 2], |around| around.map(Some));
-    Ok(Some(MediaText { token, before, after }))
+    Ok(Some(MediaText { token, before, after, tiles }))
 }
 
 /// How a video is written in a prompt: `None` for a model that takes none, or whose tokenizer lacks a token of it.
@@ -288,6 +295,33 @@ mod tests {
         for off in [made(json!(false)), made(Value::Null)] {
             assert_eq!((off.temperature, off.top_k, off.top_p), (None, None, None));
             assert_eq!(off.repetition_penalty, Some(1.5));
+        }
+    }
+
+    #[test]
+    fn a_picture_needs_the_tokens_around_it_and_between_its_tiles() {
+        let checkpoint = checkpoint(false, json!({}), json!({}), json!({}));
+        let read = |says: u32, vocab: u32, token, tiles: [&'static str; 3]| {
+            let markers = ImageMarkers {
+                token: Marker::Text(token),
+                written: Some(Marker::Text("b")),
+                around: Some(["<s>", "</s>"].map(Marker::Text)),
+                tiles: Some(tiles.map(Marker::Text)),
+            };
+            medium(&checkpoint, vocab, ["image", "images"], Some((says, markers)))
+        };
+        let tiles = TileText { across: 1, down: 2, whole: 3 };
+        let whole = MediaText { token: 3, before: Some(1), after: Some(2), tiles: Some(tiles) };
+        assert_eq!(read(0, 4, "a", ["<s>", "</s>", "b"]).expect("all are there"), Some(whole));
+        // A tokenizer without the vectors' own token is one of text alone.
+        assert_eq!(read(0, 4, "<|patch|>", ["<s>", "</s>", "b"]).expect("no images"), None);
+        for (says, vocab, last, expected) in [
+            (2, 4, "b", "the tokenizer's own is 0"),
+            (0, 3, "b", "a token beside it is 3, beyond vocab_size"),
+            (0, 4, "<|image|>", "has no <|image|>, which images need"),
+        ] {
+            let error = read(says, vocab, "a", ["<s>", "</s>", last]).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
         }
     }
 

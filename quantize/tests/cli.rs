@@ -146,6 +146,15 @@ fn logits_of_tokens_images_and_videos() {
     let empty =
         fail(&[&video[..7], &[dir.path().join("none").to_str().expect("a path"), "--fps", "2"]].concat(), 1);
     assert!(empty.contains("none"), "{empty}");
+    // Of 5 x 3 pixels is one tile of 4 tokens, of 22 x 26 are four and all of it.
+    succeed(&["convert", &fixture("llama4"), "-o", &path, "--bits", "32", "--force"]);
+    let first = picture.replace("tiny", "first");
+    let few = format!("1{} 2", " 308".repeat(16));
+    let tiled = ["eval", "logits", &path, "--tokens", &few, "--image", &first];
+    assert!(fail(&tiled, 1).contains("image 4 is 4 tokens; 0 of id 308 are left for it"));
+    let whole = format!("{few} 308 308 308 308 2");
+    let tiled = ["eval", "logits", &path, "--tokens", &whole, "--json", "--image", &first];
+    assert_ne!(json_of(&tiled), json_of(&tiled[..6]));
     succeed(&["convert", &fixture("llama"), "-o", &path, "--force"]);
     let blind = fail(&["eval", "logits", &path, "--tokens", "1 2", "--inputs", &inputs], 1);
     assert!(blind.contains("the model takes no images"), "{blind}");

@@ -52,7 +52,7 @@ const FIXTURES: [(&str, Bits); 29] = [
 ];
 
 /// Those of which a prompt has images, or videos or sounds and an image.
-const SEEING: [(&str, &str, Bits); 11] = [
+const SEEING: [(&str, &str, Bits); 12] = [
     ("muse-glimmer", "image", Bits::Sixteen),
     ("muse-glimmer", "video", Bits::Sixteen),
     ("muse-glimmer-options", "image", Bits::Sixteen),
@@ -64,6 +64,7 @@ const SEEING: [(&str, &str, Bits); 11] = [
     ("qwen3-5-moe-images", "image", Bits::Sixteen),
     ("gemma4-moe", "image", Bits::Sixteen),
     ("gemma4-images", "image", Bits::Sixteen),
+    ("llama4", "image", Bits::Sixteen),
 ];
 
 /// Most tokens of an image of these: where its tokens see each other, a step has no fewer.

@@ -3,15 +3,16 @@
 
 mod converted;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use muse_format::MediaText;
 use muse_quantize::policy::Bits;
 use muse_runtime::{
-    BackendChoice, CacheDtype, Engine, Event, GenerateOptions, Image, ImageError, LoadOptions, Medium,
-    MediumKind, Message, Prompt, Refusal, Scheduler, SchedulerOptions, Sound, SoundError, Speculation,
-    TextError, Usage, Video, VideoError, eval, load,
+    BackendChoice, CacheDtype, Engine, Event, GenerateOptions, ImageError, LoadOptions, Medium, MediumKind,
+    Message, Prompt, Refusal, Scheduler, SchedulerOptions, Sound, SoundError, Speculation, TextError, Tiles,
+    Usage, Video, VideoError, eval, load,
 };
 
 use converted::converted;
@@ -137,7 +138,8 @@ fn alone_with(model: &'static str, messages: &[Message], image_tokens: u32) -> (
     let info = engine.info().clone();
     let images = messages.iter().flat_map(|message| &message.images).map(|file| {
         let vision = info.vision.as_ref().unwrap();
-        Medium::from(Image::decode(file, &vision.spec, vision.image_tokens).unwrap())
+        let mut tiles = Tiles::decode(file, &vision.spec, vision.image_tokens).unwrap();
+        Medium::from(tiles.images.remove(0))
     });
     let sounds = messages.iter().flat_map(|message| &message.sounds).map(|file| {
         let audio = info.audio.as_ref().unwrap();
@@ -370,6 +372,48 @@ fn pictures_that_are_read_whole_share_steps_with_other_answers() {
             scheduler.close_session(session);
         }
     }
+}
+
+#[test]
+fn a_picture_in_tiles_is_written_as_the_reference_does() {
+    let model = "llama4";
+    let path = folder().join("tests/fixtures").join(model).join("golden/image_chats.json");
+    let chats: BTreeMap<String, Vec<u32>> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut alone = engine(model, 1, 64);
+    let vision = alone.info().vision.clone().unwrap();
+    let mut answers = Vec::new();
+    for batch_tokens in [64, 3] {
+        let scheduler = Scheduler::start(SchedulerOptions::default());
+        scheduler.add_model("seeing", engine(model, 1, batch_tokens)).unwrap();
+        for (name, tokens) in &chats {
+            let tiles = Tiles::decode(&picture(name), &vision.spec, vision.image_tokens).unwrap();
+            let media: Vec<_> = tiles.images.into_iter().map(Medium::from).collect();
+            let input = eval::Input { tokens, media: &media };
+            let said = eval::generate(&mut *alone, input, 10).unwrap();
+            let (text, stops) = (alone.text(), &alone.info().generation.stop_ids);
+            let mut decoder = text.decoder(false);
+            let shown = said.iter().take_while(|id| !stops.contains(id)).map(|id| decoder.push(*id));
+            let shown = shown.collect::<String>() + &decoder.finish();
+            let session = scheduler.open_session("seeing").unwrap();
+            for again in [false, true] {
+                let messages = asked(&[name], "What is it?");
+                let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
+                let case = format!("{name}, {batch_tokens} tokens a step, again: {again}");
+                assert_eq!((said, usage.prompt_tokens), (shown.clone(), tokens.len() as u32), "{case}");
+                // A ring may have lost what a second answer would need.
+                assert!(!again || [0, tokens.len() as u32 - 1].contains(&usage.cached_tokens), "{case}");
+            }
+            scheduler.close_session(session);
+            answers.push(shown);
+        }
+        // 9 tokens and 25 for each picture, where 127 are.
+        let session = scheduler.open_session("seeing").unwrap();
+        let many = Answer::begin(&scheduler, session, asked(&["wide.png"; 5], "?")).err().unwrap();
+        assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=140, limit: 127 }), "{many:?}");
+    }
+    answers.sort();
+    answers.dedup();
+    assert!(answers.len() > 3, "pictures have answers of their own: {answers:?}");
 }
 
 #[test]

@@ -62,5 +62,5 @@ pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimDrafter, SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
-pub use vision::{FrameGrid, Grids, Image, ImageError, Video, VideoError};
+pub use vision::{FrameGrid, Grids, Image, ImageError, Tiles, Video, VideoError};
 pub use weights::Mapped;

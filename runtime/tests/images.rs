@@ -2,12 +2,12 @@
 
 mod support;
 
-use muse_format::{Layout, Spec};
+use muse_format::{Layout, Spec, Vision};
 use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, Medium, eval, load_mapped, plan,
 };
-use support::{Rng, byte_text, difference, plain, seeing, seeing_jointly, write};
+use support::{Rng, byte_text, difference, plain, seeing, seeing_jointly, seeing_with_a_class, write};
 
 /// 3, 1 and 12 tokens, with text around them and without.
 const GRIDS: [(u64, u64); 3] = [(2, 6), (2, 2), (6, 8)];
@@ -70,16 +70,16 @@ fn the_cuda_backend_sees_the_same() {
 fn see_the_same(others: &[(BackendChoice, u32)]) {
     let tokens = prompt(&mut Rng(2));
     let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
-    for spec in [seeing(), seeing_jointly()] {
+    for spec in [seeing(), seeing_jointly(), seeing_with_a_class()] {
         let engine = |layout, backend, batch| engine_of(&spec, layout, backend, batch);
-        let joint = spec.vision.as_ref().unwrap().joint;
+        let Vision { joint, class, .. } = *spec.vision.as_ref().unwrap();
         // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
         for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
             let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &images);
             for (backend, batch) in others.iter().copied() {
                 let actual = logits(&mut *engine(layout, backend, batch), &tokens, &images);
                 let (error, deviation) = difference(&actual, &expected);
-                let case = format!("{layout} {backend:?} {batch}, joint: {joint}");
+                let case = format!("{layout} {backend:?} {batch}, joint: {joint}, class: {class}");
                 assert!(error <= bound * deviation, "{case}: {error} of {deviation}");
             }
         }

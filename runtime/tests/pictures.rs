@@ -6,8 +6,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use half::bf16;
 use muse_format::{Fit, Given, Laid, Pixels, Resampling, Vision};
-use muse_runtime::{Image, ImageError};
+use muse_runtime::{Image, ImageError, Tiles};
 use support::seeing;
 
 /// Pixels on a side of a patch.
@@ -48,8 +49,28 @@ fn filling() -> Vision {
     Vision { pixels, ..vision() }
 }
 
+/// [`vision`], of images that are cut into tiles of 16 x 16 pixels.
+fn in_tiles() -> Vision {
+    let pixels = Pixels {
+        resampling: Resampling::Bilinear,
+        tiles: Some(6),
+        mean: [0.481, 0.458, 0.408],
+        deviation: [0.269, 0.261, 0.276],
+        rounded: true,
+        ..vision().pixels
+    };
+    Vision { pixels, positions: 4, ..vision() }
+}
+
 fn decode(bytes: &[u8]) -> Result<Image, ImageError> {
-    Image::decode(bytes, &vision(), TOKENS_MAX)
+    decode_with(bytes, &vision(), TOKENS_MAX)
+}
+
+/// What a picture becomes that is not cut.
+fn decode_with(bytes: &[u8], vision: &Vision, limit: u32) -> Result<Image, ImageError> {
+    let Tiles { cols, mut images } = Tiles::decode(bytes, vision, limit)?;
+    assert_eq!((cols, images.len()), (1, 1));
+    Ok(images.remove(0))
 }
 
 /// Largest and mean difference of `image` to the pixels of a file.
@@ -92,12 +113,12 @@ fn pixels_are_those_of_the_reference_implementation() {
         assert!(largest < 0.01, "{name}: {largest}");
     }
     for name in ["wide.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png", "first.png"] {
-        let image = Image::decode(&read(name), &by_area(), TOKENS_MAX).unwrap();
+        let image = decode_with(&read(name), &by_area(), TOKENS_MAX).unwrap();
         let (largest, _) = difference(&image, &format!("{name}.area.rgb"));
         assert!(largest < 0.01, "{name} by area: {largest}");
     }
     for name in ["wide.png", "tiny.png", "gray.png"] {
-        let image = Image::decode(&read(name), &filling(), TOKENS_MAX).unwrap();
+        let image = decode_with(&read(name), &filling(), TOKENS_MAX).unwrap();
         let (largest, _) = difference(&image, &format!("{name}.fill.rgb"));
         assert!(largest < 0.01, "{name} filled: {largest}");
     }
@@ -107,6 +128,47 @@ fn pixels_are_those_of_the_reference_implementation() {
         println!("{name}: {largest} at most, {mean} in the mean");
         assert!(largest <= 12.0 && mean <= 1.5, "{name}: {largest} at most, {mean} in the mean");
     }
+}
+
+/// Every value of every tile, to the last bit.
+#[test]
+fn values_of_tiles_are_those_of_the_reference_implementation() {
+    for name in ["wide.png", "square.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png"] {
+        let Tiles { cols, images } = Tiles::decode(&read(name), &in_tiles(), TOKENS_MAX).unwrap();
+        let expected = read(&format!("{name}.tiles.bf16"));
+        let (sides, expected) = expected.split_at(2);
+        let tiles = usize::from(sides[0]) * usize::from(sides[1]);
+        assert_eq!((cols, images.len()), (sides[1].into(), tiles + usize::from(tiles > 1)), "{name}");
+        let expected: Vec<f32> =
+            expected.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect();
+        let planes = Vision { pixels: Pixels { given: Given::Planes, ..in_tiles().pixels }, ..in_tiles() };
+        let others = expected.chunks_exact(3 * 16 * 16);
+        assert_eq!(others.len(), images.len(), "{name}");
+        for (tile, (image, other)) in images.iter().zip(others).enumerate() {
+            let other = Image::from_patches(4, 4, other.to_vec(), &planes, TOKENS_MAX).unwrap();
+            let of = |image: &Image| {
+                let mut values = Vec::new();
+                (0..16).for_each(|patch| image.patch(patch, &planes.pixels, &mut values));
+                values
+            };
+            assert_eq!(of(image), of(&other), "{name}, tile {tile}");
+        }
+    }
+}
+
+#[test]
+fn tiles_are_as_large_as_their_tower_has_them() {
+    // 4 tokens each, where 3 are allowed: they cannot be made smaller.
+    let few = Tiles::decode(&read("wide.png"), &in_tiles(), 3).unwrap_err();
+    assert_eq!(few, ImageError::TooLarge { tokens: 4, limit: 3 });
+    // A thread on a canvas of one column, all of it in a square.
+    let mut long = std::io::Cursor::new(Vec::new());
+    let white = image::RgbImage::from_pixel(1, 16_384, image::Rgb([255; 3]));
+    white.write_to(&mut long, image::ImageFormat::Png).unwrap();
+    let long = Tiles::decode(long.get_ref(), &in_tiles(), TOKENS_MAX).unwrap();
+    assert_eq!((long.cols, long.images.len()), (1, 7));
+    assert_ne!(long.images[0].hash(), long.images[6].hash());
+    assert_eq!(long.images[1].hash(), long.images[2].hash());
 }
 
 /// Bytes 16 to 24 of a PNG are its sides, behind them a checksum.
@@ -165,7 +227,7 @@ fn what_is_no_picture_is_an_error() {
 
 #[test]
 fn a_model_may_take_fewer_tokens_and_no_long_images() {
-    let decode = |bytes: &[u8], limit| Image::decode(bytes, &by_area(), limit);
+    let decode = |bytes: &[u8], limit| decode_with(bytes, &by_area(), limit);
     // 61 x 97 pixels are 8 x 12 tokens of 8 x 8 pixels, or as many as are allowed.
     for (limit, area) in [(TOKENS_MAX, [4, 6]), (10, [2, 3]), (1, [1, 1])] {
         let image = decode(&read("wide.png"), limit).unwrap();
@@ -199,6 +261,18 @@ fn values_that_come_by_squares_are_put_in_rows() {
 }
 
 #[test]
+fn values_that_come_as_planes_are_put_in_rows() {
+    let pixels = Pixels { patch: 2, given: Given::Planes, tokens_max: 6, ..Pixels::default() };
+    let vision = Vision { pixels, merge: 1, ..Vision::default() };
+    // 2 x 3 patches; a value says its channel, row and column.
+    let pixel = |i: usize| (100 * (i / 24) + 10 * (i / 6 % 4) + i % 6) as f32;
+    let image = Image::from_patches(2, 3, (0..72).map(pixel).collect(), &vision, 6).unwrap();
+    let mut values = Vec::new();
+    image.patch(5, &vision.pixels, &mut values);
+    assert_eq!(values, [24, 25, 34, 35, 124, 125, 134, 135, 224, 225, 234, 235].map(|i| i as f32));
+}
+
+#[test]
 fn values_that_come_by_pixels_are_put_in_planes() {
     let pixels = Pixels {
         patch: 2,
@@ -223,7 +297,7 @@ fn an_image_is_no_longer_than_the_positions_of_its_tower() {
     let sides = |rows, cols| Image::from_patches(rows, cols, Vec::new(), &vision, TOKENS_MAX).unwrap_err();
     assert_eq!(sides(10, 2), ImageError::Positions { rows: 10, cols: 2, limit: 8 });
     assert!(matches!(sides(8, 2), ImageError::Values { .. }));
-    let tall = Image::decode(&read("gray.png"), &vision, TOKENS_MAX).unwrap_err();
+    let tall = decode_with(&read("gray.png"), &vision, TOKENS_MAX).unwrap_err();
     assert!(matches!(tall, ImageError::Positions { limit: 8, .. }), "{tall}");
 }
 
@@ -232,7 +306,7 @@ fn an_image_is_no_longer_than_the_positions_of_its_tower() {
 fn damage_never_panics() {
     for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "rgb") {
+        if path.extension().is_some_and(|extension| extension == "rgb" || extension == "bf16") {
             continue;
         }
         let whole = fs::read(&path).unwrap();
@@ -242,6 +316,8 @@ fn damage_never_panics() {
             changed[at] ^= 0xA5;
             if let Ok(image) = decode(&changed) {
                 assert!((1..=TOKENS_MAX).contains(&image.tokens(&vision())), "{} at {at}", path.display());
+                let tiles = Tiles::decode(&changed, &in_tiles(), TOKENS_MAX).unwrap().images;
+                assert!(tiles.len() == 1 || (3..=7).contains(&tiles.len()), "{} at {at}", path.display());
             }
         }
     }

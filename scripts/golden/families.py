@@ -64,7 +64,7 @@ class Fixture:
     published_tensors: Callable[[dict], dict] | None = None
     # Of the logits: more than a ring of the smallest windows holds.
     positions: int = 28
-    # Rows and columns of patches of each image of a second prompt.
+    # Rows and columns of patches, or of tiles, of each image of a second prompt.
     images: list[tuple[int, int]] = field(default_factory=list)
     # Grids of frames, and rows and columns of patches, of each video of a third prompt, in which the second image is too.
     videos: list[tuple[int, int, int]] = field(default_factory=list)
@@ -288,16 +288,18 @@ LLAMA4_TEXT = dict(
     floor_scale=5,
     attn_scale=0.4,
 )
+# Tiles of 4 x 4 patches, which become 4 vectors.
 LLAMA4_VISION = dict(
-    hidden_size=8,
-    intermediate_size=32,
-    num_hidden_layers=1,
+    hidden_size=16,
+    intermediate_size=64,
+    num_hidden_layers=2,
     num_attention_heads=2,
-    image_size=4,
+    image_size=8,
     patch_size=2,
-    vision_output_dim=8,
-    projector_input_dim=8,
-    projector_output_dim=8,
+    vision_output_dim=12,
+    projector_input_dim=12,
+    projector_output_dim=12,
+    rope_parameters=dict(rope_type="default", rope_theta=30.0),
 )
 
 
@@ -610,8 +612,34 @@ FIXTURES = [
         "llama4",
         Llama4ForConditionalGeneration,
         Llama4Config,
-        dict(text_config=LLAMA4_TEXT, vision_config=LLAMA4_VISION),
+        dict(text_config=LLAMA4_TEXT, vision_config=LLAMA4_VISION, image_token_index=308),
         "bfloat16",
+        tokenizer="llama-images",
+        positions=20,
+        images=[(1, 2), (1, 1)],
+        # As published, but for its sizes.
+        processor=dict(
+            crop_size=None,
+            data_format="channels_first",
+            default_to_square=True,
+            device=None,
+            do_center_crop=None,
+            do_convert_rgb=True,
+            do_normalize=True,
+            do_rescale=True,
+            do_resize=True,
+            image_mean=[0.5, 0.5, 0.5],
+            image_processor_type="Llama4ImageProcessorFast",
+            image_std=[0.5, 0.5, 0.5],
+            input_data_format=None,
+            max_patches=4,
+            processor_class="Llama4Processor",
+            resample=2,
+            rescale_factor=1 / 255,
+            resize_to_max_canvas=False,
+            return_tensors=None,
+            size=dict(height=8, width=8),
+        ),
     ),
     # Two experts a token on the layers of a list, no norms, biases, a table of factors that meet, a tied head; a layer
     # that rotates and sees all, and one that does neither.

@@ -107,7 +107,7 @@ def randomized_vision(name: str, noise: torch.Tensor) -> torch.Tensor:
         return (1.0 if name.endswith("weight") else 0.0) + 0.25 * noise
     if name.endswith("bias"):
         return 0.3 * noise
-    if "position_embedding_table" in name or "pos_embed" in name:
+    if any(table in name for table in ("position_embedding_table", "pos_embed", "positional_embedding")):
         return 0.7 * noise
     # Queries, keys and values of Qwen are one tensor.
     gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.8 if "qkv" in name else 1.2
@@ -203,21 +203,25 @@ def sizes(model) -> tuple[int, int]:
     """Numbers of a patch, and patches of a vector."""
     vision = model.config.vision_config
     frames = getattr(vision, "patch_temporal", None) or getattr(vision, "temporal_patch_size", 1)
-    merge = next(getattr(vision, key) for key in MERGES if hasattr(vision, key))
+    merge = next((getattr(vision, key) for key in MERGES if hasattr(vision, key)), None)
+    merge = merge or round(1 / vision.pixel_shuffle_ratio)
     return frames * 3 * vision.patch_size**2, merge**2
 
 
 def with_images(fixture: Fixture, model, tokenizer) -> Seen:
     """Text, and each image of `fixture.images` with its tokens and a few words behind it."""
     generator = torch.Generator().manual_seed(8)
-    width, merged = sizes(model)
-    inputs = values_of(fixture, width, merged, generator)
+    _, merged = sizes(model)
+    inputs = values_of(fixture, model, generator)
     names = tokenizers_made_here.IMAGE_TOKENS_OF[fixture.tokenizer]
-    start, patch, end = tokenizer.convert_tokens_to_ids(names[:3])
+    start, patch, end, *others = tokenizer.convert_tokens_to_ids(names)
     words = lambda count: torch.randint(0, 256, (count,), generator=generator).tolist()
     ids = words(3)
     for rows, cols in fixture.images:
-        ids += [start] + [patch] * (rows * cols // merged) + [end] + words(2)
+        vectors = [patch] * (rows * cols // merged)
+        if fixture.tokenizer == "llama-images":
+            vectors = in_tiles(rows, cols, [patch] * (side(model) ** 2 // merged), *others)
+        ids += [start] + vectors + [end] + words(2)
     return seen(model, inputs, ids, (patch,))
 
 
@@ -257,8 +261,26 @@ def seen(model, inputs: dict, ids: list[int], last: tuple[int, ...]) -> Seen:
 MERGES = ["merge_size", "spatial_merge_size", "pooling_kernel_size"]
 
 
-def values_of(fixture: Fixture, width: int, merged: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random patches of `fixture.images` as the model takes them."""
+def side(model) -> int:
+    """Patches on a side of a tile."""
+    return model.config.vision_config.image_size // model.config.vision_config.patch_size
+
+
+def in_tiles(rows: int, cols: int, vectors: list[int], whole: int, across: int, down: int) -> list[int]:
+    """The tokens of each tile, where they are several, and of all in one."""
+    ids = []
+    for tile in range(rows * cols if rows * cols > 1 else 0):
+        ids += vectors + [across if (tile + 1) % cols else down]
+    return ids + [whole] + vectors
+
+
+def values_of(fixture: Fixture, model, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random patches of `fixture.images`, or pixels of their tiles, as the model takes them."""
+    if fixture.tokenizer == "llama-images":
+        tiles = sum(rows * cols + (rows * cols > 1) for rows, cols in fixture.images)
+        size = model.config.vision_config.image_size
+        return dict(pixel_values=2 * torch.rand(tiles, 3, size, size, generator=generator) - 1)
+    width, merged = sizes(model)
     if fixture.tokenizer != "gemma-images":
         values = [2 * torch.rand(rows * cols, width, generator=generator) - 1 for rows, cols in fixture.images]
         grid = torch.tensor([[1, *grid] for grid in fixture.images])

@@ -3,7 +3,9 @@ processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patch
 `NAME.area.rgb`, those that Qwen's makes of them, of 640 to 1920 pixels. Of two of them in turns, the frames of a video,
 `video.rgb` and `video.area.rgb`: grids, rows and columns, then the pixels of each frame of each grid. Of that video in a
 conversation with two of the models that make.py makes also their `golden/video_chat.json`, the ids that a processor makes. `NAME.fill.rgb`
-are the pixels that Gemma 4's makes of some, of at most 30 tokens too.
+are the pixels that Gemma 4's makes of some, of at most 30 tokens too. `NAME.tiles.bf16` are the values that Llama 4's makes
+of some, behind rows and columns of tiles, and `golden/image_chats.json` of the model that make.py makes for it the ids of a
+conversation about each.
 
     golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
 
@@ -14,8 +16,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from transformers import (
+    Llama4ImageProcessor,
+    Llama4Processor,
     MuseGlimmerImageProcessor,
     MuseGlimmerProcessor,
     MuseGlimmerVideoProcessor,
@@ -73,6 +78,8 @@ PICTURES = {
 BY_AREA = ["wide.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png", "first.png"]
 # Smaller and larger ones, transparent and gray.
 FILLED = ["wide.png", "tiny.png", "gray.png"]
+# Of as many tiles as there may be, of one and of one that is made larger, long, transparent and gray, of a column.
+TILED = ["wide.png", "square.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png"]
 
 
 def main() -> None:
@@ -116,7 +123,37 @@ def main() -> None:
         pixels = np.rint(values * 255).astype(np.uint8).transpose(0, 2, 1, 3, 4)
         (ROOT / f"{name}.fill.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
         print(name, "filled", rows, cols)
+    tiles()
     videos()
+
+
+def tiles() -> None:
+    # Means and deviations that bf16 does not hold.
+    moved = dict(image_mean=[0.481, 0.458, 0.408], image_std=[0.269, 0.261, 0.276])
+    size = dict(height=4 * PATCH, width=4 * PATCH)
+    processor = Llama4ImageProcessor(size=size, max_patches=6, **moved)
+    folder = FIXTURES / "llama4" / "checkpoint"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    asked = Llama4Processor(
+        image_processor=Llama4ImageProcessor.from_pretrained(folder),
+        tokenizer=tokenizer,
+        patch_size=2,
+        chat_template=tokenizer.chat_template,
+    )
+    chats = {}
+    for name in TILED:
+        loaded = ImageOps.exif_transpose(Image.open(ROOT / name))
+        made = processor(loaded, return_tensors="pt")
+        rows, cols = made["aspect_ratios"][0].tolist()
+        values = made["pixel_values"].view(torch.int16).numpy().astype("<i2")
+        (ROOT / f"{name}.tiles.bf16").write_bytes(bytes([rows, cols]) + values.tobytes())
+        content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+        chat = [{"role": "user", "content": content}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        chats[name] = asked(text=text, images=[loaded])["input_ids"][0]
+        print(name, "in tiles", rows, cols, tuple(made["pixel_values"].shape), len(chats[name]))
+    lines = ",\n".join(f' "{name}": {json.dumps(ids)}' for name, ids in chats.items())
+    (FIXTURES / "llama4" / "golden" / "image_chats.json").write_text("{\n" + lines + "\n}\n")
 
 
 def videos() -> None:

@@ -37,6 +37,10 @@ QWEN_IMAGE_TOKENS = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|v
 IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>", "<|video|>"]
 # Those, and what is around the frames of a video.
 VIDEO_TOKENS = IMAGE_TOKENS + ["<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
+# As those, of Llama; what a template writes for an image, which stands in front of all of it, and what is between tiles.
+LLAMA_IMAGE_TOKENS = ["<|image_start|>", "<|patch|>", "<|image_end|>"]
+LLAMA_IMAGE_TOKENS += ["<|image|>", "<|tile_x_separator|>", "<|tile_y_separator|>"]
+CHATML_WITH_TILES = CHATML_WITH_IMAGES.replace("<|patch|>", "<|image|>")
 # As those, of Gemma.
 GEMMA_IMAGE_TOKENS = ["<|image>", "<|image|>", "<image|>", "<|video|>"]
 # In front of a sound, for its vectors, and behind it.
@@ -142,6 +146,7 @@ MAKERS = {
     "sounds": lambda: byte_level(IMAGE_TOKENS + AUDIO_TOKENS, CHATML_WITH_SOUNDS),
     "qwen-images": lambda: byte_level(QWEN_IMAGE_TOKENS, CHATML_AROUND_IMAGES),
     "sentencepiece": sentencepiece,
+    "llama-images": lambda: byte_level(LLAMA_IMAGE_TOKENS, CHATML_WITH_TILES),
     "gemma-images": lambda: sentencepiece(GEMMA_IMAGE_TOKENS, TURNS_WITH_IMAGES),
 }
 
@@ -151,5 +156,6 @@ IMAGE_TOKENS_OF = {
     "videos": VIDEO_TOKENS,
     "sounds": IMAGE_TOKENS,
     "qwen-images": QWEN_IMAGE_TOKENS,
+    "llama-images": LLAMA_IMAGE_TOKENS,
     "gemma-images": GEMMA_IMAGE_TOKENS,
 }

@@ -5,7 +5,7 @@ use muse_quantize::inputs;
 use muse_runtime::eval::{self, Input};
 use muse_runtime::{
     BackendChoice, CacheDtype, EmbedOptions, Engine, Image, ImageError, LoadOptions, Medium, MediumKind,
-    PlaceError, Sound, Video,
+    PlaceError, Sound, Tiles, Video,
 };
 use serde_json::json;
 
@@ -79,13 +79,14 @@ fn read_media(args: &Media, engine: &dyn Engine) -> Result<Vec<Medium>, Failure>
         }
         Ok(image)
     };
-    let decode = |path: &PathBuf| -> Result<Medium, Failure> {
-        let vision = vision()?;
-        let limit = vision.spec.pixels.tokens_max;
-        let image = Image::decode(&read(path)?, &vision.spec, limit).map_err(|e| at(path, &e))?;
-        Ok(whole(path, image)?.into())
-    };
-    let mut media = args.image.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let mut media = Vec::new();
+    for path in &args.image {
+        let spec = &vision()?.spec;
+        let picture = Tiles::decode(&read(path)?, spec, spec.pixels.tokens_max).map_err(|e| at(path, &e))?;
+        for image in picture.images {
+            media.push(whole(path, image)?.into());
+        }
+    }
     for path in &args.video {
         let spec = &vision()?.spec;
         let of_videos = spec.video.as_ref().ok_or(none(MediumKind::Video))?;

@@ -1,9 +1,10 @@
-//! Llama 4, the text model: attention by chunks on the layers that rotate, queries that grow with their positions on those
-//! that do not, and on some or all layers one expert for each token, which reads as much of it as its score says, beside a
-//! shared one.
+//! Llama 4: attention by chunks on the layers that rotate, queries that grow with their positions on those that do not, and
+//! on some or all layers one expert for each token, which reads as much of it as its score says, beside a shared one.
 //!
 //! Queries and keys are normed after rotation, without weights; rotation does not change what the norm divides by, so it is
-//! done before. A checkpoint of both modalities has its text model imported and the tower left out, which the person is told.
+//! done before. The tower over images is left out where no prompt can hold its token, which the person is told.
+
+pub(super) mod vision;
 
 use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score, Temperature};
 
@@ -54,6 +55,7 @@ pub(super) const FAMILY: Family = Family {
         text.only("model_type", &["llama4_text".into()], "only llama4_text is supported")?;
         let mut draft = read(&text)?;
         text.finish(HARMLESS)?;
+        vision::read(config, &mut draft)?;
         let tied = draft.spec.tied_head;
         let head = "language_model.lm_head.weight";
         draft.named.insert("head".into(), Named::whole(head.into()));

@@ -197,10 +197,21 @@ pub struct Import {
 /// The tokens that a prompt has for an image or a sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageMarkers {
-    /// For each of its vectors; a template writes one.
+    /// For each of its vectors.
     pub token: Marker,
+    /// What a template writes for all of it, where that is another.
+    pub written: Option<Marker>,
     /// In front of them and behind them, where the template does not write those.
     pub around: Option<[Marker; 2]>,
+    /// Behind a tile beside another, behind a row of them, and in front of all of it in one.
+    pub tiles: Option<[Marker; 3]>,
+}
+
+impl ImageMarkers {
+    /// Those of what a template writes as one of its vectors' tokens, and which is whole.
+    fn new(token: Marker, around: Option<[Marker; 2]>) -> Self {
+        Self { token, written: None, around, tiles: None }
+    }
 }
 
 /// A token, as a family knows it.

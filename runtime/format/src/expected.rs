@@ -245,6 +245,9 @@ impl Vision {
             add(Role::Vector, named("patch_bias"), 1, self.dim)?;
         }
         add(Role::Vector, named("positions"), self.position_entries(), self.dim)?;
+        for part in ["class", "class_position"].into_iter().filter(|_| self.class) {
+            add(Role::Vector, named(part), 1, self.dim)?;
+        }
         add(Role::Vector, named("rope"), 1, self.frequencies)?;
         let norm = |add: &mut dyn FnMut(Role, String, u32, u32) -> Result<(), E>, name: String| {
             add(Role::Vector, name.clone(), 1, self.dim)?;

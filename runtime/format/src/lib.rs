@@ -33,7 +33,7 @@ pub use error::FormatError;
 pub use expected::{CLIPS, Expected, Role};
 pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
-pub use meta::{Generation, MediaText, Provenance, Text, VideoText};
+pub use meta::{Generation, MediaText, Provenance, Text, TileText, VideoText};
 pub use spec::{
     Activation, Attention, Audio, AudioStage, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Drafter, Embedding,
     Encoder, Experts, Ffn, Fit, Given, Indexer, Join, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels,

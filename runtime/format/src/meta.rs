@@ -39,14 +39,29 @@ pub struct Text {
     pub audio: Option<MediaText>,
 }
 
-/// The tokens of an image or another medium in a prompt. A chat template writes `token` once, which becomes as many as
-/// the medium has vectors, between `before` and `after`.
+/// The tokens of an image or another medium in a prompt. A chat template writes `token` once, which becomes as many of its
+/// tower's as the medium has vectors, between `before` and `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MediaText {
     pub token: u32,
     pub before: Option<u32>,
     pub after: Option<u32>,
+    /// What is between its tiles, where it is cut into some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileText>,
+}
+
+/// The tokens between the tiles of a medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TileText {
+    /// Behind a tile that has another beside it.
+    pub across: u32,
+    /// Behind the last of a row.
+    pub down: u32,
+    /// In front of all of it in one.
+    pub whole: u32,
 }
 
 /// A video in a prompt. A chat template writes `token` once, which becomes `begin`, the grids, `between` two of them, and

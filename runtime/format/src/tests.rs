@@ -484,11 +484,18 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
     fn video(v: &mut Vision) -> &mut Video {
         v.video.as_mut().unwrap()
     }
-    let cases: [(&str, Change); 28] = [
+    let cases: [(&str, Change); 33] = [
         ("vision.token", |v| v.blank = u32::MAX),
         ("vision.scale", |v| v.scale = Some(0.0)),
         ("vision.adapter_dim", |v| v.join = Join::Mean { standardized: false }),
         ("vision.pixels.frames", |v| v.pixels.given = Given::Padded),
+        ("vision.pixels.frames", |v| v.pixels.given = Given::Planes),
+        ("vision.class", |v| v.class = true),
+        ("vision.positions", |v| v.pixels.tiles = Some(4)),
+        ("vision.pixels.tiles", |v| (v.positions, v.pixels.tiles) = (4, Some(0))),
+        ("vision.pixels.tiles", |v| {
+            (v.positions, v.pixels.patch, v.pixels.tiles) = (4, 256, Some(64));
+        }),
         ("vision.token", |v| v.token = u32::MAX),
         ("vision.token", |v| v.blank_tokens.push(u32::MAX)),
         ("vision.blank_tokens", |v| v.blank_tokens = vec![0; 17]),

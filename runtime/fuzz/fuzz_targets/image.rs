@@ -1,10 +1,10 @@
-//! Any bytes: a typed error, or an image of as many tokens as are allowed, whose every patch can be read; the same as the
-//! frames of a video, cut where the first byte says.
+//! Any bytes: a typed error, or an image of as many tokens as are allowed, whose every patch can be read, and of another
+//! tower its tiles; the same as the frames of a video, cut where the first byte says.
 //! `cargo fuzz run image` in `runtime`; seed with `tests/pictures`.
 #![no_main]
 
 use muse_format::{Fit, Pixels, Taken, Vision};
-use muse_runtime::{Image, Video};
+use muse_runtime::{Tiles, Video};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let pixels = Pixels { patch: 4, frames: 2, tokens_max: 30, ..Pixels::default() };
@@ -26,10 +26,19 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             grid.image.patch(0, &vision.pixels, &mut Vec::new());
         }
     }
-    let Ok(image) = Image::decode(bytes, &vision, 30) else { return };
+    let Ok(Tiles { images, .. }) = Tiles::decode(bytes, &vision, 30) else { return };
+    let image = &images[0];
     let tokens = image.tokens(&vision);
     assert!((1..=30).contains(&tokens));
     let mut values = Vec::new();
     (0..4 * tokens).for_each(|patch| image.patch(patch, &vision.pixels, &mut values));
     assert!(values.len() == 4 * tokens as usize * 96 && values.iter().all(|value| value.is_finite()));
+    let pixels = Pixels { frames: 1, tiles: Some(5), rounded: true, ..vision.pixels };
+    let vision = Vision { pixels, positions: 4, ..vision };
+    let Tiles { cols, images } = Tiles::decode(bytes, &vision, 30).unwrap();
+    let tiles = images.len() - usize::from(images.len() > 1);
+    assert!((1..=5).contains(&tiles) && tiles.is_multiple_of(cols as usize));
+    let mut values = Vec::new();
+    images.iter().for_each(|image| image.patch(15, &vision.pixels, &mut values));
+    assert!(values.len() == images.len() * 48 && values.iter().all(|value| value.is_finite()));
 });

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use muse_format::MediaText;
+use muse_format::{MediaText, TileText};
 
 use crate::engine::Placed;
 use crate::media::{Place, part, turn};
 use crate::{
-    FrameGrid, Image, Medium, MediumKind, Message, ModelInfo, Refusal, Sound, Text, TextError, Video,
+    FrameGrid, Medium, MediumKind, Message, ModelInfo, Refusal, Sound, Text, TextError, Tiles, Video,
 };
 
 /// Media, and the tokens that they take the place of, in order.
@@ -114,9 +114,8 @@ impl Room<'_> {
         match sent.sources[index] {
             Source::Image(file) => {
                 let vision = self.info.vision.as_ref().ok_or_else(none)?;
-                let image = Image::decode(file, &vision.spec, vision.image_tokens);
-                let image = image.map_err(|problem| Refusal::Image { image: index, problem })?;
-                self.put(Medium::Image(image), sent, [before, after])
+                let tiles = Tiles::decode(file, &vision.spec, vision.image_tokens);
+                self.picture(tiles.map_err(|problem| Refusal::Image { image: index, problem })?, sent)
             }
             Source::Video(video) => self.video(video, sent),
             Source::Sound(file) => {
@@ -126,6 +125,24 @@ impl Room<'_> {
                 self.put(Medium::Sound(sound), sent, [before, after])
             }
         }
+    }
+
+    /// Makes room for the images of a picture, with what is between its tiles.
+    fn picture(&mut self, picture: Tiles, sent: &Sent<'_>) -> Result<(), Refusal> {
+        let MediaText { before, after, tiles, .. } = sent.text;
+        let last = picture.images.len() - 1;
+        self.ids.extend(before);
+        for (index, image) in picture.images.into_iter().enumerate() {
+            let ends_row = (index + 1).is_multiple_of(picture.cols as usize);
+            let around = tiles.map(|TileText { across, down, whole }| match index {
+                _ if index == last => [Some(whole), None],
+                _ if ends_row => [None, Some(down)],
+                _ => [None, Some(across)],
+            });
+            self.put(Medium::Image(image), sent, around.unwrap_or_default())?;
+        }
+        self.ids.extend(after);
+        Ok(())
     }
 
     /// Makes room for the grids of a video, each behind the text of its time.
@@ -159,7 +176,8 @@ impl Room<'_> {
         let (at, joint) = (self.ids.len() as u32, medium.joint(self.info));
         let place = Place { at, len, joint };
         self.media.places.push(place);
-        self.ids.extend(std::iter::repeat_n(sent.text.token, len as usize));
+        let vector = self.info.token_of(sent.kind).ok_or(TextError::NoTower { kind: sent.kind })?;
+        self.ids.extend(std::iter::repeat_n(vector, len as usize));
         self.ids.extend(after);
         self.media.areas.extend(medium.area(self.info).map(|area| (place, area)));
         self.media.media.push(Arc::new(medium));

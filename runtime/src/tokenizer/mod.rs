@@ -140,9 +140,12 @@ impl Text for HfText {
     fn medium(&self, kind: MediumKind) -> Option<MediaText> {
         match kind {
             MediumKind::Image => self.image,
-            MediumKind::Video => {
-                self.video.as_ref().map(|video| MediaText { token: video.token, before: None, after: None })
-            }
+            MediumKind::Video => self.video.as_ref().map(|video| MediaText {
+                token: video.token,
+                before: None,
+                after: None,
+                tiles: None,
+            }),
             MediumKind::Sound => self.audio,
         }
     }

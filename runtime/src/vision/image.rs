@@ -1,8 +1,9 @@
 //! An image as a tower reads it.
 
+use half::bf16;
 use muse_format::{Fit, Given, Pixels, Vision};
 
-use super::decode::{self, Picture};
+use super::decode::Picture;
 use super::grid::Grid;
 use super::{fit, resize};
 
@@ -58,14 +59,10 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    /// A PNG, JPEG or WebP, resized to as many tokens as its size makes, `limit` at most.
-    ///
-    /// # Errors
-    /// [`ImageError`] where it is none, is damaged, or is too large.
-    pub fn decode(bytes: &[u8], vision: &Vision, limit: u32) -> Result<Self, ImageError> {
-        let Picture { width, height, rgb } = decode::decode(bytes)?;
-        let pixels = &vision.pixels;
-        let (patch, limit) = (pixels.patch, limit.min(pixels.tokens_max));
+    /// All of a picture, resized to as many tokens as its size makes, `limit` at most.
+    pub(super) fn resized(picture: Picture, vision: &Vision, limit: u32) -> Result<Self, ImageError> {
+        let (Picture { width, height, rgb }, pixels) = (picture, &vision.pixels);
+        let patch = pixels.patch;
         let side = patch * vision.merge;
         let fit = match pixels.fit {
             Fit::Shape => Some(fit::tokens(height, width, side, limit)),
@@ -111,6 +108,7 @@ impl Image {
             Given::Rows => values,
             Given::Squares => from_squares(&values, grid, vision),
             Given::Padded => from_pixels(&values, &vision.pixels),
+            Given::Planes => from_planes(&values, grid, &vision.pixels),
         };
         let mut hasher = hasher(grid);
         for value in &values {
@@ -177,7 +175,10 @@ impl Image {
                 for y in 0..side {
                     let start = (row * side + y) * line + col * side;
                     let values = frame[3 * start..][..3 * side].iter().skip(channel).step_by(3);
-                    out.extend(values.map(|value| (f32::from(*value) - mean) / deviation));
+                    match pixels.rounded {
+                        false => out.extend(values.map(|value| (f32::from(*value) - mean) / deviation)),
+                        true => out.extend(values.map(|value| rounded(*value, channel, pixels))),
+                    }
                 }
             }
         }
@@ -216,7 +217,32 @@ fn from_pixels(given: &[f32], pixels: &Pixels) -> Vec<f32> {
     values
 }
 
-fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, ImageError> {
+/// A value that is rounded to bf16 after each step: from 0 to 1, moved, scaled.
+fn rounded(value: u8, channel: usize, pixels: &Pixels) -> f32 {
+    let round = |x: f32| bf16::from_f32(x).to_f32();
+    let (mean, deviation) = (round(pixels.mean[channel]), round(pixels.deviation[channel]));
+    let value = round(f32::from(value) * (1.0 / 255.0));
+    round(round(value - mean) / deviation)
+}
+
+/// Pixels that come row by row, channel by channel, as they lie here.
+fn from_planes(given: &[f32], grid: Grid, pixels: &Pixels) -> Vec<f32> {
+    let (side, line) = (pixels.patch as usize, (grid.cols * pixels.patch) as usize);
+    let plane = line * (grid.rows * pixels.patch) as usize;
+    let mut values = Vec::with_capacity(given.len());
+    for patch in 0..grid.len() {
+        let [row, col] = grid.place(patch).map(|place| place as usize * side);
+        for channel in 0..3 {
+            for y in row..row + side {
+                values.extend_from_slice(&given[channel * plane + y * line + col..][..side]);
+            }
+        }
+    }
+    values
+}
+
+/// The grid of an image of `rows` and `cols` patches, where it is one that `vision` takes.
+pub(super) fn checked(rows: u64, cols: u64, vision: &Vision, limit: u32) -> Result<Grid, ImageError> {
     let merge = vision.merge;
     let tokens = (rows / u64::from(merge)).saturating_mul(cols / u64::from(merge));
     if tokens > u64::from(limit) {

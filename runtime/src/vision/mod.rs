@@ -8,6 +8,7 @@ mod image;
 mod resize;
 mod sizes;
 mod stages;
+mod tiles;
 mod video;
 mod weights;
 
@@ -17,6 +18,7 @@ use muse_kernels::{Backend, BackendError, Span, Tensor};
 pub use self::image::{Image, ImageError};
 pub use self::sizes::VisionPlan;
 use self::stages::Stage;
+pub use self::tiles::Tiles;
 pub use self::video::{FrameGrid, Grids, Video, VideoError};
 use self::weights::TowerWeights;
 use crate::model::Loader;
@@ -31,6 +33,8 @@ pub struct Tower<B: Backend> {
     weights: TowerWeights<B::Weight>,
     /// `(position_entries, dim)`
     positions: Tensor,
+    /// What a class begins as, and its position, `(dim)` each.
+    class: Option<[Tensor; 2]>,
     /// Added to the mean of a square's patches, `(dim)`.
     mean_shift: Option<Tensor>,
     rows: usize,
@@ -76,6 +80,13 @@ impl<B: Backend> Tower<B> {
     ) -> Result<Self, BackendError> {
         let weights = TowerWeights::load(&mut Loader { mapped, backend }, vision, spec.dim)?;
         let positions = mapped.tensor("vision.positions", vision.position_entries(), vision.dim)?;
+        let class = match vision.class {
+            false => None,
+            true => Some([
+                mapped.tensor("vision.class", 1, vision.dim)?,
+                mapped.tensor("vision.class_position", 1, vision.dim)?,
+            ]),
+        };
         let moved = vision.join == Join::Mean { standardized: true };
         let mean_shift = moved.then(|| mapped.tensor("vision.mean_shift", 1, vision.dim)).transpose()?;
         let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
@@ -108,6 +119,7 @@ impl<B: Backend> Tower<B> {
             norm_eps,
             weights,
             positions,
+            class,
             mean_shift,
             rows,
             state,
@@ -149,6 +161,7 @@ impl<B: Backend> Tower<B> {
         let under_way = self.under_way.take().filter(|(hash, _)| hash == image.hash());
         let stage = under_way.map(|(_, stage)| stage).unwrap_or_else(|| {
             image.grid.order(self.spec.window(), &mut self.state.order);
+            self.state.order.extend(image.grid.len()..self.spec.rows(image.grid.len()));
             Stage::Read { start: 0 }
         });
         match self.compute(backend, image, stage)? {

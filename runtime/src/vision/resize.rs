@@ -1,7 +1,8 @@
-//! Resampling by Lanczos' windowed sinc or by cubic convolution, bit for bit as PyTorch does it with 8 bits a channel on
-//! x86-64: weights rounded to 16 bits, columns first, each pass rounded to 8 bits. Turkowski 1990, "Filters for common
-//! resampling tasks"; Keys 1981, "Cubic convolution interpolation for digital image processing".
+//! Resampling by Lanczos' windowed sinc, by cubic convolution or by a triangle, bit for bit as PyTorch does it with 8 bits a
+//! channel on x86-64: weights rounded to 16 bits, columns first, each pass rounded to 8 bits. Turkowski 1990, "Filters for
+//! common resampling tasks"; Keys 1981, "Cubic convolution interpolation for digital image processing".
 
+use std::borrow::Cow;
 use std::f64::consts::PI;
 
 use muse_format::Resampling;
@@ -12,19 +13,19 @@ const CHANNELS: usize = 3;
 const LOBES: f64 = 3.0;
 
 /// `rgb`, `(height, width, 3)`, as `(new_height, new_width, 3)`.
-pub(super) fn resize(
+pub(super) fn resize<'a>(
     resampling: Resampling,
-    rgb: Vec<u8>,
+    rgb: impl Into<Cow<'a, [u8]>>,
     [height, width]: [usize; 2],
     [new_height, new_width]: [usize; 2],
 ) -> Vec<u8> {
-    let mut rgb = rgb;
+    let mut rgb = rgb.into();
     if new_width != width {
         let taps = Taps::new(resampling, width, new_width);
         let mut out = vec![0; height * new_width * CHANNELS];
         let rows = rgb.chunks_exact(width * CHANNELS).zip(out.chunks_exact_mut(new_width * CHANNELS));
         rows.for_each(|(row, out)| taps.along(row, out));
-        rgb = out;
+        rgb = out.into();
     }
     if new_height != height {
         let taps = Taps::new(resampling, height, new_height);
@@ -34,9 +35,9 @@ pub(super) fn resize(
         for (i, out) in out.chunks_exact_mut(line).enumerate() {
             taps.across(i, &rgb, &mut sums, out);
         }
-        rgb = out;
+        rgb = out.into();
     }
-    rgb
+    rgb.into_owned()
 }
 
 /// What each new element is a sum of.
@@ -53,6 +54,7 @@ impl Taps {
         let (filter, reach): (fn(f64) -> f64, _) = match resampling {
             Resampling::Lanczos => (lanczos, LOBES),
             Resampling::Bicubic => (cubic, 2.0),
+            Resampling::Bilinear => (triangle, 1.0),
         };
         let scale = len as f64 / new_len as f64;
         // Where there are fewer, the filter is as wide as what an element stands for.
@@ -130,6 +132,10 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
 fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
 }
@@ -138,12 +144,12 @@ fn sinc(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    use Resampling::{Bicubic, Lanczos};
+    use Resampling::{Bicubic, Bilinear, Lanczos};
 
     #[test]
     fn the_same_size_and_one_color_stay() {
         let noise: Vec<u8> = (0..5 * 7 * 3).map(|i| (i * 89 % 251) as u8).collect();
-        for by in [Lanczos, Bicubic] {
+        for by in [Lanczos, Bicubic, Bilinear] {
             assert_eq!(resize(by, noise.clone(), [5, 7], [5, 7]), noise);
             for size in [[1, 1], [3, 20], [40, 2]] {
                 let one = resize(by, vec![77; 5 * 7 * 3], [5, 7], size);
@@ -186,5 +192,13 @@ mod tests {
         assert_eq!(sum(resize(Bicubic, noise(300, 200), [300, 200], [84, 56])), 11949084751);
         assert_eq!(sum(resize(Bicubic, noise(57, 91), [57, 91], [84, 140])), 74740639387);
         assert_eq!(sum(resize(Bicubic, noise(123, 40), [123, 40], [112, 56])), 21256072091);
+        let small = resize(Bilinear, noise(5, 4), [5, 4], [2, 3]);
+        assert_eq!(
+            small,
+            [94, 84, 65, 126, 60, 131, 112, 129, 176, 80, 98, 119, 127, 89, 153, 122, 109, 167]
+        );
+        assert_eq!(sum(resize(Bilinear, noise(300, 200), [300, 200], [84, 56])), 11953267581);
+        assert_eq!(sum(resize(Bilinear, noise(57, 91), [57, 91], [84, 140])), 74714587658);
+        assert_eq!(sum(resize(Bilinear, noise(123, 40), [123, 40], [112, 56])), 21256114285);
     }
 }

@@ -10,7 +10,7 @@ use crate::plan::Item;
 pub struct VisionPlan {
     /// Most tokens of one image.
     pub tokens: u32,
-    /// Most patches of one image.
+    /// Most patches of one image, and a class.
     pub patches: u32,
     /// Patches computed at once: whole tokens.
     pub rows: u32,
@@ -36,7 +36,7 @@ pub struct VisionPlan {
 impl VisionPlan {
     /// For images of `tokens` at most, about `batch` patches at once.
     pub fn new(spec: &Spec, vision: &Vision, tokens: u32, batch: u32, dtype: CacheDtype) -> Self {
-        let patches = tokens.saturating_mul(vision.merged());
+        let patches = vision.rows(tokens.saturating_mul(vision.merged()));
         let rows = batch.next_multiple_of(vision.merged());
         let capacity = patches.next_multiple_of(TILE_POSITIONS as u32);
         let values = vision.pixels.values();

@@ -27,7 +27,7 @@ impl<B: Backend> Tower<B> {
         image: &Image,
         stage: Stage,
     ) -> Result<Option<Stage>, BackendError> {
-        let patches = image.grid.len();
+        let patches = self.spec.rows(image.grid.len());
         let chunk = |start: u32, end: u32| Span { slot: 0, start, len: (end - start).min(self.rows as u32) };
         Ok(Some(match stage {
             Stage::Read { start } => {
@@ -47,8 +47,13 @@ impl<B: Backend> Tower<B> {
                 }
             }
             Stage::Block { layer, start } => {
-                let mut groups = image.grid.groups(self.spec.layers[layer].window);
-                let group = groups.find(|group| group.contains(&start)).expect("a patch is in a window");
+                // A class and all patches see each other.
+                let group = if self.spec.class {
+                    0..patches
+                } else {
+                    let mut groups = image.grid.groups(self.spec.layers[layer].window);
+                    groups.find(|group| group.contains(&start)).expect("a patch is in a window")
+                };
                 let span = chunk(start, group.end);
                 self.block(backend, image, layer, span, (group.start, group.end - 1))?;
                 match span.start + span.len {
@@ -76,13 +81,32 @@ impl<B: Backend> Tower<B> {
         let State { stream, x, y, wide, order, at, host, .. } = &mut self.state;
         let chunk = &order[span.start as usize..][..rows];
         host.clear();
-        chunk.iter().for_each(|patch| image.patch(*patch, &self.spec.pixels, host));
+        let patches = image.grid.len();
+        for patch in chunk {
+            if *patch < patches {
+                image.patch(*patch, &self.spec.pixels, host);
+            } else {
+                host.resize(host.len() + self.spec.pixels.values() as usize, 0.0);
+            }
+        }
         backend.write(wide, host)?;
         backend.linear(wide, rows, &mut [linear(x, &w.patch)])?;
         host.clear();
         host.resize(rows * dim, 0.0);
         for (patch, out) in chunk.iter().zip(host.chunks_exact_mut(dim)) {
-            image.grid.add_position(*patch, self.positions.f32(), self.spec.positions, self.spec.laid, out);
+            if *patch < patches {
+                image.grid.add_position(
+                    *patch,
+                    self.positions.f32(),
+                    self.spec.positions,
+                    self.spec.laid,
+                    out,
+                );
+            }
+            // The product of no pixels is nothing.
+            for part in self.class.iter().flatten().filter(|_| *patch >= patches) {
+                out.iter_mut().zip(part.f32()).for_each(|(out, part)| *out += part);
+            }
         }
         backend.write(y, host)?;
         backend.add(x, y, rows * dim)?;
@@ -275,11 +299,11 @@ fn numbers(at: &mut Vec<u32>, start: u32, len: usize) {
     at.extend(start..start + len as u32);
 }
 
-/// Column and row of each patch, counted from 1.
+/// Column and row of each patch, counted from 1; a class does not turn.
 fn turned_by(places: &mut Vec<[u32; 2]>, patches: &[u32], image: &Image) {
     places.clear();
     places.extend(patches.iter().map(|patch| {
         let [row, col] = image.grid.place(*patch);
-        [col + 1, row + 1]
+        if *patch < image.grid.len() { [col + 1, row + 1] } else { [0; 2] }
     }));
 }

@@ -323,6 +323,13 @@ pub fn seeing_jointly() -> Spec {
     Spec { vision: Some(vision), ..shared() }
 }
 
+/// [`seeing`] with a tower in which every patch sees all others and a class.
+pub fn seeing_with_a_class() -> Spec {
+    let layers = vec![VisionLayer { window: None }; 2];
+    let vision = Vision { class: true, layers, ..seeing().vision.unwrap() };
+    Spec { vision: Some(vision), ..plain() }
+}
+
 /// [`seeing`] with a tower of two stages over sounds, of 6 samples a vector.
 pub fn hearing() -> Spec {
     let stages = vec![

@@ -93,6 +93,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
             tokens_max: 280,
             mean: [0.5; 3],
             deviation: [0.5; 3],
+            ..Pixels::default()
         },
         dim,
         heads,
@@ -126,7 +127,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
     draft.computed.insert("vision.mean_norm".into(), vec![1.0; dim as usize]);
     name_tensors(draft, entries as usize);
     let around = Some(around.map(Marker::Id));
-    draft.image_markers = Some(ImageMarkers { token: Marker::Id(image), around });
+    draft.image_markers = Some(ImageMarkers::new(Marker::Id(image), around));
     draft.read_processor = Some(read_processor);
     Ok(())
 }

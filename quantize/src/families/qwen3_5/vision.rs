@@ -70,6 +70,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
             tokens_max: 1,
             mean: [0.5; 3],
             deviation: [0.5; 3],
+            ..Pixels::default()
         },
         patch_bias: true,
         dim,
@@ -105,7 +106,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     tower.finish(&[])?;
     draft.computed.insert("vision.rope".into(), frequencies);
     name_tensors(draft);
-    draft.image_markers = Some(ImageMarkers { token: Marker::Text("<|image_pad|>"), around: None });
+    draft.image_markers = Some(ImageMarkers::new(Marker::Text("<|image_pad|>"), None));
     // The template writes the first and the last of these around a video as well, which the reference keeps.
     draft.video_markers = Some(VideoMarkers {
         token: "<|video_pad|>",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{bounded, is_default};
+use super::{bounded, is_default, is_false};
 use crate::FormatError;
 
 /// How an image becomes the values of patches.
@@ -13,6 +13,10 @@ pub struct Pixels {
     pub resampling: Resampling,
     #[serde(default, skip_serializing_if = "is_default")]
     pub fit: Fit,
+    /// Where an image is not fit but cut into at most so many square tiles of as many patches a side as the table of
+    /// positions has, each an image for itself, in front of all of it in one more. What fits one tile is that one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<u32>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub given: Given,
     /// Pixels on a side of a patch.
@@ -25,6 +29,9 @@ pub struct Pixels {
     pub mean: [f32; 3],
     /// What each channel is divided by after that.
     pub deviation: [f32; 3],
+    /// Whether values are rounded to bf16 as they are brought to 0 to 1, and after each of these steps.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rounded: bool,
 }
 
 /// How an image is made larger or smaller.
@@ -36,6 +43,8 @@ pub enum Resampling {
     Lanczos,
     /// By cubic convolution with `a = -1/2`.
     Bicubic,
+    /// By a triangle.
+    Bilinear,
 }
 
 /// How many patches an image is made to have.
@@ -70,6 +79,8 @@ pub enum Given {
     Squares,
     /// Row by row with empty patches behind, the values of a patch pixel by pixel, from 0 to 1.
     Padded,
+    /// As pixels: channel by channel, row by row in each.
+    Planes,
 }
 
 impl Default for Pixels {
@@ -78,12 +89,14 @@ impl Default for Pixels {
         Self {
             resampling: Resampling::default(),
             fit: Fit::default(),
+            tiles: None,
             given: Given::default(),
             patch: 0,
             frames: 1,
             tokens_max: 0,
             mean: [0.0; 3],
             deviation: [1.0; 3],
+            rounded: false,
         }
     }
 }

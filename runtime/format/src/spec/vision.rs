@@ -8,6 +8,9 @@ use super::{
 };
 use crate::FormatError;
 
+/// Pixels of all tiles of an image, and of all of it once more.
+const TILED_PIXELS_MAX: u64 = 1 << 26;
+
 /// A transformer over the patches of an image (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>) and the
 /// products that bring its output to the width of the residual stream. Each square of `merge * merge` patches becomes one
 /// vector, in the place of one token.
@@ -62,6 +65,10 @@ pub struct Vision {
     /// Multiplies `q . k`, in place of one by the root of a head's width.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
+    /// Whether a token of a class stands behind the patches, which they see and which is no vector in the end. It begins as
+    /// the sum of a vector of its own and one for its position, and does not turn.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub class: bool,
     /// Whether there is a norm in front of the blocks.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub pre_norm: bool,
@@ -166,6 +173,7 @@ impl Default for Vision {
             bias: true,
             clipped: false,
             scale: None,
+            class: false,
             pre_norm: true,
             post_norm: true,
             outer_norm_eps: 1e-5,
@@ -190,6 +198,16 @@ impl Default for Vision {
 impl Vision {
     pub fn head_dim(&self) -> u32 {
         self.dim / self.heads
+    }
+
+    /// Rows of an image in the tower: its patches, and the class behind them.
+    pub fn rows(&self, patches: u32) -> u32 {
+        patches.saturating_add(self.class.into())
+    }
+
+    /// Pixels on a side of a tile, where images are cut into them.
+    pub fn tile(&self) -> u32 {
+        self.positions * self.pixels.patch
     }
 
     /// Patches of one vector.
@@ -220,6 +238,23 @@ impl Vision {
         self.layers.iter().find_map(|layer| layer.window)
     }
 
+    /// Tiles of whole squares of patches, which together are no more pixels than an image that is read.
+    fn validate_tiles(&self, tiles: u32) -> Result<(), FormatError> {
+        let refuse = |name: &str, value: String, rule| {
+            Err(FormatError::Spec { field: format!("vision.{name}"), value, rule })
+        };
+        if !self.positions.is_multiple_of(self.merge) {
+            return refuse("positions", self.positions.to_string(), "a tile is whole squares of patches");
+        }
+        let pixels = u64::from(self.tile()).pow(2).saturating_mul(u64::from(tiles) + 1);
+        bounded("vision.pixels.tiles", tiles, 256)?;
+        if pixels > TILED_PIXELS_MAX {
+            let (value, rule) = (format!("{tiles} tiles of {}", self.tile()), "they are 2^26 pixels at most");
+            return refuse("pixels.tiles", value, rule);
+        }
+        Ok(())
+    }
+
     pub(super) fn validate(&self, vocab: u32) -> Result<(), FormatError> {
         let field = |name: &str| format!("vision.{name}");
         let refuse = |name: &str, value: String, rule: &'static str| {
@@ -243,8 +278,15 @@ impl Vision {
             axes.into_iter().try_for_each(|count| bounded(field("axes"), count, DIM_MAX))?;
         }
         self.pixels.fit.validate(&field("pixels.fit"))?;
+        if let Some(tiles) = self.pixels.tiles {
+            self.validate_tiles(tiles)?;
+        }
+        if self.class && (self.patch_bias || self.window().is_some()) {
+            let rule = "a class sees all patches, and is no product, which would have a bias";
+            return refuse("class", "true".into(), rule);
+        }
         self.video.as_ref().map_or(Ok(()), |video| video.validate(vocab))?;
-        if self.pixels.given == Given::Padded && self.pixels.frames != 1 {
+        if matches!(self.pixels.given, Given::Padded | Given::Planes) && self.pixels.frames != 1 {
             return refuse(
                 "pixels.frames",
                 self.pixels.frames.to_string(),
