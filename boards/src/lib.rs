@@ -20,6 +20,7 @@
 mod budget;
 mod cores;
 mod detect;
+pub mod jetson;
 mod memory;
 mod profile;
 

@@ -29,9 +29,19 @@ fn child() {
     }
 }
 
+#[test]
+#[ignore = "the process that `a_device_is_reported` starts"]
+fn report() {
+    println!("outcome: {}", CudaBackend::new().unwrap().report().unwrap());
+}
+
 fn outcome(faults: &str, with_driver: bool) -> String {
+    outcome_of("child", faults, with_driver)
+}
+
+fn outcome_of(test: &str, faults: &str, with_driver: bool) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MUSE_EMULATOR", faults);
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env("MUSE_EMULATOR", faults);
     if !with_driver {
         command.env("LD_LIBRARY_PATH", "");
     }
@@ -63,4 +73,20 @@ fn each_fault_has_its_error() {
     }
     let found = outcome("", false);
     assert!(found.contains("CUDA: there is no libcuda.so.1"), "no driver: {found}");
+}
+
+#[test]
+fn a_device_is_reported() {
+    for (plan, expected) in [
+        (
+            "",
+            "emulated, compute capability 8.7, kernels compiled for it; memory shared with the system; driver for CUDA 12.6",
+        ),
+        (
+            "sm=90 driver=13020 integrated=0 memory=104857600",
+            "emulated, compute capability 9.0, kernels that its driver compiles; 100 of 100 MiB free; driver for CUDA 13.2",
+        ),
+    ] {
+        assert_eq!(outcome_of("report", plan, true), expected);
+    }
 }

@@ -9,13 +9,14 @@ use muse_kernels::{CudaBackend, CudaMemory};
 
 use crate::{BackendChoice, Engine, LoadError, LoadOptions, Mapped, Text};
 
-/// Opens the GPU that [`BackendChoice::Cuda`] takes and loads its kernels; returns its name.
+/// Opens the GPU that [`BackendChoice::Cuda`] takes and loads its kernels; returns what it is, for people: name, compute
+/// capability, where its kernels come from, memory and driver.
 ///
 /// # Errors
 /// [`BackendError::Cuda`] says what is missing.
 #[cfg(feature = "cuda")]
 pub fn cuda_device() -> Result<String, BackendError> {
-    Ok(CudaBackend::new()?.describe())
+    CudaBackend::new()?.report()
 }
 
 /// The error of a build without the feature `cuda`.

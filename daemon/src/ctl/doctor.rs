@@ -8,12 +8,12 @@ use muse_runtime::selftest::Tried;
 use serde::Serialize;
 use zbus::fdo;
 
-use super::{Error, client, human_bytes};
+use super::{Error, client, human_bytes, jetson};
 use crate::config::Config;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+pub(super) enum State {
     Ok,
     /// Worth knowing; nothing is broken.
     Note,
@@ -22,20 +22,20 @@ enum State {
 }
 
 #[derive(Debug, Serialize)]
-struct Check {
+pub(super) struct Check {
     name: &'static str,
-    state: State,
-    found: String,
+    pub(super) state: State,
+    pub(super) found: String,
     /// What to do; empty where nothing is to be done.
-    remedy: String,
+    pub(super) remedy: String,
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, state: State::Ok, found: found.into(), remedy: String::new() }
     }
 
-    fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, state: State::Note, found: found.into(), remedy: remedy.into() }
     }
 
@@ -47,6 +47,7 @@ impl Check {
 pub async fn run(session: bool, json: bool, config: Option<&Path>, kernels: bool) -> Result<(), Error> {
     let root = Path::new("/");
     let mut checks = vec![board(root), cpu(root), threads(root), memory(root), npu(root)];
+    checks.extend(jetson::checks(root));
     let (configuration, backend) = configuration(root, config, session);
     checks.extend(configuration);
     if kernels {

@@ -7,6 +7,7 @@ mod doctor;
 mod embed;
 mod frames;
 mod generate;
+mod jetson;
 mod models;
 mod show;
 mod status;

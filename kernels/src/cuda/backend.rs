@@ -94,6 +94,24 @@ impl CudaBackend {
         format!("cuda, {}, sm_{}", self.context.name, self.context.sm)
     }
 
+    /// The GPU, its compute capability, where its kernels come from, its memory and its driver, for people.
+    ///
+    /// # Errors
+    /// [`CudaError::Call`](crate::CudaError::Call) where the device is lost.
+    pub fn report(&self) -> Result<String, BackendError> {
+        let Context { name, sm, .. } = &*self.context;
+        let kernels = match kernels::covers(*sm) {
+            true => "kernels compiled for it",
+            false => "kernels that its driver compiles",
+        };
+        let memory = match self.memory()? {
+            CudaMemory::Shared => "memory shared with the system".to_owned(),
+            CudaMemory::Own { free, total } => format!("{} of {} MiB free", free >> 20, total >> 20),
+        };
+        let (major, minor, driver) = (sm / 10, sm % 10, self.context.driver());
+        Ok(format!("{name}, compute capability {major}.{minor}, {kernels}; {memory}; driver for {driver}"))
+    }
+
     /// Puts the slot and position of each row of `spans`, and the last of its span, on the device; the layers of a step
     /// share them.
     pub(super) fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {

@@ -44,6 +44,11 @@ impl CudaMemory {
     }
 }
 
+/// `12.6`
+fn cuda_version(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 /// One device, with one stream that all its work goes through in order.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -55,6 +60,8 @@ pub(super) struct Context {
     pub(super) sm: u32,
     /// Blocks run on so many at once.
     pub(super) processors: u32,
+    /// What the driver is for: `1000 * major + 10 * minor`.
+    driver: i32,
     /// Whether the device shares the machine's memory.
     integrated: bool,
 }
@@ -76,8 +83,10 @@ impl Context {
         let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
         asked.map_err(failed("cuDriverGetVersion"))?;
         if version < DRIVER_MIN {
-            let text = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-            return Err(CudaError::OldDriver { found: text(version), needed: text(DRIVER_MIN) });
+            return Err(CudaError::OldDriver {
+                found: cuda_version(version),
+                needed: cuda_version(DRIVER_MIN),
+            });
         }
         let no_device = |error| CudaError::NoDevice { problem: name_of(error) };
         result::init().map_err(no_device)?;
@@ -97,7 +106,16 @@ impl Context {
         // SAFETY: `device` is one that the driver gave; `drop` releases what is retained.
         let context = unsafe { result::primary_ctx::retain(device) };
         let context = context.map_err(failed("cuDevicePrimaryCtxRetain"))?;
-        let mut opened = Self { device, context, stream: ptr::null_mut(), name, sm, processors, integrated };
+        let mut opened = Self {
+            device,
+            context,
+            stream: ptr::null_mut(),
+            name,
+            sm,
+            processors,
+            driver: version,
+            integrated,
+        };
         opened.bind()?;
         let kind = result::stream::StreamKind::NonBlocking;
         opened.stream = result::stream::create(kind).map_err(failed("cuStreamCreate"))?;
@@ -108,6 +126,11 @@ impl Context {
     pub(super) fn bind(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained until `drop`.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// What the driver is for: `CUDA 12.6`.
+    pub(super) fn driver(&self) -> String {
+        format!("CUDA {}", cuda_version(self.driver))
     }
 
     /// What memory there is.

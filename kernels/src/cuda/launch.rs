@@ -125,6 +125,11 @@ const NAMES: &[&str] = &[
     "weigh",
 ];
 
+/// Whether kernels compiled for a GPU are among the images, so that its driver has none to compile.
+pub(super) fn covers(sm: u32) -> bool {
+    CUBINS.iter().any(|(own, _)| *own == sm)
+}
+
 /// The kernels for a device: its own cubin, or the PTX.
 pub(super) fn load(context: &Arc<Context>) -> Result<Kernels, CudaError> {
     if context.sm < SM_MIN {
