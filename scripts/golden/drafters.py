@@ -55,19 +55,22 @@ def write_checkpoint(folder, text) -> None:
         pad_token_id=text.pad_token_id,
     )
     model = MuseGlimmerAssistantModel(config)
-    generator = torch.Generator().manual_seed(zlib.crc32(NAME.encode()))
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
-        parameter.data = 1.0 + 0.25 * noise if "norm" in name else gain / noise.shape[-1] ** 0.5 * noise
+    randomize(model, torch.Generator().manual_seed(zlib.crc32(NAME.encode())))
     model.to(torch.bfloat16)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     rewrite(folder / "config.json", lambda config: None)
 
 
-def blocks(target, drafter, ids: list[int]) -> torch.Tensor:
-    """The logits of every block, `(blocks * masks, vocab)`. What the target makes of a token does not depend on those behind
+def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
+        parameter.data = 1.0 + 0.25 * noise if "norm" in name else gain / noise.shape[-1] ** 0.5 * noise
+
+
+def blocks(target, drafter, ids: list[int], starts: list[int]) -> torch.Tensor:
+    """The logits of the blocks at `starts`, `(blocks * masks, vocab)`. What the target makes of a token does not depend on those behind
     it, so that one pass gives the outputs of all steps."""
     outputs = target(torch.tensor([ids]), output_hidden_states=True)
     generator = DFlashTokenCandidateGenerator(
@@ -77,7 +80,7 @@ def blocks(target, drafter, ids: list[int]) -> torch.Tensor:
         generation_config=GenerationConfig(max_length=1000, do_sample=False),
     )
     rows, done = [], 0
-    for start in STARTS:
+    for start in starts:
         hidden = [states[:, done:start] for states in outputs.hidden_states]
         _, logits = generator.get_candidates(
             torch.tensor([ids[: start + 1]]),
@@ -105,7 +108,7 @@ def main() -> None:
     drafter = MuseGlimmerAssistantModel.from_pretrained(folder / "checkpoint", **load).eval()
     generator = torch.Generator().manual_seed(7)
     ids = torch.randint(0, 300, (POSITIONS,), generator=generator).tolist()
-    logits = blocks(target, drafter, ids)
+    logits = blocks(target, drafter, ids, STARTS)
     assert logits.isfinite().all() and logits.shape[0] == len(STARTS) * (drafter.config.block_size - 1)
     golden = folder / "golden"
     shutil.rmtree(golden, ignore_errors=True)

@@ -4,6 +4,7 @@ Every width is drawn by itself, so that few are multiples of a tile or a group. 
 computes and docs/models.md does not refuse.
 """
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -18,12 +19,16 @@ import families
 class Drawn:
     model: type
     config: t.PreTrainedConfig
-    # Rows and columns of patches of each image of a second prompt.
+    # Rows and columns of patches, or of tiles, of each image of a second prompt.
     images: list[tuple[int, int]] = field(default_factory=list)
     # Of `tokenizer.MAKERS`, where the checkpoint has one.
     tokenizer: str = "bytes"
     # Of `families`: config.json in the words of earlier versions.
     published: object = None
+    # Grids, and rows and columns of patches of each, of each video of a third.
+    videos: list[tuple[int, int, int]] = field(default_factory=list)
+    # Samples of each sound of another.
+    sounds: list[int] = field(default_factory=list)
 
 
 class Draw(random.Random):
@@ -111,8 +116,31 @@ def llama4(d: Draw, text: dict) -> Drawn:
     if d.flag():
         return Drawn(t.Llama4ForCausalLM, t.Llama4TextConfig(**text))
     text.pop("tie_word_embeddings", None)
-    vision = families.LLAMA4_VISION | dict(hidden_size=12, num_attention_heads=3)
-    return Drawn(t.Llama4ForConditionalGeneration, t.Llama4Config(text_config=text, vision_config=vision))
+    settings, images = dict(text_config=text, vision_config=llama4_vision(d)), []
+    if d.flag(0.8):
+        # The second of the last six tokens.
+        settings |= dict(image_token_index=text["vocab_size"] - 5)
+        images = [(d.randint(1, 2), d.randint(1, 3)) for _ in range(d.randint(1, 2))]
+    model = t.Llama4ForConditionalGeneration
+    return Drawn(model, t.Llama4Config(**settings), images, "llama-images" if images else "bytes")
+
+
+def llama4_vision(d: Draw) -> dict:
+    heads, merge, width = d.randint(1, 3), d.choice([1, 2, 2, 4]), d.randint(3, 40)
+    dim, patch = heads * 4 * d.randint(1, 5), d.randint(2, 4)
+    vision = dict(
+        hidden_size=dim,
+        intermediate_size=dim * merge**2,
+        num_hidden_layers=d.randint(1, 3),
+        num_attention_heads=heads,
+        image_size=patch * merge * d.randint(1, 2),
+        patch_size=patch,
+        pixel_shuffle_ratio=1 / merge,
+        vision_output_dim=width,
+        projector_input_dim=width,
+        projector_output_dim=width,
+    )
+    return vision | (dict(rope_parameters=dict(rope_type="default", rope_theta=theta(d))) if d.flag() else {})
 
 
 def qwen2(d: Draw, text: dict) -> Drawn:
@@ -197,8 +225,18 @@ def qwen3_5(d: Draw, text: dict, moe: bool = False) -> Drawn:
     settings = dict(text_config=text, vision_config=vision, tie_word_embeddings=tied)
     sees = d.flag(0.8)
     settings |= image_tokens(text["vocab_size"], ["vision_start", "image", "vision_end", "video"]) if sees else {}
-    images = [(merge * d.randint(1, 4), merge * d.randint(1, 4)) for _ in range(d.randint(1, 3))] if sees else []
-    return Drawn(of("ForConditionalGeneration"), of("Config")(**settings), images, "qwen-images" if sees else "bytes")
+    model, config = of("ForConditionalGeneration"), of("Config")(**settings)
+    if not sees:
+        return Drawn(model, config)
+    return Drawn(model, config, grids(d, merge), "qwen-images", videos=videos(d, merge))
+
+
+def grids(d: Draw, merge: int) -> list[tuple[int, int]]:
+    return [(merge * d.randint(1, 4), merge * d.randint(1, 4)) for _ in range(d.randint(1, 3))]
+
+
+def videos(d: Draw, merge: int) -> list[tuple[int, int, int]]:
+    return [(d.randint(1, 3), merge * d.randint(1, 2), merge * d.randint(1, 2)) for _ in range(d.randint(1, 2))]
 
 
 def image_tokens(vocab: int, names: list[str]) -> dict:
@@ -300,9 +338,34 @@ def gemma4(d: Draw, text: dict) -> Drawn:
         text |= dict(rope_parameters=dict(sliding_attention=local, full_attention=full))
     if d.flag():
         return Drawn(t.Gemma4ForCausalLM, t.Gemma4TextConfig(**text))
-    tied = text.pop("tie_word_embeddings", True)
-    config = t.Gemma4Config(text_config=text, tie_word_embeddings=tied)
-    return Drawn(t.Gemma4ForConditionalGeneration, config)
+    tied, model = text.pop("tie_word_embeddings", True), t.Gemma4ForConditionalGeneration
+    if d.flag(0.2):
+        return Drawn(model, t.Gemma4Config(text_config=text, tie_word_embeddings=tied))
+    # All of an image in one step, which a window may not hold.
+    text |= dict(use_bidirectional_attention="vision") if d.flag() else {}
+    vision = gemma4_vision(d)
+    named = image_tokens(text["vocab_size"], ["boi", "image", "eoi", "video"])
+    config = t.Gemma4Config(text_config=text, vision_config=vision, tie_word_embeddings=tied, **named)
+    merge = vision["pooling_kernel_size"]
+    return Drawn(model, config, grids(d, merge), "gemma-images")
+
+
+def gemma4_vision(d: Draw) -> dict:
+    heads = d.randint(1, 3)
+    vision = dict(
+        head_dim=4 * d.randint(1, 4),
+        intermediate_size=d.randint(5, 50),
+        num_hidden_layers=d.randint(1, 3),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        pooling_kernel_size=d.randint(2, 3),
+        patch_size=d.randint(2, 4),
+        position_embedding_size=d.choice([12, 300]),
+        use_clipped_linears=d.flag(),
+        standardize=d.flag(),
+    )
+    vision |= dict(hidden_size=heads * vision["head_dim"]) | d.maybe("rms_norm_eps", 0.02)
+    return vision | (dict(rope_parameters=dict(rope_type="axial", rope_theta=theta(d))) if d.flag() else {})
 
 
 def muse_text(d: Draw, text: dict) -> dict:
@@ -318,7 +381,11 @@ def muse_text(d: Draw, text: dict) -> dict:
     return text | d.maybe("final_logit_softcapping", 5.0) | d.maybe("post_norm_eps", 0.05)
 
 
-def muse_vision(d: Draw, vocab: int) -> tuple[dict, list[tuple[int, int]]]:
+MUSE_TOKENS = ["image_start", "image", "image_end", "video"]
+
+
+def muse_vision(d: Draw, named: dict) -> tuple[dict, dict]:
+    """Of the config, with the tokens of those `named`; and what a prompt has."""
     heads, merge, table, layers = d.randint(1, 3), d.randint(1, 3), d.randint(2, 5), d.randint(1, 5)
     vision = dict(
         hidden_size=heads * 4 * d.randint(1, 5),
@@ -339,33 +406,81 @@ def muse_vision(d: Draw, vocab: int) -> tuple[dict, list[tuple[int, int]]]:
         out_hidden_size=vision["hidden_size"] * merge**2,
         projector_hidden_size=d.randint(5, 40),
     )
-    names = ["image_start", "image", "image_end", "video"]
-    sees = d.flag(0.8)
-    if sees:
-        settings |= {k: v for k, v in image_tokens(vocab, names).items() if k in ("image_token_id", "video_token_id")}
-    images = [(merge * d.randint(1, 4), merge * d.randint(1, 4)) for _ in range(d.randint(1, 3))]
-    return settings, images if sees else []
+    if not named or d.flag(0.2):
+        return settings, dict(tokenizer="bytes")
+    settings |= {key: named[key] for key in ("image_token_id", "video_token_id")}
+    return settings, dict(images=grids(d, merge), videos=videos(d, merge), tokenizer="images")
 
 
 def muse_glimmer(d: Draw, text: dict) -> Drawn:
     tied = text.pop("tie_word_embeddings", False)
-    settings, images = muse_vision(d, text["vocab_size"])
+    settings, shown = muse_vision(d, image_tokens(text["vocab_size"], MUSE_TOKENS))
     settings |= dict(text_config=muse_text(d, text)) | (dict(tie_word_embeddings=True) if tied else {})
     config = t.MuseGlimmerConfig(**settings)
-    return Drawn(t.MuseGlimmerForConditionalGeneration, config, images, "images" if images else "bytes")
+    return Drawn(t.MuseGlimmerForConditionalGeneration, config, **shown)
 
 
 def muse_spark(d: Draw, text: dict) -> Drawn:
     text.pop("tie_word_embeddings", None)
-    settings, images = muse_vision(d, text["vocab_size"])
+    hears = d.flag(0.7)
+    names = MUSE_TOKENS + (["audio_start", "audio", "audio_end"] if hears else [])
+    named = image_tokens(text["vocab_size"], names)
+    settings, shown = muse_vision(d, named)
     text = muse_text(d, text) | experts(d, "num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
     text |= dict(moe_hidden_size=d.randint(4, 40)) | d.maybe("routed_scaling_factor", 1.75)
     text |= d.maybe("residual_gate_temperature", 0.7)
     if d.flag():
         text |= dict(mlp_layer_types=d.each(["dense", "sparse"], text["num_hidden_layers"]))
-    audio = families.MUSE_AUDIO | dict(out_hidden_size=text["hidden_size"])
+    audio = muse_audio(d) | dict(out_hidden_size=text["hidden_size"])
+    if hears:
+        settings |= dict(audio_token_id=named["audio_token_id"])
+        most = 12 * math.prod(audio["patch_sizes"])
+        shown |= dict(sounds=[d.randint(1, most) for _ in range(d.randint(1, 3))], tokenizer="sounds")
     config = t.MuseSparkConfig(text_config=text, audio_config=audio, **settings)
-    return Drawn(t.MuseSparkForConditionalGeneration, config, images, "images" if images else "bytes")
+    return Drawn(t.MuseSparkForConditionalGeneration, config, **shown)
+
+
+def muse_audio(d: Draw) -> dict:
+    stages = d.randint(1, 3)
+    return dict(
+        patch_sizes=[d.randint(1, 4) for _ in range(stages)],
+        hidden_sizes=[d.randint(3, 20) for _ in range(stages)],
+        depths=[d.randint(1, 2) for _ in range(stages)],
+        num_hidden_layers=stages,
+        mlp_ratio=d.choice([1.5, 2.0]),
+        conv_kernel_size=d.choice([3, 5]),
+    ) | d.maybe("rms_norm_eps", 0.02)
+
+
+@dataclass
+class Drafted:
+    target: type
+    target_config: t.PreTrainedConfig
+    model: type
+    config: t.PreTrainedConfig
+
+
+def drafted(d: Draw) -> Drafted:
+    """A drafter and its target, of so few tokens that some are accepted."""
+    text = muse_text(d, dict(vocab_size=d.randint(8, 14)))
+    text |= dict(num_hidden_layers=max(2, text["num_hidden_layers"]))
+    layers = text["num_hidden_layers"]
+    for key in ["layer_types", "layer_rope_theta"]:
+        if key in text:
+            text[key] += text[key][: layers - len(text[key])]
+    target = t.MuseGlimmerConfig(text_config=text, vision_config=muse_vision(d, {})[0]["vision_config"])
+    own = sizes(d, 4)
+    kinds = ["sliding_attention", "full_attention"]
+    config = t.MuseGlimmerAssistantConfig(
+        **own | dict(hidden_size=text["hidden_size"]),
+        rope_parameters=dict(rope_type="default", rope_theta=theta(d)),
+        sliding_window=d.randint(2, 20),
+        layer_types=d.each(kinds, own["num_hidden_layers"]),
+        block_size=d.randint(2, 16),
+        mask_token_id=d.randint(0, text["vocab_size"] - 1),
+        target_layer_ids=[d.randint(0, layers - 2) for _ in range(d.randint(1, 4))],
+    )
+    return Drafted(t.MuseGlimmerForConditionalGeneration, target, t.MuseGlimmerAssistantModel, config)
 
 
 FAMILIES = dict(
