@@ -138,6 +138,7 @@ fn block_ms(engine: &mut dyn Engine, rounds: u32) -> Result<Option<f64>, Backend
     let draft = Draft { slot: 0, start: POSITION, token: token(POSITION, vocab), count };
     let mut logits = vec![0.0; (count * vocab) as usize];
     let mut times = Vec::new();
+    go_back(engine, 0, POSITION)?;
     for round in 0..=rounds {
         let began = Instant::now();
         engine.draft(&[draft], &mut logits)?;

@@ -63,6 +63,9 @@ pub struct Convert {
     /// codebook is 16 uneven steps
     #[arg(long, default_value = "symmetric", value_parser = scheme)]
     pub scheme: Scheme,
+    /// Make the file of the layer that guesses the token after the next, a drafter of the model, in the model's place
+    #[arg(long)]
+    pub mtp: bool,
     /// The board that the file is for; any board that reads the cpu layouts where absent
     #[arg(long, value_name = "NAME")]
     pub board: Option<String>,
@@ -88,6 +91,7 @@ Examples:
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse                      4 bits, groups of 32
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --bits 8 --group 64
   muse-quantize convert Qwen3-0.6B/ -o qwen3.muse --scheme codebook --embed-bits 8
+  muse-quantize convert Qwen3.5-4B/ --mtp -o qwen3.5-mtp.muse          its drafter
   muse-quantize convert SmolLM2.Q4_1.gguf -o smol.muse                 its blocks, bit for bit";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -166,7 +166,7 @@ fn what_a_conversion_leaves_out_is_said_and_kept_in_the_file() {
     let made = run(&["convert", &fixture("muse-spark"), "-o", &path]);
     let (said, notes) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
     assert!(made.status.success() && said.contains("left out: vision, 25 tensors"), "{said}{notes}");
-    assert!(notes.contains("note: left out, as not supported yet: vision, 25 tensors"), "{notes}");
+    assert!(notes.contains("note: left out: vision, 25 tensors"), "{notes}");
     assert!(succeed(&["inspect", &path]).contains("left out    audio, vision of the source"));
     assert_eq!(json_of(&["inspect", &path, "--json"])["provenance"]["left_out"], json!(["audio", "vision"]));
     let whole = json_of(&["convert", &fixture("llama"), "-o", &path, "--force", "--json"]);
@@ -521,6 +521,32 @@ fn a_drafter_proposes_what_its_target_says() {
     assert!(another.contains("a width of 20") && another.contains("has 48"), "{another}");
     let none = refused(&["eval", "generate", &target, "--drafter", &other]);
     assert!(none.contains("is no drafter"), "{none}");
+}
+
+/// What a checkpoint holds beside its model becomes a drafter of it.
+#[test]
+fn a_head_is_a_file_of_its_own() {
+    let (dir, target) = output();
+    let head = dir.path().join("head.muse").to_str().expect("the path is text").to_owned();
+    let made = run(&["convert", &fixture("qwen3-5"), "-o", &target, "--bits", "16"]);
+    let notes = String::from_utf8_lossy(&made.stderr);
+    assert!(notes.contains("left out: guesses of the token after the next (--mtp), 15 tensors"), "{notes}");
+    let made = run(&["convert", &fixture("qwen3-5"), "--mtp", "-o", &head, "--bits", "16"]);
+    assert!(made.status.success() && !String::from_utf8_lossy(&made.stderr).contains("left out"));
+    assert_eq!(json_of(&["verify", &head, "--json"])["ok"], true);
+    let inspected = json_of(&["inspect", &head, "--json"]);
+    assert_eq!(inspected["spec"]["drafter"], json!({"chain": 4}));
+    let ask = ["eval", "generate", &target, "--tokens", "5 6 7 8", "--count", "30", "--json"];
+    let (alone, with) = (json_of(&ask), json_of(&[&ask[..], &["--drafter", &head]].concat()));
+    assert_eq!(with["tokens"], alone["tokens"]);
+    let number = |key: &str| with[key].as_u64().expect("a number");
+    assert_eq!(number("steps") + number("accepted_tokens"), 30);
+    assert!(number("proposed_tokens") > 30, "{with}");
+    let (_dir, none) = output();
+    let refused = fail(&["convert", &fixture("llama"), "--mtp", "-o", &none], 1);
+    assert!(refused.contains("LlamaForCausalLM") && refused.contains("supported are Qwen3_5"), "{refused}");
+    let lacks = fail(&["convert", &fixture("qwen3-5-options"), "--mtp", "-o", &none], 1);
+    assert!(lacks.contains("mtp."), "{lacks}");
 }
 
 fn text_file(beside: &str) -> String {

@@ -9,14 +9,17 @@ use crate::{LoadError, Mapped};
 pub struct DrafterInfo {
     /// [`Spec::family`] of its file.
     pub family: String,
-    /// Rows of a block: it is asked only where so many positions are left of the context.
+    /// Positions of a proposal, its last known token's included: it is asked only where so many are left of the context.
     pub block: u32,
+    /// Whether each token takes a pass of its own, and not all of a block the same one.
+    pub chain: bool,
 }
 
 impl DrafterInfo {
     pub(crate) fn of(spec: &Spec) -> Option<Self> {
         let drafter = spec.drafter.as_ref()?;
-        Some(Self { family: spec.family.clone(), block: drafter.block })
+        let chain = matches!(drafter, Drafter::Chain(_));
+        Some(Self { family: spec.family.clone(), block: drafter.block(), chain })
     }
 
     /// Most tokens that it proposes at once.
@@ -42,7 +45,7 @@ pub struct Draft {
 /// [`LoadError::NotADrafter`], or [`LoadError::DrafterFits`] with what both say.
 pub(crate) fn check(target: &Mapped, drafter: &Mapped) -> Result<(), LoadError> {
     let not = || LoadError::NotADrafter { path: drafter.path.clone(), family: drafter.spec.family.clone() };
-    let Drafter { reads, .. } = drafter.spec.drafter.as_ref().ok_or_else(not)?;
+    let reads = drafter.spec.drafter.as_ref().ok_or_else(not)?.reads();
     let (own, theirs) = (&drafter.spec, &target.spec);
     if theirs.embedding.is_some() {
         return Err(LoadError::NothingToDraft { path: target.path.clone() });
@@ -55,6 +58,7 @@ pub(crate) fn check(target: &Mapped, drafter: &Mapped) -> Result<(), LoadError> 
     fits("rows of a width of", own.dim, theirs.dim, own.dim == theirs.dim)?;
     fits("a vocabulary of at least", own.vocab, theirs.vocab, own.vocab <= theirs.vocab)?;
     // Behind the last layer there are rows only where logits are wanted.
-    let (last, layers) = (reads.iter().max().copied().unwrap_or(0), theirs.layers.len() as u32);
+    let Some(last) = reads.iter().max().copied() else { return Ok(()) };
+    let layers = theirs.layers.len() as u32;
     fits("layers of at least", last.saturating_add(2), layers, last.saturating_add(1) < layers)
 }

@@ -176,15 +176,16 @@ pub trait Engine: Send {
 
     /// What the model's drafter expects behind each of `drafts`: the logits of the tokens of one after another, `(the sum of
     /// their counts, vocab)`, before what the model's spec makes of logits, which leaves their order as it is. There are at
-    /// most `logit_rows` rows, and from each `start` on a block's positions are within the context. For models whose info
-    /// has `drafter`; no step depends on it.
+    /// most `logit_rows` rows and one draft a slot, and from each `start` on a block's positions are within the context.
+    /// Each `start` is where the next span of its slot may start, after a step of it. For models whose info has
+    /// `drafter`; no step depends on it.
     fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
         let _ = (drafts, logits);
         Err(BackendError::Unsupported("drafts, of a model without a drafter".into()))
     }
 
-    /// How many of the first `len` positions of `slot` are still whole: `len`, or 0 where a ring has overwritten what they
-    /// would need. Where a recurrent state has taken in more, it goes on from before the last answer, and what was kept
+    /// How many of the first `len` positions of `slot` are still whole: `len`, one less where a drafter needs to see that one
+    /// again, or 0 where a ring has overwritten what they would need. Where a recurrent state has taken in more, it goes on from before the last answer, and what was kept
     /// then is the answer. `written` is the most positions the slot has held since it was last filled from position 0:
     /// cutting a sequence back does not bring overwritten positions back.
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32;

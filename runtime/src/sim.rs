@@ -48,6 +48,8 @@ pub struct SimDrafter {
     pub wrong: u32,
     /// How long each call takes; `None` where each fails.
     pub delay: Option<Duration>,
+    /// As [`DrafterInfo::chain`]: each token of the longest draft takes that long.
+    pub chain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +121,11 @@ impl SimEngine {
                 prompts: [("query".to_owned(), "q: ".to_owned())].into(),
                 default_prompt: None,
             }),
-            drafter: options
-                .drafter
-                .map(|drafter| DrafterInfo { family: "sim-drafter".into(), block: drafter.block }),
+            drafter: options.drafter.map(|SimDrafter { block, chain, .. }| DrafterInfo {
+                family: "sim-drafter".into(),
+                block,
+                chain,
+            }),
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
         let SimOptions { step_delay, drafter, markers, .. } = options;
@@ -174,7 +178,9 @@ impl Engine for SimEngine {
 
     fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
         let drafter = self.drafter.expect("a drafter is asked where there is one");
-        std::thread::sleep(drafter.delay.ok_or_else(|| BackendError::Unsupported("drafts".into()))?);
+        let delay = drafter.delay.ok_or_else(|| BackendError::Unsupported("drafts".into()))?;
+        let longest = drafts.iter().map(|draft| draft.count).max().unwrap_or(0);
+        std::thread::sleep(delay * if drafter.chain { longest } else { 1 });
         let rows: u32 = drafts.iter().map(|draft| draft.count).sum();
         assert!(rows <= self.info.logit_rows && logits.len() == (rows * VOCAB) as usize);
         let mut logits = logits.chunks_mut(VOCAB as usize);

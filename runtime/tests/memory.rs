@@ -9,8 +9,8 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Draft, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
 use support::{
-    Rng, byte_text, drafter, embedding_decoder, encoder, everything, gated, hearing, latent, mixture, seeing,
-    seeing_jointly, seeing_with_a_class, shared, sparse, steps, write,
+    Rng, byte_text, chain, drafter, embedding_decoder, encoder, everything, gated, hearing, latent, mixture,
+    seeing, seeing_jointly, seeing_with_a_class, shared, sparse, steps, write,
 };
 
 #[global_allocator]
@@ -36,6 +36,11 @@ fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
         // With experts left in the file.
         check(mixture(), backend, Some(1), None);
         check(everything(), backend, None, Some(drafter()));
+        let mut experts = chain();
+        experts.layers[0].experts = mixture().layers[0].experts.clone();
+        for chain in [chain(), experts] {
+            check(everything(), backend, None, Some(chain));
+        }
         for spec in [encoder(), embedding_decoder()] {
             check_embedding(spec, backend);
         }

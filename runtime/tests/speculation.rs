@@ -10,7 +10,7 @@ use muse_runtime::{
     BackendChoice, Event, FinishReason, GenerateOptions, LoadOptions, Prompt, Scheduler, SchedulerOptions,
     SinkClosed, Speculation, Usage, load_mapped, open,
 };
-use support::{ByteText, drafter, everything, plain, write};
+use support::{ByteText, chain, drafter, everything, plain, recurrent, write};
 
 /// A prompt of the alphabet that [`ByteText`] has for 70 ids.
 const PROMPT: &str = "the cat and the dog and the cat and the bird";
@@ -146,13 +146,22 @@ fn the_cpu_backend_answers_the_same() {
 /// A drafter of random weights is mostly wrong; it fills every room that a step has, and rings to the last position.
 #[test]
 fn a_drafter_changes_nothing_but_the_time() {
-    let file = write(&drafter(), Layout::F32, 5);
-    for (backend, batch_tokens) in
-        [(BackendChoice::Reference, 6), (BackendChoice::Reference, 32), (BackendChoice::Cpu, 16)]
-    {
-        let alone = load(backend, batch_tokens);
-        let with = LoadOptions { drafter: Some(file.path.clone()), ..alone.clone() };
-        let [alone, with] = [alone, with].map(|load| compare("drafter", &everything(), &load, &[0.0, 0.8]));
-        assert!(with > alone, "{with} with a drafter, {alone} without");
+    // The recurrent target says one token over and over unless it is drawn by far.
+    let pairs = [
+        (everything(), drafter(), [0.0, 0.8]),
+        (everything(), chain(), [0.0, 0.8]),
+        (recurrent(), chain(), [2.0, 6.0]),
+    ];
+    for (target, drafter, temperatures) in pairs {
+        let file = write(&drafter, Layout::F32, 5);
+        for (backend, batch_tokens) in
+            [(BackendChoice::Reference, 6), (BackendChoice::Reference, 32), (BackendChoice::Cpu, 16)]
+        {
+            let alone = load(backend, batch_tokens);
+            let with = LoadOptions { drafter: Some(file.path.clone()), ..alone.clone() };
+            let name = format!("{} {}", target.family, drafter.family);
+            let [alone, with] = [alone, with].map(|load| compare(&name, &target, &load, &temperatures));
+            assert!(with > alone, "{with} with a {name}, {alone} without");
+        }
     }
 }

@@ -1,4 +1,4 @@
-"""Makes the fixtures of drafters: tiny random checkpoints beside a target's, and what transformers' generator of candidates
+"""Makes the fixtures of drafters that transformers knows: tiny random checkpoints beside a target's, and what transformers' generator of candidates
 computes with both.
 
     golden/bin/python scripts/golden/drafters.py

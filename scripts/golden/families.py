@@ -354,8 +354,23 @@ def qwen_images(tower: dict, text: dict) -> dict:
 
 
 def with_guesses_of_the_token_after_the_next(tensors: dict) -> dict:
-    """Published checkpoints have such a layer; transformers knows none."""
-    return tensors | {"mtp.fc.weight": torch.zeros(4, 8), "mtp.layers.0.input_layernorm.weight": torch.zeros(4)}
+    """Published checkpoints have such a layer, of the model's own kind; transformers knows none. Its weights are those of the
+    first layer with attention in another order."""
+    generator = torch.Generator().manual_seed(5)
+    another = lambda tensor: tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
+    suffix = ".self_attn.q_proj.weight"
+    layer = min(name.removesuffix(suffix) for name in tensors if name.endswith(suffix) and "visual" not in name)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{layer}.")}
+    norm = tensors[f"{layer}.input_layernorm.weight"]
+    dim = norm.shape[0]
+    norms = ["norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"]
+    noise = torch.randn(dim, 2 * dim, generator=generator)
+    return (
+        tensors
+        | {name.replace(layer, "mtp.layers.0"): another(tensor) for name, tensor in own.items()}
+        | {f"mtp.{name}.weight": another(norm) for name in norms}
+        | {"mtp.fc.weight": (1.2 / (2 * dim) ** 0.5 * noise).to(norm.dtype)}
+    )
 
 
 def experts_of_a_layer_in_two_tensors(tensors: dict) -> dict:
@@ -813,6 +828,7 @@ FIXTURES = [
         images=[(4, 6), (2, 2), (6, 2)],
         videos=[(3, 2, 6), (1, 6, 2)],
         # From 4 to 30 tokens an image.
+        published_tensors=with_guesses_of_the_token_after_the_next,
         processor=dict(
             image_processor_type="Qwen2VLImageProcessorFast",
             size=dict(shortest_edge=64, longest_edge=480),
@@ -894,7 +910,7 @@ FIXTURES = [
             )
         ),
         "bfloat16",
-        published_tensors=experts_of_a_layer_in_two_tensors,
+        published_tensors=lambda tensors: experts_of_a_layer_in_two_tensors(with_guesses_of_the_token_after_the_next(tensors)),
     ),
     Fixture(
         "gemma3",

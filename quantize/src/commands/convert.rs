@@ -31,7 +31,7 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
         }
     }
     let policy = policy(args, &checkpoint);
-    let import = families::import(&checkpoint)?;
+    let import = if args.mtp { families::import_head(&checkpoint)? } else { families::import(&checkpoint)? };
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
         "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
     )?);
@@ -44,7 +44,7 @@ pub fn run(args: &Convert) -> Result<(), Failure> {
     bar.finish_and_clear();
     warn_over_budget(args, bytes);
     for LeftOut { part, tensors, .. } in &import.left_out {
-        eprintln!("note: left out, as not supported yet: {part}, {tensors} tensors; the file works without");
+        eprintln!("note: left out: {part}, {tensors} tensors; the file works without");
     }
     for note in notes(&meta) {
         eprintln!("note: {note}");

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use muse_format::Drafter;
 use muse_quantize::inputs;
 use muse_runtime::eval::{self, Input};
 use muse_runtime::{
@@ -179,7 +180,7 @@ fn load_with(
 ) -> Result<Box<dyn Engine>, Failure> {
     let options = LoadOptions { drafter: drafter.map(Path::to_owned), ..options(common) };
     let mapped = muse_runtime::open(path, &options)?;
-    let block = mapped.drafter().and_then(|drafter| drafter.spec.drafter.as_ref()).map_or(0, |d| d.block);
+    let block = mapped.drafter().and_then(|drafter| drafter.spec.drafter.as_ref()).map_or(0, Drafter::block);
     let positions = u32::try_from(positions).unwrap_or(u32::MAX).saturating_add(block);
     let options = LoadOptions {
         context: Some(positions.clamp(1, mapped.spec.context)),

@@ -71,6 +71,10 @@ const FAMILIES: [&Family; 23] = [
     &glm_moe_dsa::FAMILY,
 ];
 
+/// What drafts for a model whose checkpoint holds it: layers that guess tokens after the next.
+const HEADS: [&Family; 4] =
+    [&qwen3_5::head::OF_OUTER, &qwen3_5::head::OF_TEXT, &qwen3_5::head::OF_MOE, &qwen3_5::head::OF_MOE_TEXT];
+
 /// How a family is written down by Hugging Face.
 struct Family {
     /// `model_type`.
@@ -259,7 +263,20 @@ pub struct Imported {
 /// # Errors
 /// [`ImportError`] naming the architecture, key or tensor that is not understood.
 pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
-    let family = find(checkpoint)?;
+    import_as(find(checkpoint, &FAMILIES)?, checkpoint)
+}
+
+/// Imports the layers of a checkpoint that guess the tokens after the next, as a drafter of its model.
+///
+/// # Errors
+/// As [`import`]; an architecture whose layers are not known is one that is not understood.
+pub fn import_head(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
+    let import = import_as(find(checkpoint, &HEADS)?, checkpoint)?;
+    // The model is in a file of its own, where the person is told of what it lacks.
+    Ok(Import { left_out: Vec::new(), ..import })
+}
+
+fn import_as(family: &Family, checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     let config = Config::new(&checkpoint.config);
     config.only(
         "quantization_config",
@@ -289,21 +306,20 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Import, ImportError> {
     Ok(Import { spec, architecture, tensors, left_out, image_markers, video_markers, audio_markers })
 }
 
-fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
+fn find(checkpoint: &Checkpoint, families: &[&'static Family]) -> Result<&'static Family, ImportError> {
     let text = |v: &Value| v.as_str().map(str::to_owned);
     let model_type = checkpoint.config.get("model_type").and_then(text).unwrap_or_default();
     let list = checkpoint.config.get("architectures").and_then(Value::as_array);
     let architecture = list.and_then(|l| l.first()).and_then(text);
-    let family = FAMILIES
-        .into_iter()
+    let known = || families.iter().copied();
+    let family = known()
         .find(|f| f.model_type == model_type && architecture.as_ref().is_none_or(|a| a == f.architecture));
     // A model that embeds may be saved as layers alone under the name of the one that it was made of.
     let bare = checkpoint.modules.is_some() && checkpoint.tensors.contains_key("embed_tokens.weight");
     let layers_alone = |f: &&Family| f.model_type == model_type && f.prefix.is_empty();
-    let family = family.map(|f| if bare { FAMILIES.into_iter().find(layers_alone).unwrap_or(f) } else { f });
+    let family = family.map(|f| if bare { known().find(layers_alone).unwrap_or(f) } else { f });
     family.ok_or_else(|| {
-        let names: Vec<_> =
-            FAMILIES.iter().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect();
+        let names: Vec<_> = known().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect();
         let actual = format!("{} (model_type {model_type:?})", architecture.as_deref().unwrap_or("unnamed"));
         ImportError::Architecture(actual, names.join(", "))
     })

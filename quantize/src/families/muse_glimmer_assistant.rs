@@ -3,7 +3,7 @@
 //!
 //! The reference implementation sees `sliding_window` positions to either side, our window counts the query itself.
 
-use muse_format::{Activation, Attention, Drafter, Ffn, Layer, Spec};
+use muse_format::{Activation, Attention, BlockDrafter, Drafter, Ffn, Layer, Spec};
 
 use super::{Config, Draft, Family, LAYER, Named, Rope, windows};
 use crate::checkpoint::ImportError;
@@ -35,7 +35,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let window = number("sliding_window", 2048)?.checked_add(1);
     let window = window.ok_or_else(|| config.refuse("sliding_window", "it must be below 2^32 - 1"))?;
     let windows = windows(config, layers, Some(window), |_| true)?;
-    let drafter = Drafter {
+    let drafter = BlockDrafter {
         reads: config.indices("target_layer_ids")?.unwrap_or_else(|| vec![1, 13, 25, 37, 49]),
         block: number("block_size", 16)?,
         mask: number("mask_token_id", 201_818)?,
@@ -66,7 +66,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         norm_eps: norm_eps as f32,
         tied_head: true,
         ropes: 1,
-        drafter: Some(drafter),
+        drafter: Some(Drafter::Block(drafter)),
         layers: windows.into_iter().map(layer).collect(),
         ..Spec::default()
     };

@@ -2,13 +2,14 @@
 //! whose output is gated, with a quarter of each head rotated; every norm but the one inside DeltaNet stored as its
 //! distance from 1.
 //!
-//! A checkpoint has layers that guess the token after the next. They are left out, and the person is told. So is the
-//! tower over images where no prompt can hold its token. Positions along the axes of an image are one and the same for
+//! A checkpoint has a layer that guesses the token after the next. It becomes a file of its own (`head.rs`) and is left out
+//! of the model's, and the person is told. So is the tower over images where no prompt can hold its token. Positions along the axes of an image are one and the same for
 //! text.
 //!
 //! Queries and their gates alternate by the head in one matrix. `A_log` and `dt_bias` become what the delta rule asks
 //! for: the rate `exp(A_log)` and the bias of the product that decays come from.
 
+pub(super) mod head;
 pub(super) mod vision;
 
 use std::collections::HashMap;
@@ -62,7 +63,7 @@ pub(super) const MOE: Family = Family {
     ..FAMILY
 };
 
-/// Of layers that are left out, and of training.
+/// Of the layer that guesses, and of training.
 const HARMLESS: &[&str] = &[
     "mtp_num_hidden_layers",
     "mtp_use_dedicated_embeddings",
@@ -75,7 +76,7 @@ const OUTER: &[&str] =
     &["image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id"];
 
 const LEFT_OUT: &[(&str, &[&str])] =
-    &[("vision", &["model.visual."]), ("guesses of the token after the next", &["mtp."])];
+    &[("vision", &["model.visual."]), ("guesses of the token after the next (--mtp)", &["mtp."])];
 
 const LAYER: &[(&str, &str)] = &[
     ("attn.norm", "input_layernorm.weight"),

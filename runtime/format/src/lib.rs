@@ -35,8 +35,9 @@ pub use file::{ALIGN, File, MAGIC, TensorRef, VERSION};
 pub use layout::{CODEBOOK, Layout, TILE_ROWS};
 pub use meta::{Generation, MediaText, Provenance, Text, TileText, VideoText};
 pub use spec::{
-    Activation, Attention, Audio, AudioStage, DELTA_KEY_DIM_MAX, DeltaNet, Dense, Drafter, Embedding,
-    Encoder, Experts, Ffn, Fit, Given, Indexer, Join, Laid, LatentAttention, Layer, Mixer, PerLayer, Pixels,
-    Pooling, Resampling, Score, Sparse, Spec, Taken, Temperature, Video, Vision, VisionLayer,
+    Activation, Attention, Audio, AudioStage, BlockDrafter, ChainDrafter, DELTA_KEY_DIM_MAX, DeltaNet, Dense,
+    Drafter, Embedding, Encoder, Experts, Ffn, Fit, Given, Indexer, Join, Laid, LatentAttention, Layer,
+    Mixer, PerLayer, Pixels, Pooling, Resampling, Score, Sparse, Spec, Taken, Temperature, Video, Vision,
+    VisionLayer,
 };
 pub use writer::{Meta, WriteError, Writer};

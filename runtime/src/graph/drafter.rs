@@ -16,7 +16,7 @@ pub(super) fn keep_output<B: Backend>(
     dim: usize,
 ) -> Result<(), BackendError> {
     let State { x, picked, hidden, .. } = state;
-    let Some(Hidden { layers, values }) = hidden else { return Ok(()) };
+    let Some(Hidden { layers, values, .. }) = hidden else { return Ok(()) };
     let read = layers.iter().enumerate().filter(|(_, layer)| **layer as usize == index);
     for (place, _) in read {
         picked.clear();
@@ -24,6 +24,20 @@ pub(super) fn keep_output<B: Backend>(
         backend.scatter(values, x, picked, dim)?;
     }
     Ok(())
+}
+
+/// Keeps what the last norm gave of all rows, `state.x`, where a drafter reads that.
+pub(super) fn keep_last<B: Backend>(
+    backend: &mut B,
+    state: &mut State<B>,
+    rows: usize,
+    dim: usize,
+) -> Result<(), BackendError> {
+    let State { x, picked, hidden, .. } = state;
+    let Some(Hidden { last: true, values, .. }) = hidden else { return Ok(()) };
+    picked.clear();
+    picked.extend(0..rows as u32);
+    backend.scatter(values, x, picked, dim)
 }
 
 /// Stores keys and values of the rows of `spans` in the drafter's caches, made of `read`, what the target's layers gave of
@@ -66,6 +80,24 @@ pub fn propose<B: Backend>(
     let (rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
     // Without the norm that some targets have on it.
     backend.embed(&mut state.x, &of_target.embed, tokens, target.embed_scale)?;
+    layers(backend, spec, w, state, spans, rows)?;
+    let State { x, y, .. } = state;
+    backend.gather(y, x, wanted, dim)?;
+    backend.rms_norm_in_place(y, &w.norm, wanted.len(), eps)?;
+    let head = of_target.head.as_ref().unwrap_or(&of_target.embed);
+    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])
+}
+
+/// Takes `state.x`, `rows` rows that are those of `spans`, through all layers.
+pub(super) fn layers<B: Backend>(
+    backend: &mut B,
+    spec: &Spec,
+    w: &DrafterWeights<B::Weight>,
+    state: &mut State<B>,
+    spans: &[Span],
+    rows: usize,
+) -> Result<(), BackendError> {
+    let (dim, eps) = (spec.dim as usize, spec.norm_eps);
     for (i, (layer, lw)) in spec.layers.iter().zip(&w.layers).enumerate() {
         let (Some(a), MixerWeights::Attention(mixer)) = (layer.attention(), &lw.mixer) else {
             unreachable!("`Drafter::validate` asks for attention");
@@ -76,9 +108,5 @@ pub fn propose<B: Backend>(
         feed_forward::feed_forward(backend, layer, lw, state, i, rows, dim, eps)?;
         backend.add(&mut state.x, &state.y, rows * dim)?;
     }
-    let State { x, y, .. } = state;
-    backend.gather(y, x, wanted, dim)?;
-    backend.rms_norm_in_place(y, &w.norm, wanted.len(), eps)?;
-    let head = of_target.head.as_ref().unwrap_or(&of_target.embed);
-    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The one forward pass. It reads a [`Spec`], asks the backend for operations and never compares a model's name.
 
 mod attention;
+mod chain;
 mod delta_net;
 mod drafter;
 mod encoder;
@@ -14,6 +15,7 @@ pub(crate) use self::feed_forward::routing;
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
+pub use self::chain::{ChainRows, begin_chain, propose_chain, take_in_chain};
 pub use self::drafter::{propose, take_in};
 pub use self::encoder::encode;
 use crate::engine::Placed;
@@ -25,7 +27,7 @@ use crate::model::{Affine, MixerWeights, State, Weights};
 ///
 /// A block is `x += post_norm(attention(norm(x)))`, then `x += post_norm(ffn(norm(x)))`, the post norms optional; where
 /// a layer has gates, `x` is multiplied by a vector before it is added to. After the last layer's attention every row
-/// goes its own way, and only those of `wanted` go on.
+/// goes its own way, and only those of `wanted` go on, unless a drafter reads what the last norm gives of all.
 #[allow(clippy::too_many_arguments)] // one call
 pub fn forward<B: Backend>(
     backend: &mut B,
@@ -48,6 +50,7 @@ pub fn forward<B: Backend>(
     if let Some((spec, w)) = spec.per_layer.as_ref().zip(weights.per_layer.as_ref()) {
         per_layer::vectors(backend, spec, w, state, tokens, weights.layers.len(), eps)?;
     }
+    let all = state.hidden.as_ref().is_some_and(|hidden| hidden.last);
     // Of the last layer that chose positions.
     let mut top = None;
     for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
@@ -56,7 +59,7 @@ pub fn forward<B: Backend>(
         backend.rms_norm(&mut state.y, &state.x, &w.attn_norm, rows, eps)?;
         match (&layer.mixer, &w.mixer) {
             (Mixer::Attention(a), MixerWeights::Attention(w)) => {
-                if last && wanted.is_empty() {
+                if last && wanted.is_empty() && !all {
                     return attention::keep(backend, a, w, &weights.ropes, state, i, spans, eps);
                 }
                 attention::attention(backend, a, w, &weights.ropes, state, i, spans, eps)?;
@@ -65,7 +68,7 @@ pub fn forward<B: Backend>(
                 delta_net::delta_net(backend, d, w, state, i, spans, eps)?;
             }
             (Mixer::Latent(a), MixerWeights::Latent(w)) => {
-                if last && wanted.is_empty() {
+                if last && wanted.is_empty() && !all {
                     return latent::keep(backend, a, w, &weights.ropes, state, i, spans);
                 }
                 top = layer.indexer().map_or(top, |indexer| Some(indexer.top));
@@ -83,13 +86,12 @@ pub fn forward<B: Backend>(
             backend.multiply(&mut state.x, keep, rows)?;
         }
         backend.add(&mut state.x, &state.y, rows * dim)?;
-        if last {
+        if last && !all {
             rows = wanted.len();
             if rows == 0 {
                 return Ok(());
             }
-            backend.gather(&mut state.y, &state.x, wanted, dim)?;
-            std::mem::swap(&mut state.x, &mut state.y);
+            pick(backend, state, wanted, dim)?;
         }
 
         feed_forward::feed_forward(backend, layer, w, state, i, rows, dim, eps)?;
@@ -104,7 +106,7 @@ pub fn forward<B: Backend>(
         }
         backend.add(&mut state.x, &state.y, rows * dim)?;
         if let Some((spec, w)) = spec.per_layer.as_ref().zip(w.per_layer.as_ref()) {
-            let of = if last { Some(wanted) } else { None };
+            let of = if last && !all { Some(wanted) } else { None };
             per_layer::add_vector(backend, spec, w, state, i, weights.layers.len(), of, rows, eps)?;
             backend.add(&mut state.x, &state.y, rows * dim)?;
         }
@@ -113,15 +115,35 @@ pub fn forward<B: Backend>(
         }
         drafter::keep_output(backend, state, i, rows, dim)?;
     }
-    let State { x, logits, .. } = state;
-    backend.rms_norm_in_place(x, &weights.norm, rows, eps)?;
+    backend.rms_norm_in_place(&mut state.x, &weights.norm, rows, eps)?;
+    if all {
+        drafter::keep_last(backend, state, rows, dim)?;
+        rows = wanted.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        pick(backend, state, wanted, dim)?;
+    }
     if spec.embedding.is_some() {
         return Ok(());
     }
+    let State { x, logits, .. } = state;
     let head = weights.head.as_ref().unwrap_or(&weights.embed);
     backend.linear(x, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
     let len = rows * spec.vocab as usize;
     backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
+}
+
+/// Only the rows of `wanted` stay in `state.x`.
+fn pick<B: Backend>(
+    backend: &mut B,
+    state: &mut State<B>,
+    wanted: &[u32],
+    dim: usize,
+) -> Result<(), BackendError> {
+    backend.gather(&mut state.y, &state.x, wanted, dim)?;
+    std::mem::swap(&mut state.x, &mut state.y);
+    Ok(())
 }
 
 /// Puts rows of `vectors` in the place of embeddings.

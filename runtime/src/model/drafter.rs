@@ -1,110 +1,105 @@
-//! A drafter, resident beside its target.
+//! A drafter of either kind, resident beside its target.
 
 use muse_format::{Drafter, Spec};
 use muse_kernels::{Backend, BackendError, Span};
 
-use super::loader::Loader;
-use super::state::{Hidden, buffer};
-use super::{DrafterWeights, State, Weights};
-use crate::plan::DrafterPlan;
-use crate::{Draft, Mapped, graph};
+use super::Weights;
+use super::block::BlockModel;
+use super::chain::ChainModel;
+use super::state::Hidden;
+use crate::engine::Placed;
+use crate::plan::Plan;
+use crate::{Draft, DrafterInfo, Mapped};
+
+/// What a drafter may read of a step.
+pub(super) struct Stepped<'a, B: Backend> {
+    pub spans: &'a [Span],
+    /// As the target embedded them.
+    pub tokens: &'a [u32],
+    /// What took the place of tokens.
+    pub vectors: Option<&'a B::Buffer>,
+    pub placed: &'a [Placed],
+    /// What its rows turned by; empty where all turned by their positions.
+    pub turns: &'a [[u32; 3]],
+}
+
+/// A target's spec and weights.
+pub(super) type Target<'a, B> = (&'a Spec, &'a Weights<<B as Backend>::Weight>);
 
 /// A drafter on its target's backend.
-pub struct DrafterModel<B: Backend> {
-    spec: Spec,
-    drafter: Drafter,
-    weights: DrafterWeights<B::Weight>,
-    state: State<B>,
-    /// Most rows of one pass.
-    rows: usize,
-    spans: Vec<Span>,
-    tokens: Vec<u32>, // (rows)
-    wanted: Vec<u32>, // (rows)
+pub(super) enum DrafterModel<B: Backend> {
+    Block(BlockModel<B>),
+    Chain(ChainModel<B>),
 }
 
 impl<B: Backend> DrafterModel<B> {
-    /// Makes the weights of `mapped` resident and allocates what `plan` says; nothing is allocated after this. Gives with it
-    /// where its target keeps what it reads.
+    /// Makes the weights of `mapped` resident and allocates what `plan`, the target's, says; nothing is allocated after
+    /// this. Gives with it where its target keeps what it reads. None where `plan` has none.
     pub(super) fn new(
         mapped: &Mapped,
+        target: &Spec,
         backend: &mut B,
-        plan: &DrafterPlan,
-    ) -> Result<(Self, Hidden<B>), BackendError> {
-        let spec = mapped.spec.clone();
-        let drafter = spec.drafter.clone().expect("`Mapped::with_drafter` asks");
-        let weights = Loader { mapped, backend }.drafter(&spec, &drafter)?;
-        let state = State::of(backend, plan.buffers, &plan.caches, plan.rows)?;
-        let hidden = Hidden { layers: drafter.reads.clone(), values: buffer(backend, plan.hidden)? };
-        let rows = plan.rows as usize;
-        let spans = Vec::with_capacity(rows / drafter.block as usize);
-        let (tokens, wanted) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        Ok((Self { spec, drafter, weights, state, rows, spans, tokens, wanted }, hidden))
+        plan: &Plan,
+    ) -> Result<Option<(Self, Hidden<B>)>, BackendError> {
+        let Some(planned) = &plan.drafter else { return Ok(None) };
+        let made = match mapped.spec.drafter.as_ref().expect("`Mapped::with_drafter` asks") {
+            Drafter::Block(block) => {
+                let (model, hidden) = BlockModel::new(mapped, block, backend, planned)?;
+                (Self::Block(model), hidden)
+            }
+            Drafter::Chain(chain) => {
+                let (model, hidden) = ChainModel::new(mapped, chain, target, backend, plan, planned)?;
+                (Self::Chain(model), hidden)
+            }
+        };
+        Ok(Some(made))
     }
 
-    /// Of its layers that forget: how many positions a query sees at most, and how many of a ring are kept whatever a block
-    /// behind them has written.
-    pub(super) fn rings<'a>(
-        &'a self,
-        plan: &'a DrafterPlan,
-        context: u32,
-    ) -> impl Iterator<Item = (u32, u32)> + 'a {
-        let layers = self.spec.layers.iter().zip(&plan.caches);
-        let rings = layers.filter(move |(_, cache)| cache.capacity < context);
-        rings.filter_map(|(layer, cache)| {
-            let ring = cache.capacity.saturating_sub(self.drafter.block);
-            Some((layer.attention()?.reach()?, ring))
-        })
-    }
-
-    /// Takes in what the target made of the rows of `spans`.
+    /// Takes in what the target made of the rows of a step, which `hidden` holds.
     pub(super) fn take_in(
         &mut self,
         backend: &mut B,
-        read: &B::Buffer,
-        spans: &[Span],
+        target: Target<'_, B>,
+        hidden: &mut Hidden<B>,
+        stepped: &Stepped<'_, B>,
     ) -> Result<(), BackendError> {
-        graph::take_in(backend, &self.spec, &self.weights, &mut self.state, read, spans)
+        match self {
+            Self::Block(model) => model.take_in(backend, &hidden.values, stepped.spans),
+            Self::Chain(model) => model.take_in(backend, target, &mut hidden.values, stepped),
+        }
     }
 
-    /// [`Engine::draft`](crate::Engine::draft), as many blocks at once as there are rows for; `head` takes the target's
-    /// products, `(logit_rows, vocab)`.
+    /// [`Engine::draft`](crate::Engine::draft); `head` takes the target's products, `(logit_rows, vocab)`.
     pub(super) fn draft(
         &mut self,
         backend: &mut B,
-        target: (&Spec, &Weights<B::Weight>),
+        target: Target<'_, B>,
+        hidden: &Hidden<B>,
         head: &mut B::Buffer,
         drafts: &[Draft],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        let Self { spec, drafter, weights, state, spans, tokens, wanted, .. } = self;
-        let (block, vocab) = (drafter.block, target.0.vocab as usize);
-        let mut left = logits;
-        for drafts in drafts.chunks(self.rows / block as usize) {
-            spans.clear();
-            tokens.clear();
-            wanted.clear();
-            for Draft { slot, start, token, count } in drafts {
-                let first = tokens.len() as u32;
-                spans.push(Span { slot: *slot, start: *start, len: block });
-                tokens.push(*token);
-                tokens.resize((first + block) as usize, drafter.mask);
-                wanted.extend(first + 1..=first + count);
-            }
-            graph::propose(backend, target, spec, weights, state, spans, tokens, wanted, head)?;
-            let (own, others) = left.split_at_mut(wanted.len() * vocab);
-            backend.read(head, own)?;
-            left = others;
+        match self {
+            Self::Block(model) => model.draft(backend, target, head, drafts, logits),
+            Self::Chain(model) => model.draft(backend, target, &hidden.values, head, drafts, logits),
         }
-        Ok(())
     }
 
-    /// Panics where a caller broke the contract of [`Engine::draft`](crate::Engine::draft).
-    pub(super) fn check(&self, drafts: &[Draft], slots: u32, context: u32) {
-        for draft in drafts {
-            let Draft { slot, start, count, .. } = *draft;
-            let end = u64::from(start) + u64::from(self.drafter.block);
-            assert!(slot < slots && end <= u64::from(context), "{draft:?} in a context of {context}");
-            assert!((1..=self.drafter.length_max()).contains(&count), "{draft:?}");
+    /// Whether a span of `slot` may start at `position` with nothing lost of what the drafter keeps of its target's rows.
+    pub(super) fn goes_on(&self, slot: u32, position: u32) -> bool {
+        match self {
+            Self::Block(_) => true,
+            Self::Chain(model) => model.goes_on(slot, position),
         }
+    }
+}
+
+/// Panics where a caller broke the contract of [`Engine::draft`](crate::Engine::draft).
+pub(super) fn check(drafter: &DrafterInfo, drafts: &[Draft], slots: u32, context: u32) {
+    for draft in drafts {
+        let Draft { slot, start, count, .. } = *draft;
+        let end = u64::from(start) + u64::from(drafter.block);
+        assert!(slot < slots && end <= u64::from(context), "{draft:?} in a context of {context}");
+        assert!((1..=drafter.length_max()).contains(&count), "{draft:?}");
     }
 }

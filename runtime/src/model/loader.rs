@@ -239,6 +239,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(DrafterWeights {
             into: self.affine("drafter.into", dim, drafter.width(dim), false)?,
             read_norm: self.take("drafter.norm", 1, dim)?,
+            embed_norm: self.take_if(matches!(drafter, Drafter::Chain(_)), "drafter.embed_norm", dim)?,
             ropes: self.ropes(spec)?,
             layers: self.layers(spec)?,
             norm: self.take("norm", 1, dim)?,

@@ -1,5 +1,7 @@
 //! A spec and its tensors, made resident and ready to step.
 
+mod block;
+mod chain;
 mod drafter;
 mod embedding;
 mod encoder;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use muse_format::Spec;
 use muse_kernels::{Backend, BackendError, Span};
 
-use self::drafter::DrafterModel;
+use self::drafter::{DrafterModel, Stepped};
 pub use self::embedding::EmbeddingModel;
 pub use self::encoder::{EncoderLayerWeights, EncoderWeights, Norm};
 pub(crate) use self::loader::Loader;
@@ -79,17 +81,15 @@ impl<B: Backend> Model<B> {
         let audio = audio.transpose()?;
         let blanked = Vec::with_capacity(plan.batch_tokens as usize);
         let info = ModelInfo::new(mapped, plan, name);
-        let drafter = mapped.drafter().zip(plan.drafter.as_ref());
-        let drafter =
-            drafter.map(|(mapped, plan)| DrafterModel::new(mapped, &mut backend, plan)).transpose()?;
-        let (drafter, hidden) = drafter.unzip();
+        let drafter = mapped.drafter().map(|mapped| DrafterModel::new(mapped, &spec, &mut backend, plan));
+        let (drafter, hidden) = drafter.transpose()?.flatten().unzip();
         state.hidden = hidden;
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
         let mut rings: Vec<_> =
             rings.filter_map(|(layer, cache)| Some((layer.attention()?.reach()?, cache.capacity))).collect();
-        if let Some((drafter, planned)) = drafter.as_ref().zip(plan.drafter.as_ref()) {
-            rings.extend(drafter.rings(planned, plan.context));
+        if let Some((DrafterModel::Block(block), planned)) = drafter.as_ref().zip(plan.drafter.as_ref()) {
+            rings.extend(block.rings(planned, plan.context));
         }
         rings.sort_unstable();
         rings.dedup();
@@ -212,8 +212,9 @@ where
         };
         let vectors = vectors.filter(|_| !placed.is_empty());
         graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
-        if let Some((drafter, hidden)) = self.drafter.as_mut().zip(self.state.hidden.as_ref()) {
-            drafter.take_in(&mut self.backend, &hidden.values, spans)?;
+        if let Some((drafter, hidden)) = self.drafter.as_mut().zip(state.hidden.as_mut()) {
+            let stepped = Stepped { spans, tokens: blanked, vectors, placed, turns: &state.turns };
+            drafter.take_in(backend, (spec, weights), hidden, &stepped)?;
         }
         if let Some(recurrent) = &mut self.recurrent {
             recurrent.after(spans);
@@ -223,14 +224,15 @@ where
 
     fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
         let Self { backend, spec, weights, state, drafter, info, .. } = self;
-        let Some(drafter) = drafter else {
+        let all = drafter.as_mut().zip(state.hidden.as_ref()).zip(info.drafter.as_ref());
+        let Some(((drafter, hidden), known)) = all else {
             return Err(BackendError::Unsupported("drafts, of a model without a drafter".into()));
         };
-        drafter.check(drafts, info.slots, info.context);
+        drafter::check(known, drafts, info.slots, info.context);
         let rows: usize = drafts.iter().map(|draft| draft.count as usize).sum();
         assert!(rows <= info.logit_rows as usize && logits.len() == rows * info.vocab as usize);
         drafts.iter().try_for_each(|draft| check_vocabulary(&[draft.token], spec.vocab))?;
-        drafter.draft(backend, (spec, weights), &mut state.logits, drafts, logits)
+        drafter.draft(backend, (spec, weights), hidden, &mut state.logits, drafts, logits)
     }
 
     fn perceive(&mut self, medium: &Medium) -> Result<(), BackendError> {
@@ -256,7 +258,12 @@ where
         if len > written {
             return 0;
         }
-        let len = self.recurrent.as_ref().map_or(len, |states| states.longest(slot, len));
+        let longest = |len: u32| self.recurrent.as_ref().map_or(len, |states| states.longest(slot, len));
+        let mut len = longest(len);
+        // One more position is computed again where a drafter needs what is given there and does not keep it.
+        if self.drafter.as_ref().is_some_and(|drafter| !drafter.goes_on(slot, len)) {
+            len = longest(len - 1);
+        }
         if self.rings.iter().all(|ring| whole(ring, len)) { len } else { 0 }
     }
 }

@@ -48,10 +48,12 @@ pub struct State<B: Backend> {
     pub hidden: Option<Hidden<B>>,
 }
 
-/// What some layers give of the rows of a step.
+/// What a drafter reads of the rows of a step: what some layers give, or the last norm.
 pub struct Hidden<B: Backend> {
     pub layers: Vec<u32>,
-    pub values: B::Buffer, // (rows, layers, dim)
+    /// What the last norm gives of all rows; then there are no layers.
+    pub last: bool,
+    pub values: B::Buffer, // (rows, layers, dim), or (rows and those that are kept, dim)
 }
 
 impl<B: Backend> State<B> {

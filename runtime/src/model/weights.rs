@@ -15,9 +15,10 @@ pub struct Weights<W> {
 
 /// The weights of a drafter, which takes table and head from its target.
 pub struct DrafterWeights<W> {
-    pub into: Affine<W>, // (dim, layers read * dim)
-    pub read_norm: W,    // (dim): of what `into` gives
-    pub ropes: Vec<W>,   // (n / 2) each, n <= head_dim
+    pub into: Affine<W>,       // (dim, layers read * dim), or (dim, 2 * dim)
+    pub read_norm: W,          // (dim): of what `into` gives, or of what the target gave
+    pub embed_norm: Option<W>, // (dim): of a token's embedding
+    pub ropes: Vec<W>,         // (n / 2) each, n <= head_dim
     pub layers: Vec<LayerWeights<W>>,
     pub norm: W, // (dim)
 }

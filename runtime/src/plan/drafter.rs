@@ -1,10 +1,16 @@
 //! What a drafter takes beside its target.
 
-use muse_format::Spec;
+use muse_format::{Drafter, Spec};
 use muse_kernels::CacheShape;
 
-use super::sizes::{BufferLens, Dims, Products, buffer_lens, cache_bytes, cache_shapes, widest_input};
-use super::{Item, cache_items};
+use super::sizes::{
+    BufferLens, Dims, Products, buffer_lens, cache_bytes, cache_shapes, experts_shape, widest_input,
+};
+use super::{Item, PROPOSED_MAX, cache_items};
+
+/// Rows of a slot of which a chain's drafter keeps what its target gave: those of a step of as many as are proposed at most,
+/// and the one in front of them, so that such a step may be made again.
+pub(crate) const CHAIN_KEPT: u32 = PROPOSED_MAX + 2;
 
 /// What is known of a drafter's file before it is loaded.
 #[derive(Debug, Clone, Copy)]
@@ -16,27 +22,49 @@ pub struct DrafterFile<'a> {
 
 /// A drafter of `spec` beside a target of `d`: rows for whole blocks, and no logits, as it borrows the target's head.
 pub(super) fn beside(spec: &Spec, d: Dims) -> Dims {
-    let block = spec.drafter.as_ref().map_or(0, |drafter| drafter.block);
+    let block = match &spec.drafter {
+        Some(Drafter::Block(block)) => block.block,
+        Some(Drafter::Chain(_)) | None => 0,
+    };
     let batch_tokens = d.batch_tokens.max(block);
     Dims { batch_tokens, logit_rows: 0, products: Products::default(), ..d }
 }
 
-/// Rows and width of its widest product.
+/// Rows and width of its widest product, and its experts.
 pub(super) fn products(spec: &Spec, d: Dims) -> Products {
     let d = beside(spec, d);
-    Products { rows: d.batch_tokens, width: widest_input(spec, d) }
+    Products { rows: d.batch_tokens, width: widest_input(spec, d), experts: experts_shape(spec) }
 }
 
-/// Numbers of the target's layers that it reads, of one step.
-fn hidden_len(spec: &Spec, d: Dims) -> u64 {
-    let width = spec.drafter.as_ref().map_or(0, |drafter| drafter.width(spec.dim));
-    u64::from(d.batch_tokens) * u64::from(width)
+/// Numbers of what it reads of its target and of what it makes of that before its layers.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    hidden: u64,
+    pairs: u64,
+    pass: u64,
 }
 
-/// Bytes beside its weights.
-pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
-    let own = beside(spec, d);
-    u128::from(buffer_lens(spec, own).byte_len() + 4 * hidden_len(spec, d)) + cache_bytes(spec, own)
+impl Read {
+    /// Of a drafter of `spec` beside a target of `vocab` tokens.
+    fn new(spec: &Spec, vocab: u32, d: Dims) -> Self {
+        let [rows, slots, vocab] = [d.batch_tokens, d.slots, vocab].map(u64::from);
+        let width = |drafter: &Drafter| u64::from(drafter.width(spec.dim));
+        match &spec.drafter {
+            None => Self { hidden: 0, pairs: 0, pass: 0 },
+            Some(drafter @ Drafter::Block(_)) => Self { hidden: rows * width(drafter), pairs: 0, pass: 0 },
+            Some(drafter @ Drafter::Chain(_)) => Self {
+                hidden: (rows + slots * u64::from(CHAIN_KEPT)) * u64::from(spec.dim),
+                pairs: rows * width(drafter),
+                pass: slots * vocab,
+            },
+        }
+    }
+}
+
+/// Bytes beside its weights, `target`'s rows read.
+pub(super) fn working_bytes(spec: &Spec, target: &Spec, d: Dims) -> u128 {
+    let (own, Read { hidden, pairs, pass }) = (beside(spec, d), Read::new(spec, target.vocab, d));
+    u128::from(buffer_lens(spec, own).byte_len() + 4 * (hidden + pairs + pass)) + cache_bytes(spec, own)
 }
 
 /// What of a plan is a drafter's.
@@ -47,18 +75,24 @@ pub(crate) struct DrafterPlan {
     pub buffers: BufferLens,
     /// One a layer.
     pub caches: Vec<CacheShape>,
-    /// Numbers of the target's layers that it reads, of one step.
+    /// Numbers of what it reads of its target, of one step and what is kept of steps before.
     pub hidden: u64,
+    /// Numbers of embeddings beside that, where it reads both.
+    pub pairs: u64,
+    /// Logits of one pass of a chain.
+    pub pass: u64,
 }
 
 impl DrafterPlan {
-    pub(super) fn new(spec: &Spec, d: Dims) -> Self {
-        let own = beside(spec, d);
+    pub(super) fn new(spec: &Spec, target: &Spec, d: Dims) -> Self {
+        let (own, Read { hidden, pairs, pass }) = (beside(spec, d), Read::new(spec, target.vocab, d));
         Self {
             rows: own.batch_tokens,
             buffers: buffer_lens(spec, own),
             caches: cache_shapes(spec, own).collect(),
-            hidden: hidden_len(spec, d),
+            hidden,
+            pairs,
+            pass,
         }
     }
 
@@ -71,7 +105,16 @@ impl DrafterPlan {
         };
         let own = self.buffers.rows().into_iter().filter(|(_, len)| *len > 0);
         let own = own.map(|(name, len)| line(name, self.rows, len));
-        let read = line("what it reads", d.batch_tokens, self.hidden);
-        own.chain([read]).chain(cache_items(&self.caches, d.context).into_iter().map(of_drafter)).collect()
+        let kept = if self.pass > 0 { d.slots * CHAIN_KEPT } else { 0 };
+        let read = line("what it reads", d.batch_tokens + kept, self.hidden);
+        let chain = (self.pass > 0).then(|| {
+            let shape = format!("{} rows x {} f32", d.slots, self.pass / u64::from(d.slots));
+            let logits = of_drafter(Item { what: "logits", shape, bytes: 4 * self.pass });
+            [line("embeddings and what it reads", d.batch_tokens, self.pairs), logits]
+        });
+        own.chain([read])
+            .chain(chain.into_iter().flatten())
+            .chain(cache_items(&self.caches, d.context).into_iter().map(of_drafter))
+            .collect()
     }
 }

@@ -13,7 +13,7 @@ use muse_kernels::{BackendError, CacheDtype, CacheShape, DeltaShape, ExpertsShap
 use serde::Serialize;
 
 pub use self::drafter::DrafterFile;
-pub(crate) use self::drafter::DrafterPlan;
+pub(crate) use self::drafter::{CHAIN_KEPT, DrafterPlan};
 use self::experts::weight_items;
 pub(crate) use self::experts::{EXPERT_PARTS, expert_tensor};
 pub use self::experts::{ExpertsOnFlash, WeightBytes};
@@ -21,8 +21,8 @@ use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, experts_shape,
-    index_capacity, index_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
+    Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, index_capacity,
+    index_shape, mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
     widest_input, working_bytes,
 };
 use crate::audio::AudioPlan;
@@ -187,7 +187,8 @@ impl Plan {
         };
         let working = |context| {
             let d = Dims { context, batch_tokens: batch_tokens(context), ..dims };
-            working_bytes(spec, d) + drafter.map_or(0, |drafter| drafter::working_bytes(drafter.spec, d))
+            working_bytes(spec, d)
+                + drafter.map_or(0, |drafter| drafter::working_bytes(drafter.spec, spec, d))
         };
         // A device and a copy hold all experts; otherwise those of one token and layer are the least in memory.
         let may_stay = weights.experts > 0
@@ -259,7 +260,7 @@ impl Plan {
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
         items.push(Item { what: "scratch", shape, bytes: partial });
-        if let Some(ExpertsShape { count, used, .. }) = experts_shape(spec) {
+        if let Some(ExpertsShape { count, used, .. }) = mixture_shape(spec, d) {
             let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
             items.push(Item { what: "scratch", shape, bytes: experts });
         }
@@ -286,7 +287,7 @@ impl Plan {
         items.extend(vision.iter().flat_map(VisionPlan::items));
         let audio = audio_plan(spec, d);
         items.extend(audio.iter().flat_map(AudioPlan::items));
-        let drafter = drafter.map(|drafter| DrafterPlan::new(drafter.spec, d));
+        let drafter = drafter.map(|drafter| DrafterPlan::new(drafter.spec, spec, d));
         items.extend(drafter.iter().flat_map(|drafter| drafter.items(d)));
         Self {
             context: d.context,
@@ -304,7 +305,7 @@ impl Plan {
             vision,
             audio,
             drafter,
-            experts: experts_shape(spec),
+            experts: mixture_shape(spec, d),
             heads: heads_shape(spec),
             pooled: d.slots as usize * pooled_dim(spec) as usize,
             caches,

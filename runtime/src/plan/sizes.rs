@@ -93,7 +93,23 @@ fn latent_dim(layer: &Layer) -> u32 {
     layer.experts.as_ref().and_then(|experts| experts.latent).unwrap_or(0)
 }
 
-/// The largest of all layers' mixtures in each of its numbers; none where there are none.
+/// The larger of two mixtures in each of its numbers.
+fn larger(a: ExpertsShape, b: ExpertsShape) -> ExpertsShape {
+    ExpertsShape {
+        count: a.count.max(b.count),
+        used: a.used.max(b.used),
+        dim: a.dim.max(b.dim),
+        ffn_dim: a.ffn_dim.max(b.ffn_dim),
+    }
+}
+
+/// The largest of all layers' mixtures in each of its numbers, a drafter's included; none where there are none.
+pub(super) fn mixture_shape(spec: &Spec, d: Dims) -> Option<ExpertsShape> {
+    let (own, drafter) = (experts_shape(spec), d.products.experts);
+    own.zip(drafter).map(|(own, drafter)| larger(own, drafter)).or(own).or(drafter)
+}
+
+/// [`mixture_shape`] of `spec` alone.
 pub(super) fn experts_shape(spec: &Spec) -> Option<ExpertsShape> {
     let widest = |number: fn(&Experts) -> u32| {
         spec.layers.iter().filter_map(|layer| layer.experts.as_ref()).map(number).max()
@@ -113,11 +129,12 @@ pub(super) fn pooled_dim(spec: &Spec) -> u32 {
     spec.embedding.as_ref().map_or(0, |embedding| dense(embedding).unwrap_or(0).max(spec.dim))
 }
 
-/// Rows and width of a matrix product.
+/// Rows and width of a matrix product, and the mixture of experts of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Products {
     pub rows: u32,
     pub width: u32,
+    pub experts: Option<ExpertsShape>,
 }
 
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
@@ -266,7 +283,7 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
     let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec, d).into());
     let batch = u64::from(d.batch_tokens);
     let experts =
-        |bytes: fn(u64, ExpertsShape) -> u64| experts_shape(spec).map_or(0, |shape| bytes(batch, shape));
+        |bytes: fn(u64, ExpertsShape) -> u64| mixture_shape(spec, d).map_or(0, |shape| bytes(batch, shape));
     let heads = heads_shape(spec);
     let positions = index_capacity(spec, d).map_or(0, u64::from);
     match d.backend {
@@ -279,7 +296,10 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
         ],
         BackendChoice::Cuda => {
             let layers = spec.layers.iter().filter_map(|layer| layer.experts.as_ref());
-            let tables: u64 = layers.map(|experts| cuda_table_bytes(experts.count.into())).sum();
+            // A drafter has one layer.
+            let counts = layers.map(|experts| u64::from(experts.count));
+            let counts = counts.chain(d.products.experts.map(|shape| shape.count as u64));
+            let tables: u64 = counts.map(cuda_table_bytes).sum();
             [
                 cuda_reserved_bytes(rows, width),
                 cuda_attention_bytes(width),

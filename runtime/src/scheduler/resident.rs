@@ -14,7 +14,7 @@ use super::expected::Expected;
 use super::media::agreed;
 use super::share::share_whole;
 use super::slots::{Slots, Taken};
-use super::speculate::{Acceptance, Offers, Proposal, Source, choose};
+use super::speculate::{Acceptance, Drafting, Offers, Proposal, Source, choose};
 use super::state::Shared;
 use crate::engine::Placed;
 use crate::eval::top;
@@ -46,8 +46,8 @@ pub(super) struct Resident {
     drafter: Option<DrafterInfo>,
     /// Of steps, by their rows.
     costs: Costs,
-    /// Of blocks that a drafter proposes at once, by their number.
-    draft_costs: Costs,
+    /// Of what a drafter proposes at once.
+    drafting: Drafting,
     /// What all answers saw of the drafter.
     learned: Acceptance,
     /// [`Medium::hash`] of what the engine perceived last.
@@ -61,7 +61,9 @@ impl Resident {
         let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
         let expected = (0..info.slots).map(|_| Expected::new(info)).collect();
         let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
-        let (draft_costs, drafter) = (Costs::new(info.slots), info.drafter.clone());
+        let drafter = info.drafter.clone();
+        let chain = drafter.as_ref().is_some_and(|drafter| drafter.chain);
+        let drafting = Drafting::new(info.slots, chain);
         let jobs = Jobs::new(key, Arc::clone(&shared));
         Self {
             key,
@@ -75,7 +77,7 @@ impl Resident {
             expected,
             drafter,
             costs,
-            draft_costs,
+            drafting,
             learned: Acceptance::of_blocks(),
             perceived: None,
             shared,
@@ -328,7 +330,8 @@ impl Resident {
             let tokens: Vec<u32> = chosen.by_ref().take(draft.count as usize).collect();
             self.expected[draft.slot as usize].block.expect(draft.start as usize + 1, &tokens);
         }
-        self.draft_costs.note(asked.len() as u32, began.elapsed());
+        let longest = asked.iter().map(|draft| draft.count).max().unwrap_or(0);
+        self.drafting.note(asked.len() as u32, longest, began.elapsed());
         Ok(())
     }
 
@@ -386,13 +389,16 @@ impl Resident {
             answer.offers(&self.expected[seat.slot as usize], block, &self.learned)
         };
         let offers: Vec<Offers> = seated.iter().map(of).collect();
-        choose(&offers, room, &self.costs, &self.draft_costs)
+        choose(&offers, room, &self.costs, &self.drafting)
     }
 
-    /// Most tokens that a block proposes whose first row is at `start`.
+    /// Most tokens that a block proposes whose first row is at `start`; a chain none in front of the first step, which gives it
+    /// what it reads.
     fn block_max(&self, start: u32) -> u32 {
         let context = self.engine.info().context;
-        let fits = self.drafter.as_ref().filter(|drafter| start.saturating_add(drafter.block) <= context);
+        let reads = |drafter: &DrafterInfo| start > 0 || !drafter.chain;
+        let fits = |drafter: &&DrafterInfo| reads(drafter) && start.saturating_add(drafter.block) <= context;
+        let fits = self.drafter.as_ref().filter(fits);
         fits.map_or(0, |drafter| drafter.length_max())
     }
 

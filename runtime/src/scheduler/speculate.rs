@@ -4,7 +4,7 @@
 //! often it is right is counted for each answer, also where nothing was proposed: every expected token either came
 //! or did not. So an answer that does not repeat anything is never slowed down to find that out.
 //!
-//! A drafter's blocks cost time of their own, which is measured too, and what would have come of a block is known only
+//! A drafter's blocks cost time of their own, of a chain for each token, which is measured too, and what would have come of a block is known only
 //! where it was asked for. So an answer begins with what those before it saw, and where that does not pay, a block is
 //! tried now and then.
 //!
@@ -12,6 +12,8 @@
 //! <https://arxiv.org/abs/2302.01318>). The proposal is deterministic, so their rejection rule can be had by
 //! drawing every token from its own row, as without a proposal, and going on while it is the proposed one: the draw
 //! that differs is itself the next token. One draw a token leaves the random numbers where they would have been.
+
+use std::time::Duration;
 
 use super::costs::Costs;
 use crate::plan::PROPOSED_MAX;
@@ -181,9 +183,38 @@ impl Offers {
     }
 }
 
-/// What to propose for each answer of a step that gives every one a row and has room for `room` more. `drafts` are the
-/// times of so many blocks at once.
-pub(super) fn choose(answers: &[Offers], mut room: u32, costs: &Costs, drafts: &Costs) -> Vec<Proposal> {
+/// Times of a drafter.
+#[derive(Debug)]
+pub(super) struct Drafting {
+    /// Of one pass, by the answers that it is for.
+    passes: Costs,
+    /// Whether each token takes a pass, see [`DrafterInfo::chain`].
+    chain: bool,
+}
+
+impl Drafting {
+    /// For up to `answers` answers at once.
+    pub(super) fn new(answers: u32, chain: bool) -> Self {
+        Self { passes: Costs::new(answers), chain }
+    }
+
+    fn passes(&self, tokens: u32) -> u32 {
+        if self.chain { tokens } else { 1 }
+    }
+
+    /// Proposals for `answers`, the longest of `tokens`, took `time`.
+    pub(super) fn note(&mut self, answers: u32, tokens: u32, time: Duration) {
+        self.passes.note(answers, time / self.passes(tokens).max(1));
+    }
+
+    /// Seconds of such proposals. Where none was seen yet, one is to be.
+    fn expect(&self, answers: u32, tokens: u32) -> f64 {
+        f64::from(self.passes(tokens)) * self.passes.about(answers).unwrap_or(0.0)
+    }
+}
+
+/// What to propose for each answer of a step that gives every one a row and has room for `room` more.
+pub(super) fn choose(answers: &[Offers], mut room: u32, costs: &Costs, drafts: &Drafting) -> Vec<Proposal> {
     let proposal = |(source, gains): &(Source, Gains), most: u32| Proposal {
         source: *source,
         length: gains.length(most),
@@ -206,18 +237,18 @@ pub(super) fn choose(answers: &[Offers], mut room: u32, costs: &Costs, drafts: &
 
 /// The longest proposal that promises most tokens a second, and how many times as many as without: 0 unless it is clearly
 /// more, and unless every answer stays as fast as it was.
-fn longest(answers: &[(Source, Gains)], room: u32, costs: &Costs, drafts: &Costs) -> (f64, u32) {
+fn longest(answers: &[(Source, Gains)], room: u32, costs: &Costs, drafts: &Drafting) -> (f64, u32) {
     let plain = answers.len() as u32;
     let mut best = (GAIN_MIN, 0);
     let Some(before) = costs.seen(plain) else { return best };
     let gains = || answers.iter().map(|(_, gains)| gains);
-    let blocks = answers.iter().filter(|(source, gains)| *source == Source::Drafter && gains.length > 0);
-    // Where no block was seen yet, one is to be.
-    let drafting = drafts.about(blocks.count() as u32).unwrap_or(0.0);
+    let drafted = answers.iter().filter(|(source, gains)| *source == Source::Drafter && gains.length > 0);
+    let drafted = drafted.map(|(_, gains)| gains.length);
+    let (count, most_drafted) = (drafted.clone().count() as u32, drafted.max().unwrap_or(0));
     for most in 1..=gains().map(|gains| gains.length).max().unwrap_or(0) {
         let added: u32 = gains().map(|gains| gains.length(most)).sum();
         let Some(seconds) = costs.expect(plain, plain + added).filter(|_| added <= room) else { break };
-        let slower = (seconds + drafting) / before;
+        let slower = (seconds + drafts.expect(count, most.min(most_drafted))) / before;
         let tokens = f64::from(plain) + gains().map(|gains| gains.of(most)).sum::<f64>();
         let least = gains().map(|gains| 1.0 + gains.of(most)).fold(f64::INFINITY, f64::min);
         let gain = tokens / f64::from(plain) / slower;
@@ -230,8 +261,6 @@ fn longest(answers: &[(Source, Gains)], room: u32, costs: &Costs, drafts: &Costs
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Costs of an engine whose step takes `base + row * rows` ms, seen at 1, 2, 4, 8 and 13 rows.
@@ -257,14 +286,17 @@ mod tests {
     fn lengths(answers: &[Gains], room: u32, costs: &Costs) -> Vec<u32> {
         let offers: Vec<_> =
             answers.iter().map(|repeats| Offers { repeats: *repeats, ..Offers::default() }).collect();
-        choose(&offers, room, costs, &Costs::new(4)).iter().map(|proposal| proposal.length).collect()
+        choose(&offers, room, costs, &Drafting::new(4, false))
+            .iter()
+            .map(|proposal| proposal.length)
+            .collect()
     }
 
     /// Times of one block, of a drafter that was seen.
-    fn drafting(ms: u64) -> Costs {
-        let mut costs = Costs::new(4);
-        costs.note(1, Duration::from_millis(ms));
-        costs
+    fn drafting(ms: u64) -> Drafting {
+        let mut drafting = Drafting::new(4, false);
+        drafting.note(1, 6, Duration::from_millis(ms));
+        drafting
     }
 
     /// A drafter's blocks of which `hits` of `all` tokens came at every place.
@@ -274,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_block_is_asked_for_where_it_pays_and_the_answer_repeats_less() {
-        let one = |offers: Offers, costs: &Costs, drafts: &Costs| choose(&[offers], 12, costs, drafts)[0];
+        let one = |offers: Offers, costs: &Costs, drafts: &Drafting| choose(&[offers], 12, costs, drafts)[0];
         let (good, bad) = (drafted(90, 100).gains(0, 12), drafted(10, 100).gains(0, 12));
         let (copy, chat) = (seen(98, 100).gains(4, 12), seen(20, 100).gains(4, 12));
         let steps = costs(75, 5);
@@ -284,16 +316,31 @@ mod tests {
         assert_eq!(one(of(copy, good), &steps, &drafting(20)).source, Source::Repeats, "costs nothing");
         assert_eq!(one(of(Gains::default(), good), &steps, &drafting(2000)).length, 0, "dear blocks");
         assert_eq!(one(of(Gains::default(), bad), &steps, &drafting(20)).length, 0, "wrong blocks");
-        assert!(one(of(Gains::default(), good), &steps, &Costs::new(4)).length > 0, "to be seen");
+        assert!(one(of(Gains::default(), good), &steps, &Drafting::new(4, false)).length > 0, "to be seen");
         assert_eq!(one(of(Gains::default(), good), &Costs::new(16), &drafting(20)).length, 0);
         // Where a block would slow down an answer that gets none.
         let both = [of(Gains::default(), good), Offers::default()];
         let slow = choose(&both, 12, &costs(100, 20), &drafting(100));
         assert!(slow.iter().all(|proposal| proposal.length == 0), "{slow:?}");
         let always = Gains::always(6);
-        let lengths = |offers: Offers| one(offers, &Costs::new(16), &Costs::new(4));
+        let lengths = |offers: Offers| one(offers, &Costs::new(16), &Drafting::new(4, false));
         assert_eq!(lengths(of(Gains::default(), always)), Proposal { source: Source::Drafter, length: 6 });
         assert_eq!(lengths(of(always, always)).source, Source::Repeats);
+    }
+
+    #[test]
+    fn a_chain_is_as_long_as_its_passes_pay() {
+        let offers = [Offers { drafter: drafted(70, 100).gains(0, 4), ..Offers::default() }];
+        let length = |ms: u64| {
+            let mut drafts = Drafting::new(4, true);
+            drafts.note(1, 2, Duration::from_millis(2 * ms));
+            choose(&offers, 12, &costs(95, 5), &drafts)[0].length
+        };
+        // Tokens promise 0.7, 0.49, 0.34 and 0.24 of a step of 100 ms more, for a row and a pass each.
+        assert_eq!([1, 20, 35, 70].map(length), [4, 3, 2, 0]);
+        let mut block = Drafting::new(4, false);
+        block.note(1, 4, Duration::from_millis(20));
+        assert_eq!(choose(&offers, 12, &costs(95, 5), &block)[0].length, 4, "one pass for all");
     }
 
     #[test]

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use half::f16;
 use muse_format::{
-    Activation, Attention, Audio, AudioStage, BlockMut, DeltaNet, Dense, Drafter, Embedding, Encoder,
-    Expected, Experts, Ffn, Generation, Indexer, Join, Laid, LatentAttention, Layer, Layout, Meta, Mixer,
-    PerLayer, Pixels, Pooling, Provenance, Role, Score, Sparse, Spec, TILE_ROWS, Temperature,
-    Text as TextMeta, Vision, VisionLayer, Writer,
+    Activation, Attention, Audio, AudioStage, BlockDrafter, BlockMut, ChainDrafter, DeltaNet, Dense, Drafter,
+    Embedding, Encoder, Expected, Experts, Ffn, Generation, Indexer, Join, Laid, LatentAttention, Layer,
+    Layout, Meta, Mixer, PerLayer, Pixels, Pooling, Provenance, Role, Score, Sparse, Spec, TILE_ROWS,
+    Temperature, Text as TextMeta, Vision, VisionLayer, Writer,
 };
 use muse_kernels::Span;
 use muse_runtime::{ChatOptions, Engine, Message, Text, TextDecoder, TextError};
@@ -400,8 +400,20 @@ pub fn drafter() -> Spec {
     let layer = |window| Layer { ffn: Some(ffn.clone()), ..Layer::new(attention(window)) };
     Spec {
         family: "drafter".into(),
-        drafter: Some(Drafter { reads: vec![0, 0], block: 7, mask: 69 }),
+        drafter: Some(Drafter::Block(BlockDrafter { reads: vec![0, 0], block: 7, mask: 69 })),
         layers: [Some(5), None, Some(9)].map(layer).to_vec(),
+        ..plain()
+    }
+}
+
+/// A drafter of one token after another, of any of the models here that are as wide as [`plain`].
+pub fn chain() -> Spec {
+    let attention = Attention { qk_norm: true, out_gate: true, ..attention(4, 2, 10) };
+    let ffn = Ffn { dim: 36, activation: Activation::Silu, bias: false };
+    Spec {
+        family: "chain".into(),
+        drafter: Some(Drafter::Chain(ChainDrafter { chain: 4 })),
+        layers: vec![Layer { ffn: Some(ffn), ..Layer::new(attention) }],
         ..plain()
     }
 }

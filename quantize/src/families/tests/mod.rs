@@ -134,7 +134,7 @@ fn checkpoint(config: Map<String, Value>, tensors: &[(&str, usize, usize)]) -> C
 /// The spec of a config, before its tensors are looked for.
 fn spec(config: Map<String, Value>) -> Result<Spec, ImportError> {
     let checkpoint = checkpoint(config, &[]);
-    let family = super::find(&checkpoint)?;
+    let family = super::find(&checkpoint, &super::FAMILIES)?;
     let config = super::Config::new(&checkpoint.config);
     let draft = (family.read)(&config)?;
     config.finish(family.harmless)?;

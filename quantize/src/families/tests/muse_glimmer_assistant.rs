@@ -1,4 +1,4 @@
-use muse_format::{Drafter, Role};
+use muse_format::{BlockDrafter, Drafter, Role};
 use serde_json::{Value, json};
 
 use super::{base, checkpoint, spec, with};
@@ -18,7 +18,7 @@ fn assistant() -> Value {
 #[test]
 fn a_drafter_says_what_it_reads_and_has_the_defaults_of_its_own() {
     let own = spec(with(assistant(), &json!({}))).expect("assistant");
-    assert_eq!(own.drafter, Some(Drafter { reads: vec![2, 0], block: 6, mask: 77 }));
+    assert_eq!(own.drafter, Some(Drafter::Block(BlockDrafter { reads: vec![2, 0], block: 6, mask: 77 })));
     // The least vocabulary that has the mask; 32 positions to either side.
     assert_eq!((own.vocab, own.tied_head, own.embed_norm), (78, true, false));
     let a = own.layers[0].attention().unwrap();
@@ -34,7 +34,7 @@ fn a_drafter_says_what_it_reads_and_has_the_defaults_of_its_own() {
     let mut config = assistant();
     defaults.iter().for_each(|key| _ = config.as_object_mut().expect("an object").remove(*key));
     let own = spec(with(config, &json!({}))).expect("assistant");
-    let published = Drafter { reads: vec![1, 13, 25, 37, 49], block: 16, mask: 201_818 };
+    let published = Drafter::Block(BlockDrafter { reads: vec![1, 13, 25, 37, 49], block: 16, mask: 201_818 });
     assert_eq!((own.drafter, own.layers[0].attention().unwrap().window), (Some(published), Some(2049)));
 }
 

@@ -1,9 +1,9 @@
-use muse_format::{DeltaNet, Fit, Laid, Mixer, Role, Score, Taken};
+use muse_format::{ChainDrafter, DeltaNet, Drafter, Fit, Laid, Mixer, Role, Score, Taken};
 use serde_json::{Map, Value, json};
 
 use super::{base, checkpoint, spec, with};
 use crate::checkpoint::ImportError;
-use crate::families::{self, Config, Family, LeftOut, Origin, Transform, import};
+use crate::families::{self, Config, Family, LeftOut, Origin, Transform, import, import_head};
 
 /// As published, with the keys of its tower and of the layer that guesses; 5 layers.
 fn qwen3_5(changes: &Value) -> Map<String, Value> {
@@ -146,7 +146,7 @@ fn tensors_come_from_where_they_lie() {
         let named = tensors(family, &config, together);
         let all: Vec<_> = named.iter().map(|(name, rows, cols)| (name.as_str(), *rows, *cols)).collect();
         let import = import(&checkpoint(config.clone(), &all)).expect("a whole model");
-        let guesses = "guesses of the token after the next";
+        let guesses = "guesses of the token after the next (--mtp)";
         let left = |part, weights| LeftOut { part, tensors: 1, weights };
         let (vision, guesses) = (left("vision", 32), left(guesses, 18));
         assert!(import.left_out == [guesses.clone(), vision.clone()] || import.left_out == [vision, guesses]);
@@ -198,6 +198,104 @@ fn tensors_come_from_where_they_lie() {
             .collect();
         let error = import_of(&config, &wrong);
         assert!(matches!(&error, ImportError::Shape { expected: (96, 4), .. }), "{error}");
+    }
+}
+
+/// What the head of a checkpoint of [`qwen3_5`] or, with experts in two tensors, of [`qwen3_5_moe`] has.
+fn head(experts: bool) -> Vec<(&'static str, usize, usize)> {
+    let ffn =
+        [("mlp.gate_proj.weight", 48, 64), ("mlp.up_proj.weight", 48, 64), ("mlp.down_proj.weight", 64, 48)];
+    let mixture = [
+        ("mlp.gate.weight", 3, 64),
+        ("mlp.experts.gate_up_proj", 3 * 40, 64),
+        ("mlp.experts.down_proj", 3 * 64, 20),
+        ("mlp.shared_expert.gate_proj.weight", 28, 64),
+        ("mlp.shared_expert.up_proj.weight", 28, 64),
+        ("mlp.shared_expert.down_proj.weight", 64, 28),
+        ("mlp.shared_expert_gate.weight", 1, 64),
+    ];
+    let attention = [
+        ("input_layernorm.weight", 1, 64),
+        ("self_attn.q_proj.weight", 128, 64),
+        ("self_attn.k_proj.weight", 32, 64),
+        ("self_attn.v_proj.weight", 32, 64),
+        ("self_attn.q_norm.weight", 1, 16),
+        ("self_attn.k_norm.weight", 1, 16),
+        ("self_attn.o_proj.weight", 64, 64),
+        ("post_attention_layernorm.weight", 1, 64),
+    ];
+    let around = [
+        ("mtp.fc.weight", 64, 128),
+        ("mtp.norm.weight", 1, 64),
+        ("mtp.pre_fc_norm_embedding.weight", 1, 64),
+        ("mtp.pre_fc_norm_hidden.weight", 1, 64),
+    ];
+    let more = if experts { mixture.to_vec() } else { ffn.to_vec() };
+    let layer = attention.into_iter().chain(more);
+    // Leaked so that names are as those that are written out.
+    let named = layer.map(|(name, rows, cols)| (&*format!("mtp.layers.0.{name}").leak(), rows, cols));
+    named.chain(around).collect()
+}
+
+#[test]
+fn a_head_is_a_layer_with_attention_and_what_it_reads() {
+    for (config, experts) in [(qwen3_5(&json!({})), false), (qwen3_5_moe(&json!({})), true)] {
+        let own = head(experts);
+        let beside = [("model.language_model.embed_tokens.weight", 96, 64), ("lm_head.weight", 96, 64)];
+        let import_of = |tensors: &[(&str, usize, usize)]| {
+            import_head(&checkpoint(config.clone(), &[tensors, &beside].concat()))
+        };
+        let whole = import_of(&own).expect("a head");
+        assert!(whole.left_out.is_empty(), "the model has a file of its own");
+        let spec = &whole.spec;
+        assert_eq!(spec.drafter, Some(Drafter::Chain(ChainDrafter { chain: 4 })));
+        let (layer, a) = (&spec.layers[0], spec.layers[0].attention().expect("attention"));
+        assert_eq!((spec.layers.len(), spec.ropes, spec.tied_head, spec.dim), (1, 1, true, 64));
+        assert_eq!((a.out_gate, a.qk_norm, a.rope, layer.experts.is_some()), (true, true, Some(0), experts));
+        let origin = |name: &str| match &whole.tensors.iter().find(|t| t.name == name).expect(name).origin {
+            Origin::Tensor { name, transform, .. } => (name.clone(), *transform),
+            Origin::Computed(_) => panic!("{name} is computed"),
+        };
+        for (ours, theirs, transform) in [
+            ("drafter.into", "mtp.fc.weight", Transform::AsIs),
+            ("drafter.norm", "mtp.pre_fc_norm_hidden.weight", Transform::AddOne),
+            ("drafter.embed_norm", "mtp.pre_fc_norm_embedding.weight", Transform::AddOne),
+            ("norm", "mtp.norm.weight", Transform::AddOne),
+            ("l0.attn.norm", "mtp.layers.0.input_layernorm.weight", Transform::AddOne),
+            ("l0.attn.q", "mtp.layers.0.self_attn.q_proj.weight", Transform::AsIs),
+        ] {
+            assert_eq!(origin(ours), (theirs.to_owned(), transform), "{ours}");
+        }
+        for i in 0..own.len() {
+            let mut missing = own.clone();
+            let (name, ..) = missing.remove(i);
+            let error = import_of(&missing).map(drop).expect_err(name);
+            assert!(matches!(&error, ImportError::MissingTensor(named) if named == name), "{error}");
+            let mut wide = own.clone();
+            wide[i].2 += 1;
+            let error = import_of(&wide).map(drop).expect_err(name);
+            assert!(matches!(&error, ImportError::Shape { name: named, .. } if named == name), "{error}");
+        }
+        let more = [&own[..], &[("mtp.layers.1.input_layernorm.weight", 1, 64)]].concat();
+        assert!(
+            matches!(import_of(&more), Err(ImportError::UnknownTensor(name)) if name.contains("layers.1"))
+        );
+    }
+}
+
+#[test]
+fn a_head_is_refused_by_the_name_of_its_key() {
+    let all_recurrent = json!(vec!["linear_attention"; 5]);
+    for (key, value) in [
+        ("mtp_num_hidden_layers", json!(0)),
+        ("mtp_num_hidden_layers", json!(2)),
+        ("mtp_use_dedicated_embeddings", json!(true)),
+        ("layer_types", all_recurrent),
+        ("attention_bias", json!(true)),
+    ] {
+        let error = import_head(&checkpoint(qwen3_5(&json!({ key: value })), &[])).map(drop).expect_err(key);
+        let expected = format!("text_config.{key}");
+        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == expected), "{error}");
     }
 }
 

@@ -2,23 +2,32 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DIM_MAX, Layer, Spec, bounded};
+use super::{Attention, DIM_MAX, Layer, Spec, bounded};
 use crate::{FormatError, Role};
 
 /// Most rows of a block.
 const BLOCK_MAX: u32 = 64;
 /// Most layers of the target that are read.
 const READS_MAX: usize = 64;
+/// Most tokens of a chain.
+const CHAIN_MAX: u32 = 16;
 
-/// A block-diffusion drafter (DFlash, Chen et al. 2026, <https://arxiv.org/abs/2602.06036>): it proposes tokens of another
-/// model, its target, of whose layers it reads the outputs. It has neither a table nor a head: it takes the target's.
+/// A drafter: it proposes tokens of another model, its target, and has neither a table nor a head: it takes the target's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Drafter {
+    Block(BlockDrafter),
+    Chain(ChainDrafter),
+}
+
+/// Block diffusion (DFlash, Chen et al. 2026, <https://arxiv.org/abs/2602.06036>): all tokens of a proposal in one pass.
 ///
 /// Each position's keys and values of a layer are made of `norm(into * outputs)`, the target's layers one behind the other,
 /// and of no row of its own. To propose, the last token and `block - 1` times `mask` are run through the layers behind
 /// those positions, every row seeing all of the block; what a row of a mask gives to the target's head is the token there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Drafter {
+pub struct BlockDrafter {
     /// Layers of the target, in the order in which `into` reads their outputs.
     pub reads: Vec<u32>,
     /// Rows of a block: the last token and one for each token that is proposed.
@@ -27,15 +36,47 @@ pub struct Drafter {
     pub mask: u32,
 }
 
+/// Prediction of the token after the next (Gloeckle et al. 2024, <https://arxiv.org/abs/2404.19737>; one token after another
+/// as DeepSeek-AI 2024, <https://arxiv.org/abs/2412.19437>): each token of a proposal in a pass of its own.
+///
+/// The row of a position reads what the target gave there, behind its last norm, and the token of the next position:
+/// `into * [embed_norm(embedding), norm(given)]` goes through the layers, whose caches have a place for each position of the
+/// target. What they give, normed, is for the target's head, and is what the next row reads in the place of the target's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainDrafter {
+    /// Most tokens that it proposes at once.
+    pub chain: u32,
+}
+
 impl Drafter {
-    /// Numbers of a position that it reads, of a target that is `dim` wide.
+    /// Layers of the target of which it reads the outputs, beside what the last norm gives.
+    pub fn reads(&self) -> &[u32] {
+        match self {
+            Self::Block(block) => &block.reads,
+            Self::Chain(_) => &[],
+        }
+    }
+
+    /// Numbers of a position that `into` reads, of a target that is `dim` wide.
     pub fn width(&self, dim: u32) -> u32 {
-        self.reads.iter().map(|_| dim).sum()
+        match self {
+            Self::Block(block) => block.reads.iter().map(|_| dim).sum(),
+            Self::Chain(_) => 2 * dim,
+        }
+    }
+
+    /// Positions of a proposal, the last token's included.
+    pub fn block(&self) -> u32 {
+        match self {
+            Self::Block(block) => block.block,
+            Self::Chain(chain) => 1 + chain.chain,
+        }
     }
 
     /// Most tokens that it proposes at once.
     pub fn length_max(&self) -> u32 {
-        self.block - 1
+        self.block() - 1
     }
 
     /// Shows `add` the role, name, rows and columns of one tensor after another until it fails.
@@ -45,13 +86,37 @@ impl Drafter {
         add: &mut impl FnMut(Role, String, u32, u32) -> Result<(), E>,
     ) -> Result<(), E> {
         add(Role::Matrix, "drafter.into".into(), dim, self.width(dim))?;
-        add(Role::Vector, "drafter.norm".into(), 1, dim)
+        add(Role::Vector, "drafter.norm".into(), 1, dim)?;
+        match self {
+            Self::Block(_) => Ok(()),
+            Self::Chain(_) => add(Role::Vector, "drafter.embed_norm".into(), 1, dim),
+        }
     }
 
     pub(super) fn validate(&self, spec: &Spec) -> Result<(), FormatError> {
-        let refuse = |field: &str, value: String, rule| {
-            Err(FormatError::Spec { field: field.to_owned(), value, rule })
-        };
+        match self {
+            Self::Block(block) => block.validate(spec)?,
+            Self::Chain(chain) => chain.validate(spec)?,
+        }
+        let others = spec.embed_norm
+            || !spec.tied_head
+            || spec.per_layer.is_some()
+            || spec.embedding.is_some()
+            || spec.encoder.is_some()
+            || spec.vision.is_some();
+        if others {
+            return refuse("drafter", "with parts of a model".into(), "a drafter has layers alone");
+        }
+        Ok(())
+    }
+}
+
+fn refuse(field: &str, value: String, rule: &'static str) -> Result<(), FormatError> {
+    Err(FormatError::Spec { field: field.to_owned(), value, rule })
+}
+
+impl BlockDrafter {
+    fn validate(&self, spec: &Spec) -> Result<(), FormatError> {
         if !(1..=READS_MAX).contains(&self.reads.len()) {
             return refuse("drafter.reads", self.reads.len().to_string(), "it reads 1 to 64 layers");
         }
@@ -71,7 +136,7 @@ impl Drafter {
         }
         let plain = |layer: &Layer| {
             let known = Layer { ffn: layer.ffn.clone(), ..Layer::of(layer.mixer.clone()) };
-            let own = |a: &super::Attention| {
+            let own = |a: &Attention| {
                 a.bidirectional && a.kv_from.is_none() && a.chunk.is_none() && a.temperature.is_none()
             };
             *layer == known && layer.attention().is_some_and(own)
@@ -81,14 +146,33 @@ impl Drafter {
                         feed-forward";
             return refuse("layers", "of another kind".into(), rule);
         }
-        let others = spec.embed_norm
-            || !spec.tied_head
-            || spec.per_layer.is_some()
-            || spec.embedding.is_some()
-            || spec.encoder.is_some()
-            || spec.vision.is_some();
-        if others {
-            return refuse("drafter", "with parts of a model".into(), "a drafter has layers alone");
+        Ok(())
+    }
+}
+
+impl ChainDrafter {
+    fn validate(&self, spec: &Spec) -> Result<(), FormatError> {
+        bounded("drafter.chain", self.chain, CHAIN_MAX)?;
+        if spec.dim > DIM_MAX / 2 {
+            return refuse("drafter.chain", format!("{} wide", spec.dim), "dim must be 524288 at most");
+        }
+        let [layer] = spec.layers.as_slice() else {
+            let rule = "a chain's tokens go through one layer each";
+            return refuse("layers", spec.layers.len().to_string(), rule);
+        };
+        let plain = Layer {
+            ffn: layer.ffn.clone(),
+            token_gate: layer.token_gate,
+            experts: layer.experts.clone(),
+            ..Layer::of(layer.mixer.clone())
+        };
+        // Positions that went through a pass in vain are written again, which a ring would not outlive.
+        let whole = |a: &Attention| {
+            !a.bidirectional && a.window.is_none() && a.chunk.is_none() && a.temperature.is_none()
+        };
+        if *layer != plain || !layer.attention().is_some_and(whole) {
+            let rule = "a chain's layer is of attention to all that lies before, a feed-forward and experts";
+            return refuse("layers", "of another kind".into(), rule);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use self::attention::{Attention, Temperature};
 pub use self::audio::{Audio, AudioStage};
 pub use self::delta_net::{DELTA_KEY_DIM_MAX, DeltaNet};
-pub use self::drafter::Drafter;
+pub use self::drafter::{BlockDrafter, ChainDrafter, Drafter};
 pub use self::embedding::{Dense, Embedding, Pooling};
 pub use self::encoder::Encoder;
 pub use self::feed_forward::{Activation, Experts, Ffn, Score};

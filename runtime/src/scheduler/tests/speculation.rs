@@ -14,7 +14,7 @@ fn roomy(slots: u32, batch_tokens: u32) -> SimOptions {
 
 /// One of so many tokens is wrong.
 fn drafter(block: u32, wrong: u32) -> SimDrafter {
-    SimDrafter { block, wrong, delay: Some(Duration::ZERO) }
+    SimDrafter { block, wrong, delay: Some(Duration::ZERO), chain: false }
 }
 
 /// What the client sees of an answer and of the service after it, but for times and proposals.
