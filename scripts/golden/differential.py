@@ -283,10 +283,12 @@ def drafted(target, drafter, what: Asked) -> tuple[dict, bool]:
     ids, at = what.ids + what.greedy, len(what.ids)
     clear = min(what.margins) >= MARGIN
     counts = dict(proposed_tokens=0, accepted_tokens=0, steps=1)
+    block, context = drafter.config.block_size, target.config.get_text_config().max_position_embeddings
     # The first step answers the prompt.
     at += 1
     while at < len(ids):
-        count = min(drafter.config.block_size - 1, len(ids) - at - 1)
+        # A whole block has positions, or there is none.
+        count = min(block - 1, len(ids) - at - 1) if at - 1 + block <= context else 0
         accepted = 0
         if count:
             rows = drafters.blocks(target, drafter, ids, [at - 1])[:count]
