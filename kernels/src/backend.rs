@@ -73,6 +73,16 @@ pub struct ScaledNorm<'a, W> {
     pub eps: f32,
 }
 
+/// What [`Backend::step`] is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    pub spans: &'a [Span],
+    /// One a row.
+    pub tokens: &'a [u32],
+    /// Rows whose logits are wanted.
+    pub wanted: &'a [u32],
+}
+
 /// What memory [`Backend::experts`] needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpertsShape {
@@ -153,6 +163,19 @@ pub trait Backend {
     fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState, BackendError> {
         let _ = shape;
         Err(BackendError::Unsupported("delta_state".into()))
+    }
+
+    /// Runs `operations`, all of a step. Beside `spans.start`, `spans.slot` and the tokens, they follow from the lengths of the
+    /// spans and from `wanted` alone, and the tokens reach [`embed`](Self::embed) as that very slice: a backend may do again
+    /// what they asked of it for an earlier step, and not call them. They may be called twice, of which the first time did
+    /// nothing.
+    fn step(
+        &mut self,
+        step: &Step<'_>,
+        operations: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let _ = step;
+        operations(self)
     }
 
     /// Copies the first `out.len()` elements of `buffer` to the host.

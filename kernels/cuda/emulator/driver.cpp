@@ -2,12 +2,16 @@
 //
 // MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
 // `memory=BYTES` (of the device), `integrated=0` (memory of its own),
-// `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it fail).
+// `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
+// fail), `capture=0` (no stream can be captured), `instantiate=N` (the N-th time that is refused), `graph=N` (the N-th launch of a
+// graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has).
 #include <map>
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "../module.cu"
 
@@ -23,20 +27,35 @@ enum Result {
   INVALID_IMAGE = 200,
   INVALID_CONTEXT = 201,
   NO_BINARY_FOR_GPU = 209,
+  ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
   LAUNCH_FAILED = 719,
+  NOT_SUPPORTED = 801,
+  CAPTURE_UNSUPPORTED = 900,
+  CAPTURE_INVALIDATED = 901,
+  CAPTURE_WRONG_THREAD = 908,
 };
 
 using Pointer = unsigned long long;
 
 constexpr long DEVICE_BYTES = 8L << 30;
 
+// The launches of a captured stream, in order; what runs them holds their arguments as they were.
+using Graph = std::vector<std::function<void()>>;
+
+struct Stream {
+  bool capturing = false, invalidated = false;
+  std::thread::id capturer;
+  Graph captured;
+};
+
 std::recursive_mutex guard;
+std::unordered_map<std::thread::id, int> captures;  // of the thread that forbid it calls like cuMemAlloc
 bool ready = false;
 std::map<std::string, std::string> plan;
 std::unordered_map<Pointer, std::size_t> allocations;
 std::size_t used = 0;
-long launches = 0, allocated = 0;
+long launches = 0, allocated = 0, instantiated = 0, graphs = 0;
 bool failed = false;
 thread_local bool has_context = false;
 
@@ -50,6 +69,22 @@ Result state() {
   if (!ready) return NOT_INITIALIZED;
   if (!has_context) return INVALID_CONTEXT;
   return failed ? LAUNCH_FAILED : SUCCESS;
+}
+
+// Where a stream is captured, a call that a graph does not hold spoils the capture. Stricter than a driver: copies too.
+Result outside_capture(void* handle) {
+  Stream& stream = *static_cast<Stream*>(handle);
+  if (!stream.capturing) return SUCCESS;
+  stream.invalidated = true;
+  return CAPTURE_UNSUPPORTED;
+}
+
+// Calls that may wait for other work are refused in a thread that captures, and spoil what it captures.
+std::vector<Stream*> streams;
+Result safe_to_call() {
+  if (captures[std::this_thread::get_id()] == 0) return SUCCESS;
+  for (Stream* const stream : streams) stream->invalidated |= stream->capturer == std::this_thread::get_id();
+  return CAPTURE_UNSUPPORTED;
 }
 
 // Whether `len` bytes from `at` on are inside one allocation.
@@ -193,6 +228,7 @@ Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 
 Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
   NEEDS_CONTEXT;
+  if (const Result bad = safe_to_call(); bad) return bad;
   if (size == 0) return INVALID_VALUE;
   if (++allocated == planned("allocation", 0)) return OUT_OF_MEMORY;
   if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
@@ -208,6 +244,7 @@ Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
 
 Result cuMemFree_v2(Pointer memory) {
   LOCKED;
+  if (const Result bad = safe_to_call(); bad) return bad;
   const auto found = allocations.find(memory);
   if (found == allocations.end()) return INVALID_VALUE;
   used -= found->second;
@@ -229,29 +266,33 @@ Result cuMemFreeHost(void* memory) {
   return SUCCESS;
 }
 
-Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, std::size_t size, void*) {
+Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, std::size_t size, void* stream) {
   NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
   if (!inside(to, size)) return INVALID_VALUE;
   std::memcpy(reinterpret_cast<void*>(to), from, size);
   return SUCCESS;
 }
 
-Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, std::size_t size, void*) {
+Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, std::size_t size, void* stream) {
   NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
   if (!inside(from, size)) return INVALID_VALUE;
   std::memcpy(to, reinterpret_cast<const void*>(from), size);
   return SUCCESS;
 }
 
-Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, std::size_t size, void*) {
+Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, std::size_t size, void* stream) {
   NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
   if (!inside(to, size) || !inside(from, size)) return INVALID_VALUE;
   std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size);
   return SUCCESS;
 }
 
-Result cuMemsetD8Async(Pointer to, unsigned char value, std::size_t size, void*) {
+Result cuMemsetD8Async(Pointer to, unsigned char value, std::size_t size, void* stream) {
   NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
   if (!inside(to, size)) return INVALID_VALUE;
   std::memset(reinterpret_cast<void*>(to), value, size);
   return SUCCESS;
@@ -259,27 +300,97 @@ Result cuMemsetD8Async(Pointer to, unsigned char value, std::size_t size, void*)
 
 Result cuStreamCreate(void** stream, unsigned) {
   NEEDS_CONTEXT;
-  *stream = &used;
+  streams.push_back(new Stream);
+  *stream = streams.back();
   return SUCCESS;
 }
 
-Result cuStreamSynchronize(void*) {
+Result cuStreamSynchronize(void* stream) {
   NEEDS_CONTEXT;
+  return outside_capture(stream);
+}
+
+Result cuStreamDestroy_v2(void* stream) {
+  LOCKED;
+  Stream* const own = static_cast<Stream*>(stream);
+  if (own->capturing) --captures[own->capturer];
+  std::erase(streams, own);
+  delete own;
   return SUCCESS;
 }
 
-Result cuStreamDestroy_v2(void*) { return SUCCESS; }
+// Modes 0, global, and 1, of this thread, forbid unsafe calls; 2, relaxed, does not. Other threads are not looked at.
+Result cuStreamBeginCapture_v2(void* handle, int mode) {
+  NEEDS_CONTEXT;
+  if (planned("capture", 1) == 0) return NOT_SUPPORTED;
+  Stream& stream = *static_cast<Stream*>(handle);
+  if (stream.capturing || mode != 1) return stream.capturing ? ILLEGAL_STATE : INVALID_VALUE;
+  stream.capturing = true;
+  stream.invalidated = false;
+  stream.capturer = std::this_thread::get_id();
+  ++captures[stream.capturer];
+  return SUCCESS;
+}
+
+Result cuStreamEndCapture(void* handle, void** graph) {
+  NEEDS_CONTEXT;
+  Stream& stream = *static_cast<Stream*>(handle);
+  *graph = nullptr;
+  if (!stream.capturing) return ILLEGAL_STATE;
+  if (stream.capturer != std::this_thread::get_id()) return CAPTURE_WRONG_THREAD;
+  stream.capturing = false;
+  --captures[stream.capturer];
+  Graph captured;
+  captured.swap(stream.captured);
+  if (stream.invalidated) return CAPTURE_INVALIDATED;
+  *graph = new Graph(std::move(captured));
+  return SUCCESS;
+}
+
+Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+  NEEDS_CONTEXT;
+  if (const Result bad = safe_to_call(); bad) return bad;
+  if (graph == nullptr || flags != 0) return INVALID_VALUE;
+  if (++instantiated == planned("instantiate", 0)) return OUT_OF_MEMORY;
+  *exec = new Graph(*static_cast<Graph*>(graph));
+  return SUCCESS;
+}
+
+Result cuGraphDestroy(void* graph) {
+  LOCKED;
+  delete static_cast<Graph*>(graph);
+  return SUCCESS;
+}
+
+Result cuGraphExecDestroy(void* exec) { return cuGraphDestroy(exec); }
+
+Result cuGraphLaunch(void* exec, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  if (++graphs == planned("graph", 0)) {
+    failed = true;
+    return LAUNCH_FAILED;
+  }
+  if (graphs == planned("graph_memory", 0) || planned("graphs", 1) == 0) return OUT_OF_MEMORY;
+  for (const auto& launch : *static_cast<Graph*>(exec)) launch();
+  return SUCCESS;
+}
 
 Result cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                      unsigned block_y, unsigned block_z, unsigned shared, void*, void** arguments, void**) {
+                      unsigned block_y, unsigned block_z, unsigned shared, void* handle, void** arguments, void**) {
   NEEDS_CONTEXT;
   const bool too_large = grid_x > 0x7fffffffu || grid_y > 65535 || grid_z != 1 || block_x > 1024 || block_y != 1 || block_z != 1;
   if (too_large || grid_x == 0 || grid_y == 0 || block_x == 0 || shared != 0) return INVALID_VALUE;
+  const auto launch = (*static_cast<const emulator::Kernel*>(function))({grid_x, grid_y, 1}, {block_x, 1, 1}, arguments);
+  if (Stream& stream = *static_cast<Stream*>(handle); stream.capturing) {
+    stream.captured.push_back(launch);
+    return SUCCESS;
+  }
   if (++launches == planned("launch", 0)) {
     failed = true;
     return LAUNCH_FAILED;
   }
-  (*static_cast<const emulator::Kernel*>(function))({grid_x, grid_y, 1}, {block_x, 1, 1}, arguments);
+  launch();
   return SUCCESS;
 }
 
@@ -294,6 +405,11 @@ Result cuGetErrorName(Result error, const char** name) {
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
     case NO_BINARY_FOR_GPU: *name = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
+    case ILLEGAL_STATE: *name = "CUDA_ERROR_ILLEGAL_STATE"; break;
+    case NOT_SUPPORTED: *name = "CUDA_ERROR_NOT_SUPPORTED"; break;
+    case CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
+    case CAPTURE_INVALIDATED: *name = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;
+    case CAPTURE_WRONG_THREAD: *name = "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: return INVALID_VALUE;

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <tuple>
 #include <utility>
 
 #define __global__
@@ -88,13 +89,14 @@ void share(const T& value, T (&all)[32]) {
   wait_for_warp(0xffffffffu);
 }
 
-// A kernel as the driver starts it: the addresses of its arguments.
-using Kernel = std::function<void(dim3 grid, dim3 block, void** arguments)>;
+// A kernel as the driver starts it, or captures it: takes its arguments from where they lie, and gives what runs it.
+using Kernel = std::function<std::function<void()>(dim3 grid, dim3 block, void** arguments)>;
 
 template <typename... Arguments, std::size_t... I>
 Kernel kernel(void (*function)(Arguments...), std::index_sequence<I...>) {
   return [function](dim3 grid, dim3 block, void** arguments) {
-    run(grid, block, [=] { function(*static_cast<Arguments*>(arguments[I])...); });
+    const std::tuple<Arguments...> own(*static_cast<Arguments*>(arguments[I])...);
+    return [=] { run(grid, block, [=] { std::apply(function, own); }); };
   };
 }
 

@@ -5,6 +5,7 @@ use super::driver::Context;
 use super::launch::{self as kernels, BEST_THREADS, THREADS, cache_name, launch};
 use super::memory::Memory;
 use super::scratch::{BLOCKS_MAX, CHOOSE_ROWS};
+use super::step::{Need, Splits};
 use crate::cache::row_count;
 use crate::{AttentionShape, BackendError, CacheDtype, CacheShape, IndexShape, Span, TILE_POSITIONS};
 
@@ -85,7 +86,7 @@ impl Seen<'_> {
     ///
     /// # Panics
     /// If there is no flag for each span, or the shape is one of attention to both sides.
-    fn most(self, spans: &[Span], shape: &AttentionShape) -> usize {
+    pub(super) fn most(self, spans: &[Span], shape: &AttentionShape) -> usize {
         let Self::Joint(joint) = self else {
             let of = |span: &Span| shape.sees(span, span.start + (span.len - 1)).count();
             return spans.iter().map(of).max().unwrap_or(0);
@@ -110,6 +111,7 @@ impl CudaBackend {
         spans: &[Span],
     ) -> Result<(), BackendError> {
         cache.check(spans);
+        self.steps.need(Need::Slots(cache.shape.slots));
         let CacheShape { kv_heads, head_dim, dtype, .. } = cache.shape;
         let tokens = row_count(spans);
         let len = tokens * kv_heads as usize * head_dim as usize;
@@ -145,7 +147,10 @@ impl CudaBackend {
         let group = shape.heads / shape.kv_heads;
         let each = if group <= 4 { 4 } else { kernels::QUERIES };
         let grid_y = shape.kv_heads * group.div_ceil(each);
-        let splits = self.splits(tokens as u64 * u64::from(grid_y), most);
+        let blocks = tokens as u64 * u64::from(grid_y);
+        let splits = self.splits(blocks, most);
+        self.steps.need(Need::Slots(own.slots));
+        self.steps.need(Need::Splits(Splits { shape: *shape, top, capacity, blocks, splits }));
         let width = shape.heads as usize * shape.head_dim as usize;
         if splits > 1 {
             self.scratch.reserve_parts(width)?;
@@ -197,7 +202,7 @@ impl CudaBackend {
     }
 
     /// Over how many blocks `seen` positions are split where `blocks` would leave processors without work.
-    fn splits(&self, blocks: u64, seen: usize) -> u32 {
+    pub(super) fn splits(&self, blocks: u64, seen: usize) -> u32 {
         let wanted = BLOCKS_MAX.min(4 * u64::from(self.context.processors));
         let most = (seen as u64).div_ceil(THREADS.into());
         (wanted / blocks.max(1)).clamp(1, most.max(1)) as u32
@@ -212,6 +217,8 @@ impl CudaBackend {
         spans: &[Span],
         shape: &IndexShape,
     ) -> Result<(), BackendError> {
+        // Scores lie as far apart as there are positions.
+        self.steps.refuse()?;
         let own = cache.shape;
         assert!(own.kv_heads == 1 && own.head_dim == shape.head_dim && !own.dtype.rotates_keys(), "{own:?}");
         cache.check(spans);

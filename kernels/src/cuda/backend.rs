@@ -10,6 +10,7 @@ use super::experts::Table;
 use super::launch::{self as kernels, Kernels, THREADS, launch};
 use super::memory::{Bounce, Chunks, Memory, Part};
 use super::scratch::Scratch;
+use super::step::{Steps, places};
 use crate::delta::Stretch;
 use crate::reference::GROUP;
 use crate::{Backend, BackendError, Span};
@@ -17,6 +18,7 @@ use crate::{Backend, BackendError, Span};
 /// The first GPU of this machine.
 #[derive(Debug)]
 pub struct CudaBackend {
+    pub(super) steps: Steps,
     pub(super) kernels: Kernels,
     pub(super) scratch: Scratch,
     /// What `scratch.batch` holds.
@@ -78,7 +80,8 @@ impl CudaBackend {
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
         let (spans, pieces) = (Vec::new(), Vec::new());
         let (stretches, tables, chunks) = (Vec::new(), Vec::new(), Chunks::default());
-        Ok(Self { kernels, scratch, spans, pieces, stretches, bounce, chunks, tables, context })
+        let steps = Steps::default();
+        Ok(Self { steps, kernels, scratch, spans, pieces, stretches, bounce, chunks, tables, context })
     }
 
     /// What memory there is for a model.
@@ -115,12 +118,11 @@ impl CudaBackend {
     /// Puts the slot and position of each row of `spans`, and the last of its span, on the device; the layers of a step
     /// share them.
     pub(super) fn batch(&mut self, spans: &[Span]) -> Result<u64, BackendError> {
+        if let Some(at) = self.steps.batch(spans)? {
+            return Ok(self.scratch.inputs.at() + at);
+        }
         if self.spans != spans {
-            let of = |span: &Span| {
-                let (slot, start, last) = (span.slot, span.start, span.start + (span.len - 1));
-                (start..=last).map(move |position| [slot, position, last])
-            };
-            let rows: Vec<[u32; 3]> = spans.iter().flat_map(of).collect();
+            let rows: Vec<[u32; 3]> = places(spans).collect();
             self.make_room(rows.len())?;
             self.spans.clear();
             self.scratch.batch.write(rows.as_bytes())?;
@@ -132,6 +134,8 @@ impl CudaBackend {
     /// [`batch`](Self::batch) of spans, one flag each, of which the rows of some see each other; of any other the last that a row
     /// sees is itself.
     pub(super) fn pieces(&mut self, spans: &[Span], joint: &[bool]) -> Result<u64, BackendError> {
+        // What an image is in them differs between steps of one shape.
+        self.steps.refuse()?;
         let pieces = || spans.iter().copied().zip(joint.iter().copied());
         if !self.pieces.iter().copied().eq(pieces()) {
             let of = |(span, joint): (Span, bool)| {
@@ -152,8 +156,11 @@ impl CudaBackend {
         if self.scratch.batch.bytes() < 12 * rows { self.reserve(rows, 0) } else { Ok(()) }
     }
 
-    /// Puts up to 3 numbers for each row on the device.
+    /// Puts up to 3 numbers for each row on the device; of a step that is captured, what all of its shape have.
     pub(super) fn indices(&mut self, numbers: &[u32]) -> Result<u64, BackendError> {
+        if let Some(at) = self.steps.numbers(numbers)? {
+            return Ok(self.scratch.inputs.at() + at);
+        }
         self.make_room(numbers.len().div_ceil(3))?;
         self.scratch.indices.write(numbers.as_bytes())?;
         Ok(self.scratch.indices.at())

@@ -88,6 +88,8 @@ impl CudaDeltaState {
 impl CudaBackend {
     /// Puts on the device what `spans` do to `state`; the layers of a step share it.
     fn stretch(&mut self, state: &CudaDeltaState, spans: &[Span]) -> Result<u64, BackendError> {
+        // They follow from what a slot holds.
+        self.steps.refuse()?;
         let wanted = stretches(&state.held, state.shape.undo, spans);
         if self.stretches != wanted {
             let of = |s: &Stretch| {

@@ -4,6 +4,7 @@
 use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
@@ -64,6 +65,8 @@ pub(super) struct Context {
     driver: i32,
     /// Whether the device shares the machine's memory.
     integrated: bool,
+    freed: AtomicU64,
+    capturing: AtomicBool,
 }
 
 // SAFETY: handles of the driver may be used from any thread; every use binds the context to its thread first (`bind`).
@@ -115,6 +118,8 @@ impl Context {
             processors,
             driver: version,
             integrated,
+            freed: AtomicU64::new(0),
+            capturing: AtomicBool::new(false),
         };
         opened.bind()?;
         let kind = result::stream::StreamKind::NonBlocking;
@@ -133,6 +138,51 @@ impl Context {
         format!("CUDA {}", cuda_version(self.driver))
     }
 
+    /// How many times memory was given back.
+    pub(super) fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that memory is given back.
+    pub(super) fn free(&self) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From here on launches are not run but captured, until [`end_capture`](Self::end_capture); anything else is refused.
+    pub(super) fn begin_capture(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        // What other threads allocate meanwhile for models of their own is no concern of this one's.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives until `drop`.
+        let begun = unsafe { result::stream::begin_capture(self.stream, mode) };
+        begun.map_err(failed("cuStreamBeginCapture"))?;
+        self.capturing.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was captured, ready to be launched.
+    pub(super) fn end_capture(self: &Arc<Self>) -> Result<Graph, CudaError> {
+        self.capturing.store(false, Ordering::Relaxed);
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(self.stream) };
+        let graph = graph.map_err(failed("cuStreamEndCapture"))?;
+        let no_flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the driver gave the graph, and what is made of it does without it afterwards.
+        let exec = unsafe { result::graph::instantiate(graph, no_flags) };
+        // SAFETY: as above; nothing else has it.
+        let _ = unsafe { result::graph::destroy(graph) };
+        let exec = exec.map_err(failed("cuGraphInstantiate"))?;
+        Ok(Graph { context: Arc::clone(self), exec })
+    }
+
+    /// Refuses `call`, which no graph holds, where one is being captured.
+    pub(super) fn outside_graph(&self, call: &'static str) -> Result<(), CudaError> {
+        match self.capturing.load(Ordering::Relaxed) {
+            true => Err(CudaError::Call { call, problem: "a graph is being captured".into() }),
+            false => Ok(()),
+        }
+    }
+
     /// What memory there is.
     pub(super) fn memory(&self) -> Result<CudaMemory, CudaError> {
         if self.integrated {
@@ -145,6 +195,7 @@ impl Context {
 
     /// Waits for all work so far; an error of any of it is told here.
     pub(super) fn synchronize(&self) -> Result<(), CudaError> {
+        self.outside_graph("cuStreamSynchronize")?;
         self.bind()?;
         // SAFETY: the stream lives until `drop`.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
@@ -161,6 +212,37 @@ impl Drop for Context {
         }
         // SAFETY: retained by `open`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Captured launches, which run together.
+#[derive(Debug)]
+pub(super) struct Graph {
+    context: Arc<Context>,
+    exec: sys::CUgraphExec,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Runs the launches, in the order in which they were captured, behind what is in the stream.
+    ///
+    /// # Safety
+    /// What [`Module::launch`] asks holds of each of them now: memory that they name is there, and holds what they read.
+    pub(super) unsafe fn launch(&self) -> Result<(), CudaError> {
+        self.context.bind()?;
+        // SAFETY: `end_capture` made it, for this stream's device; the caller's promise.
+        let launched = unsafe { result::graph::launch(self.exec, self.context.stream) };
+        launched.map_err(failed("cuGraphLaunch"))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let _ = self.context.bind();
+        // SAFETY: made by `end_capture`; the driver waits for where it runs.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
     }
 }
 

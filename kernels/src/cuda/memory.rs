@@ -9,6 +9,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
+use zerocopy::IntoBytes;
 
 use super::driver::{Context, failed};
 use crate::{BackendError, CudaError};
@@ -45,6 +46,7 @@ impl Memory {
         context.bind()?;
         let mut memory = Self { context: Arc::clone(context), at: 0, bytes };
         if bytes > 0 {
+            context.outside_graph("cuMemAlloc")?;
             // SAFETY: the context is bound; `drop` frees the memory.
             memory.at = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error.0 {
                 sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => BackendError::OutOfMemory { wanted: bytes as u64 },
@@ -73,6 +75,7 @@ impl Memory {
         if from.is_empty() {
             return Ok(());
         }
+        self.context.outside_graph("cuMemcpyHtoDAsync")?;
         self.context.bind()?;
         let to = self.at + offset as u64;
         // SAFETY: the range was checked above. Memory that is not pinned is staged before the call returns; what is
@@ -88,6 +91,7 @@ impl Memory {
         if bytes == 0 {
             return Ok(());
         }
+        self.context.outside_graph("cuMemcpyDtoDAsync")?;
         self.context.bind()?;
         let (to, from) = (self.at + at as u64, from.at + at as u64);
         // SAFETY: both ranges were checked above; the stream keeps the order of what uses them.
@@ -98,6 +102,7 @@ impl Memory {
     /// Copies the first bytes to `to` and waits for them.
     pub(super) fn read(&self, to: &mut [u8]) -> Result<(), CudaError> {
         assert!(to.len() <= self.bytes);
+        self.context.outside_graph("cuMemcpyDtoHAsync")?;
         self.context.bind()?;
         if !to.is_empty() {
             // SAFETY: the range was checked above, and `to` lives until `synchronize` has waited.
@@ -111,6 +116,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.at != 0 {
+            self.context.free();
             let _ = self.context.bind();
             // SAFETY: allocated by `new`. The driver waits for work that uses it.
             let _ = unsafe { result::free_sync(self.at) };
@@ -184,11 +190,14 @@ impl Chunks {
     }
 }
 
-/// Pinned memory that weights pass through, so that a file's pages are read once and need not stay.
+/// Pinned memory that weights pass through, so that a file's pages are read once and need not stay; and what graphs read of
+/// the host.
 #[derive(Debug)]
 pub(super) struct Bounce {
     context: Arc<Context>,
     at: *mut c_void,
+    /// Whether a copy from it may not have ended.
+    in_flight: bool,
 }
 
 // SAFETY: the memory is this value's alone.
@@ -204,7 +213,7 @@ impl Bounce {
             }
             _ => failed("cuMemHostAlloc")(error).into(),
         })?;
-        Ok(Self { context: Arc::clone(context), at })
+        Ok(Self { context: Arc::clone(context), at, in_flight: false })
     }
 
     /// Copies `from` to memory of its own on the device.
@@ -216,22 +225,50 @@ impl Bounce {
 
     fn fill(&mut self, memory: &Memory, offset: usize, from: &[u8]) -> Result<(), CudaError> {
         for (i, part) in from.chunks(BOUNCE_BYTES).enumerate() {
-            // SAFETY: `at` holds BOUNCE_BYTES, of which `part` is no more, and nothing else points into it.
-            let bounce = unsafe {
-                ptr::copy_nonoverlapping(part.as_ptr(), self.at.cast::<u8>(), part.len());
-                std::slice::from_raw_parts(self.at.cast::<u8>(), part.len())
-            };
-            memory.write_at(offset + i * BOUNCE_BYTES, bounce)?;
-            self.context.synchronize()?;
+            self.copy(memory, offset + i * BOUNCE_BYTES, part)?;
+            self.wait()?;
         }
         Ok(())
+    }
+
+    /// Copies `numbers` to the first bytes of `memory`, in the order of the stream's work, and waits for none of it where
+    /// what was sent before was waited for.
+    pub(super) fn send(&mut self, memory: &Memory, numbers: &[u32]) -> Result<(), CudaError> {
+        self.copy(memory, 0, numbers.as_bytes())
+    }
+
+    /// Copies no more than BOUNCE_BYTES.
+    fn copy(&mut self, memory: &Memory, offset: usize, from: &[u8]) -> Result<(), CudaError> {
+        assert!(from.len() <= BOUNCE_BYTES);
+        if self.in_flight {
+            self.wait()?;
+        }
+        // SAFETY: `at` holds BOUNCE_BYTES, of which `from` is no more, no copy reads it any more and nothing else points
+        // into it.
+        let bounce = unsafe {
+            ptr::copy_nonoverlapping(from.as_ptr(), self.at.cast::<u8>(), from.len());
+            std::slice::from_raw_parts(self.at.cast::<u8>(), from.len())
+        };
+        self.in_flight = true;
+        memory.write_at(offset, bounce)
+    }
+
+    fn wait(&mut self) -> Result<(), CudaError> {
+        self.context.synchronize()?;
+        self.in_flight = false;
+        Ok(())
+    }
+
+    /// Notes that the stream's work was waited for.
+    pub(super) fn waited(&mut self) {
+        self.in_flight = false;
     }
 }
 
 impl Drop for Bounce {
     fn drop(&mut self) {
-        let _ = self.context.bind();
-        // SAFETY: allocated by `new`; every copy from it has been waited for.
+        let _ = self.wait();
+        // SAFETY: allocated by `new`; every copy from it has been waited for, or the device is lost.
         let _ = unsafe { result::free_host(self.at) };
     }
 }

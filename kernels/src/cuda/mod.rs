@@ -2,7 +2,7 @@
 //!
 //! Building this takes no toolkit and no GPU: the driver's library is opened at run time, and the kernels are embedded as
 //! `scripts/cubins.sh` compiled them. [`CudaBackend::new`] says what is missing where it cannot run. All work goes
-//! through one stream in order; the host waits for [`Backend::read`] alone.
+//! through one stream in order; the host waits for [`Backend::read`] alone. Steps of a few rows are graphs (`step.rs`).
 //!
 //! A weight is copied to the device once, as the bytes that the file holds: the packed `cpu` layouts suit a warp as they
 //! suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
@@ -37,6 +37,8 @@ mod rows;
 mod scratch;
 #[cfg(feature = "cuda")]
 mod sounds;
+#[cfg(feature = "cuda")]
+mod step;
 
 pub use error::CudaError;
 pub use scratch::{

@@ -2,6 +2,7 @@
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
 use super::launch::{THREADS, launch, layout_name};
+use super::step::Need;
 use crate::BackendError;
 
 impl CudaBackend {
@@ -15,7 +16,11 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         assert!(tokens.iter().all(|token| *token < table.rows), "a token outside the table");
         let at = out.at(tokens.len() * table.cols as usize);
-        let indices = self.indices(tokens)?;
+        self.steps.need(Need::Tokens(table.rows));
+        let indices = match self.steps.tokens(tokens)? {
+            Some(at) => self.scratch.inputs.at() + at,
+            None => self.indices(tokens)?,
+        };
         let group = small(table.layout.group());
         let name = format!("embed_{}", layout_name(table.layout));
         let (weight, grid) = (table.memory.at(), (small(tokens.len()), 1));

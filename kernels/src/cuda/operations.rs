@@ -10,7 +10,7 @@ use super::launch as kernels;
 use super::memory::Memory;
 use crate::{
     AttentionShape, Backend, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape,
-    IndexShape, Linear, Mixture, Span, Tensor,
+    IndexShape, Linear, Mixture, Span, Step, Tensor,
 };
 
 impl Backend for CudaBackend {
@@ -74,13 +74,23 @@ impl Backend for CudaBackend {
         CudaDeltaState::new(&self.context, shape)
     }
 
+    fn step(
+        &mut self,
+        step: &Step<'_>,
+        operations: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        self.run_step(step, operations)
+    }
+
     fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
         assert!(values.len() <= buffer.len);
         Ok(buffer.memory.write(values.as_bytes())?)
     }
 
     fn read(&mut self, buffer: &CudaBuffer, out: &mut [f32]) -> Result<(), BackendError> {
-        Ok(buffer.memory.read(out.as_mut_bytes())?)
+        buffer.memory.read(out.as_mut_bytes())?;
+        self.bounce.waited();
+        Ok(())
     }
 
     fn embed(

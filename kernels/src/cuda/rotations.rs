@@ -49,6 +49,8 @@ impl CudaBackend {
         let pairs = if N == 2 { 2 * count } else { count };
         assert!(frequencies.layout == Layout::F32 && 2 * pairs <= head_dim);
         let x = x.at(rows * heads as usize * head_dim as usize);
+        // They differ between steps of one shape.
+        self.steps.refuse()?;
         let flat: Vec<u32> = numbers.iter().flatten().copied().collect();
         let (at, numbers) = (frequencies.memory.at(), self.indices(&flat)?);
         let (rows, [second, third]) = (small(rows), axes);

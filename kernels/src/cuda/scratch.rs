@@ -14,6 +14,9 @@ pub(super) const CHOOSE_ROWS: u64 = 16;
 /// Tokens that the kernels called `prompt` multiply together, and so a work has at most.
 pub(super) const PROMPT: usize = 64;
 
+/// Bytes of what a graph reads of the host.
+pub(super) const INPUTS_BYTES: u64 = 64 << 10;
+
 /// Bytes of `rows` rows of `cols` activations in 8 bits, with their scales.
 fn quantized_bytes(rows: u64, cols: u64) -> [u64; 2] {
     let groups = cols.div_ceil(GROUP as u64);
@@ -56,7 +59,7 @@ fn experts_parts(rows: u64, shape: ExpertsShape) -> [u64; 7] {
 
 /// Bytes that `CudaBackend` reserves for `rows` rows of at most `cols` activations.
 pub fn cuda_reserved_bytes(rows: u64, cols: u64) -> u64 {
-    quantized_bytes(rows, cols).iter().chain(&batch_bytes(rows)).sum()
+    INPUTS_BYTES + quantized_bytes(rows, cols).iter().chain(&batch_bytes(rows)).sum::<u64>()
 }
 
 /// Bytes that `CudaBackend` reserves for attention of queries of at most `cols`.
@@ -87,7 +90,7 @@ pub(super) use on_device::Scratch;
 mod on_device {
     use std::sync::Arc;
 
-    use super::{batch_bytes, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes};
+    use super::{INPUTS_BYTES, batch_bytes, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes};
     use crate::cuda::driver::Context;
     use crate::cuda::memory::Memory;
     use crate::{BackendError, ExpertsShape, HeadsShape};
@@ -101,6 +104,8 @@ mod on_device {
         pub(in crate::cuda) pieces: Memory,
         /// Tokens, rows to gather, places or turns: `(rows, 3)` u32
         pub(in crate::cuda) indices: Memory,
+        /// What a graph reads of the host: `step.rs`
+        pub(in crate::cuda) inputs: Memory,
         /// What spans do to a recurrent state: `(spans, 6)` u32
         pub(in crate::cuda) stretches: Memory,
         /// Of attention: a maximum, a total and `head_dim` sums of each query and part
@@ -140,6 +145,7 @@ mod on_device {
                 batch: none()?,
                 pieces: none()?,
                 indices: none()?,
+                inputs: none()?,
                 stretches: none()?,
                 parts: none()?,
                 heads_quants: none()?,
@@ -169,7 +175,13 @@ mod on_device {
             grow(&self.context, &mut self.batch, batch)?;
             grow(&self.context, &mut self.pieces, pieces)?;
             grow(&self.context, &mut self.indices, indices)?;
-            grow(&self.context, &mut self.stretches, stretches)
+            grow(&self.context, &mut self.stretches, stretches)?;
+            self.reserve_inputs()
+        }
+
+        /// Room for what a graph reads of the host.
+        pub(in crate::cuda) fn reserve_inputs(&mut self) -> Result<(), BackendError> {
+            grow(&self.context, &mut self.inputs, INPUTS_BYTES)
         }
 
         /// Room for attention of queries of at most `cols`.

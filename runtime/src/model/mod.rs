@@ -14,7 +14,7 @@ mod weights;
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Span};
+use muse_kernels::{Backend, BackendError, Span, Step};
 
 use self::drafter::{DrafterModel, Stepped};
 pub use self::embedding::EmbeddingModel;
@@ -196,7 +196,7 @@ where
         self.check_media(media, tokens.len());
         check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
-        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, .. } = self;
+        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, drafter, .. } = self;
         blanked.clear();
         blanked.extend(tokens.iter().map(|token| spec.embedded_as(*token)));
         state.pieces.clear();
@@ -211,8 +211,16 @@ where
             None => None,
         };
         let vectors = vectors.filter(|_| !placed.is_empty());
-        graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)?;
-        if let Some((drafter, hidden)) = self.drafter.as_mut().zip(state.hidden.as_mut()) {
+        let mut operations = |backend: &mut B| {
+            graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)
+        };
+        // With media operations follow from more than a step says.
+        if placed.is_empty() && turns.is_empty() {
+            backend.step(&Step { spans, tokens: blanked, wanted }, &mut operations)?;
+        } else {
+            operations(backend)?;
+        }
+        if let Some((drafter, hidden)) = drafter.as_mut().zip(state.hidden.as_mut()) {
             let stepped = Stepped { spans, tokens: blanked, vectors, placed, turns: &state.turns };
             drafter.take_in(backend, (spec, weights), hidden, &stepped)?;
         }
