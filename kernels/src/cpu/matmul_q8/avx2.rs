@@ -13,7 +13,7 @@ use std::arch::{asm, x86_64::*};
 use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
-use crate::cpu::load_x86::prefetch;
+use crate::cpu::load_x86::{AHEAD, prefetch};
 use crate::cpu::quantize::GROUP;
 
 /// Vectors of one half (8 rows) of a group: 4 columns each.
@@ -104,7 +104,7 @@ fn groups<const STORED: usize, const ASYM: bool>(
         let (head, quants) = block.split_at(head);
         let scales = Scales::new(head);
         for quants in quants.chunks_exact(group_bytes).take(count - g) {
-            prefetch(quants);
+            prefetch(quants, AHEAD);
             each(g, quants, &scales);
             g += 1;
         }

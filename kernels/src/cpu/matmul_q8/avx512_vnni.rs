@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use muse_format::{CODEBOOK, TILE_ROWS};
 
 use super::Activations;
-use crate::cpu::load_x86::prefetch;
+use crate::cpu::load_x86::{ahead_of, prefetch};
 use crate::cpu::quantize::GROUP;
 
 /// Vectors of one group of activations: 4 columns each.
@@ -136,6 +136,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const M: usize
     let per_block = group / GROUP;
     let tile_bytes = x.groups.div_ceil(per_block) * block_bytes;
     assert_eq!(tiles.len(), M * tile_bytes);
+    let ahead = ahead_of(N);
     let mut sums = [[_mm512_setzero_ps(); N]; M];
     let (mut head, mut weights) = (0, head_bytes);
     for g in 0..x.groups {
@@ -149,7 +150,9 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const M: usize
             tiles.get_unchecked(begin..begin + len)
         };
         if M == 1 {
-            prefetch(of(0, weights, group_bytes::<BITS>()));
+            if ahead > 0 {
+                prefetch(of(0, weights, group_bytes::<BITS>()), ahead);
+            }
         } else if first == 0 {
             // The tiles of the next call.
             for m in 0..M {
