@@ -70,6 +70,25 @@ fn any_memory(len: usize) -> io::Result<MmapMut> {
     })
 }
 
+/// Puts what is in small pages of `map` into huge ones, as far as the kernel finds any: where files fill the memory, less
+/// than half is granted as it is touched. Each pass moves pages of others away, which makes room for the next one's.
+fn gather(map: &mut MmapMut) {
+    let mut small = map.len() / HUGE_PAGE + 1;
+    loop {
+        // A huge page at a time: of more, the kernel leaves out all behind the first that it cannot grant.
+        let refused = |page: &&mut [u8]| {
+            // SAFETY: the page is this process's own memory, and the advice changes none of its bytes.
+            unsafe { libc::madvise(page.as_ptr().cast_mut().cast(), page.len(), libc::MADV_COLLAPSE) != 0 }
+        };
+        let left = map.chunks_exact_mut(HUGE_PAGE).filter(refused).count();
+        // Nor does a kernel before 6.1, which knows no such advice, get asked again.
+        if left == 0 || left > small - small / 4 {
+            return;
+        }
+        small = left;
+    }
+}
+
 /// The bytes of `from` in `map`.
 fn read_into(mut map: MmapMut, from: &Owner) -> io::Result<Owner> {
     for (i, chunk) in map[..from.len].chunks_mut(CHUNK).enumerate() {
@@ -77,6 +96,7 @@ fn read_into(mut map: MmapMut, from: &Owner) -> io::Result<Owner> {
     }
     // The kernel's own copy of the file is not needed any more.
     let _ = rustix::fs::fadvise(&from.file, 0, None, rustix::fs::Advice::DontNeed);
+    gather(&mut map);
     Ok(Owner { map: map.make_read_only()?, len: from.len, of_file: false, file: from.file.try_clone()? })
 }
 
