@@ -51,11 +51,16 @@ for path in sys.argv[1:]:
 END
 }
 
-# All but the quantizer's program (`cli`), which is for workstations: cargo's runner covers a test, not what it starts.
+# On `max` everything but the quantizer's program (`cli`), which is for workstations: cargo's runner covers a test, not what
+# it starts. On the CPUs that choose other kernels what a choice changes: every kernel, and tiny models end to end.
 on_aarch64() {
   need_rust
-  scripts/aarch64.sh --cpu max --cpu cortex-a76 --cpu cortex-a72 -- --locked \
-    -p muse-format -p muse-boards -p muse-kernels -p muse-runtime -p muse-quantize --lib --test '[!c]*' --test choose
+  local packages=(-p muse-format -p muse-boards -p muse-kernels -p muse-runtime -p muse-quantize)
+  scripts/aarch64.sh --cpu max -- --locked "${packages[@]}" --lib --test '[!c]*' --test choose
+  local weaker=(--cpu cortex-a76 --cpu cortex-a72)
+  scripts/aarch64.sh "${weaker[@]}" -- --locked "${packages[@]}" --lib -- cpu::
+  scripts/aarch64.sh "${weaker[@]}" -- --locked "${packages[@]}" --test agreement --test choose --test delta --test heads \
+    --test images --test sounds --test whole_sequences --test model --test recurrent --test drafter --test eval
 }
 
 # The kernels' unit tests alone: they call each variant, and the emulator takes 500 times as long as a CPU.
