@@ -21,6 +21,7 @@ dim3 block_size, grid_size;
 namespace {
 
 constexpr unsigned WARP = 32;
+constexpr unsigned WHOLE_WARP = 0xffffffffu;
 constexpr unsigned THREADS_MAX = 1024;
 constexpr std::size_t STACK_BYTES = 64 * 1024;
 
@@ -89,13 +90,14 @@ struct Fiber {
   Context context;
   State state = State::Ready;
   unsigned lanes = 0;                       // that it waits for
+  unsigned exchanges = 0;                   // of its whole warp so far
   std::vector<std::vector<Copy>> groups;    // of copies that have ended, the oldest first
   std::vector<Copy> open;                   // copies of the group that has not
 };
 
 std::vector<Fiber> fibers(THREADS_MAX);
 char* stacks = nullptr;
-Place places[THREADS_MAX];
+Place places[3][THREADS_MAX];  // two for whole warps, one for parts of them
 const std::function<void()>* body;
 Context scheduler;
 unsigned count, running;
@@ -166,6 +168,7 @@ void run_block(bool backwards) {
   for (unsigned i = 0; i < count; ++i) {
     fibers[i].state = State::Ready;
     fibers[i].groups.clear();
+    fibers[i].exchanges = 0;
     prepare(fibers[i].context, stacks + i * STACK_BYTES, entry);
   }
   for (;;) {
@@ -199,7 +202,16 @@ void fail(const char* format, ...) {
 
 void wait_for_block() { wait(State::AtBlock, 0); }
 void wait_for_warp(unsigned lanes) { wait(State::AtWarp, lanes); }
-Place* exchange_places() { return places + running / WARP * WARP; }
+
+Place* exchange_places(unsigned lanes) {
+  Fiber& own = fibers[running];
+  const unsigned set = lanes == WHOLE_WARP ? own.exchanges++ % 2 : 2;
+  return places[set] + running / WARP * WARP;
+}
+
+void leave_places(unsigned lanes) {
+  if (lanes != WHOLE_WARP) wait_for_warp(lanes);
+}
 
 void copy_later(void* to, const void* from, unsigned bytes) {
   std::memset(to, 0xff, bytes);

@@ -48,11 +48,14 @@ extern dim3 block_size, grid_size;
 void wait_for_block();
 void wait_for_warp(unsigned lanes);
 
-// A place for each lane of this thread's warp.
+// A place for each lane of this thread's warp. Whole warps get one of two in turn, so that they wait only before they read:
+// who writes the next exchange's has read this one's by the time that anybody writes the same place again.
 struct Place {
   std::uint64_t words[4];
 };
-Place* exchange_places();
+Place* exchange_places(unsigned lanes);
+// Waits until all of some lanes have read, where they are not the whole warp.
+void leave_places(unsigned lanes);
 
 // Copies that end only when they are waited for. Until then what they write holds 0xff, so that who reads it too soon, or
 // overwrites what others still read, gets wrong numbers; a thread that returns with copies left ends the program.
@@ -69,12 +72,12 @@ inline int lane() { return static_cast<int>(thread.x % 32); }
 template <typename T>
 T exchange(unsigned lanes, T value, int source) {
   static_assert(sizeof(T) <= 8);
-  Place* const places = exchange_places();
+  Place* const places = exchange_places(lanes);
   std::memcpy(&places[lane()], &value, sizeof(T));
   wait_for_warp(lanes);
   if (!(lanes >> source & 1)) fail("lane %d reads lane %d, which mask %08x does not name", lane(), source, lanes);
   std::memcpy(&value, &places[source], sizeof(T));
-  wait_for_warp(lanes);
+  leave_places(lanes);
   return value;
 }
 
@@ -82,11 +85,10 @@ T exchange(unsigned lanes, T value, int source) {
 template <typename T>
 void share(const T& value, T (&all)[32]) {
   static_assert(sizeof(T) <= sizeof(Place));
-  Place* const places = exchange_places();
+  Place* const places = exchange_places(0xffffffffu);
   std::memcpy(&places[lane()], &value, sizeof(T));
   wait_for_warp(0xffffffffu);
   for (int i = 0; i < 32; ++i) std::memcpy(&all[i], &places[i], sizeof(T));
-  wait_for_warp(0xffffffffu);
 }
 
 // A kernel as the driver starts it, or captures it: takes its arguments from where they lie, and gives what runs it.
