@@ -15,6 +15,7 @@ mod answer;
 mod batch;
 mod block;
 mod costs;
+mod drafting;
 mod embedding;
 mod expected;
 mod lookup;

@@ -13,9 +13,8 @@
 //! drawing every token from its own row, as without a proposal, and going on while it is the proposed one: the draw
 //! that differs is itself the next token. One draw a token leaves the random numbers where they would have been.
 
-use std::time::Duration;
-
 use super::costs::Costs;
+use super::drafting::Drafting;
 use crate::plan::PROPOSED_MAX;
 
 /// How much better than a step without proposals a step must promise to be.
@@ -183,36 +182,6 @@ impl Offers {
     }
 }
 
-/// Times of a drafter.
-#[derive(Debug)]
-pub(super) struct Drafting {
-    /// Of one pass, by the answers that it is for.
-    passes: Costs,
-    /// Whether each token takes a pass, see [`DrafterInfo::chain`].
-    chain: bool,
-}
-
-impl Drafting {
-    /// For up to `answers` answers at once.
-    pub(super) fn new(answers: u32, chain: bool) -> Self {
-        Self { passes: Costs::new(answers), chain }
-    }
-
-    fn passes(&self, tokens: u32) -> u32 {
-        if self.chain { tokens } else { 1 }
-    }
-
-    /// Proposals for `answers`, the longest of `tokens`, took `time`.
-    pub(super) fn note(&mut self, answers: u32, tokens: u32, time: Duration) {
-        self.passes.note(answers, time / self.passes(tokens).max(1));
-    }
-
-    /// Seconds of such proposals. Where none was seen yet, one is to be.
-    fn expect(&self, answers: u32, tokens: u32) -> f64 {
-        f64::from(self.passes(tokens)) * self.passes.about(answers).unwrap_or(0.0)
-    }
-}
-
 /// What to propose for each answer of a step that gives every one a row and has room for `room` more.
 pub(super) fn choose(answers: &[Offers], mut room: u32, costs: &Costs, drafts: &Drafting) -> Vec<Proposal> {
     let proposal = |(source, gains): &(Source, Gains), most: u32| Proposal {
@@ -261,6 +230,8 @@ fn longest(answers: &[(Source, Gains)], room: u32, costs: &Costs, drafts: &Draft
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Costs of an engine whose step takes `base + row * rows` ms, seen at 1, 2, 4, 8 and 13 rows.
