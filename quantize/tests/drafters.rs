@@ -21,7 +21,7 @@ use tempfile::NamedTempFile;
 
 const ASSISTANT: &str = "muse-glimmer-assistant";
 /// Fixtures of layers that a target's own checkpoint holds.
-const HEADS: [&str; 3] = ["qwen3-5-mtp", "qwen3-5-moe-mtp", "qwen3-5-images-mtp"];
+const HEADS: [&str; 4] = ["qwen3-5-mtp", "qwen3-5-moe-mtp", "qwen3-5-images-mtp", "glm4-moe-mtp"];
 /// As of `golden.rs`.
 const TOLERANCE: f64 = 1e-3;
 
@@ -41,8 +41,9 @@ fn golden(name: &str) -> Golden {
 
 /// A target and what drafts for it.
 fn pair(name: &str, golden: &Golden, bits: Bits) -> [NamedTempFile; 2] {
-    let drafter =
-        if HEADS.contains(&name) { converted_head(&golden.target, bits) } else { converted(name, bits) };
+    let own = fixture(name).join("checkpoint").exists();
+    let from = if own { name } else { &golden.target };
+    let drafter = if HEADS.contains(&name) { converted_head(from, bits) } else { converted(from, bits) };
     [converted(&golden.target, bits), drafter]
 }
 

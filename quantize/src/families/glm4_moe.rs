@@ -3,19 +3,23 @@
 //!
 //! Several shared experts are one feed-forward of their widths together. Groups of experts, of which a token would
 //! choose some first, are refused: published models have one group.
+//!
+//! The layer behind the last one, which guesses the token after the next, becomes a file of its own and is left out of the
+//! model's; the table and the head that it is published with are the model's.
 
 use std::collections::HashMap;
 
 use muse_format::{Activation, Attention, Experts, Ffn, Layer, Score};
 
-use super::{Common, Config, Draft, Family, Rope};
+use super::head::{THE_MODEL, head};
+use super::{Common, Config, Draft, Family, Rope, Transform};
 use crate::checkpoint::ImportError;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "glm4_moe",
     architecture: "Glm4MoeForCausalLM",
     read,
-    // Of training, and of a layer that guesses tokens further on, which is left out.
+    // Of training, and of the layer that guesses.
     harmless: &["num_mtp_layers", "num_nextn_predict_layers", "output_router_logits", "router_aux_loss_coef"],
     prefix: "model",
     layer: &[
@@ -43,8 +47,12 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     // A layer behind the last one of each published model, by its number, as the reference implementation ignores it.
-    left_out: &[("guesses of the token after the next", &["model.layers.46.", "model.layers.92."])],
+    left_out: &[("guesses of the token after the next (--mtp)", &["model.layers.46.", "model.layers.92."])],
 };
+
+/// The layer that guesses.
+pub(super) const HEAD: Family =
+    Family { read: |config| guess(config, read(config)?), left_out: THE_MODEL, ..FAMILY };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
@@ -76,6 +84,38 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let mut draft = common.draft_with(config, "glm4_moe", layers, rope)?;
     // A shared expert is a feed-forward of ours under a name of theirs.
     draft.aliases = shared_experts((dense..common.layers).map(|i| i as usize));
+    Ok(draft)
+}
+
+/// The layer behind the last one of `draft`, like that but for what it reads.
+fn guess(config: &Config<'_>, draft: Draft) -> Result<Draft, ImportError> {
+    config.only("num_nextn_predict_layers", &[1.into()], "only one layer that guesses is supported")?;
+    let behind = draft.spec.layers.len();
+    let last = draft.spec.layers.last().expect("`Common::read` asks for layers").clone();
+    let theirs = |part: &str| format!("model.layers.{behind}.{part}.weight");
+    let given = [
+        ("drafter.into", "eh_proj"),
+        ("drafter.norm", "hnorm"),
+        ("drafter.embed_norm", "enorm"),
+        ("norm", "shared_head.norm"),
+    ];
+    let given = given.map(|(ours, part)| (ours, theirs(part), Transform::AsIs));
+    let of_last = draft.aliases.clone();
+    let mut draft = head(draft, last, &given);
+    // Our only layer is theirs behind the last.
+    let names = draft
+        .spec
+        .tensors()
+        .into_iter()
+        .filter_map(|tensor| tensor.name.strip_prefix("l0.").map(str::to_owned));
+    let aliases = names.map(|part| {
+        let last = format!("l{}.", behind - 1);
+        let alias = of_last.get(&format!("{last}{part}")).and_then(|alias| alias.strip_prefix(&last));
+        (format!("l0.{part}"), format!("l{behind}.{}", alias.unwrap_or(&part)))
+    });
+    draft.aliases = aliases.collect();
+    draft.ignored = ["embed_tokens", "shared_head.head"].map(theirs).to_vec();
+    draft.whole = Some(format!("model.layers.{behind}."));
     Ok(draft)
 }
 

@@ -13,6 +13,7 @@ mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod glm_moe_dsa;
+mod head;
 mod image_processor;
 mod llama;
 mod llama4;
@@ -72,8 +73,13 @@ const FAMILIES: [&Family; 23] = [
 ];
 
 /// What drafts for a model whose checkpoint holds it: layers that guess tokens after the next.
-const HEADS: [&Family; 4] =
-    [&qwen3_5::head::OF_OUTER, &qwen3_5::head::OF_TEXT, &qwen3_5::head::OF_MOE, &qwen3_5::head::OF_MOE_TEXT];
+const HEADS: [&Family; 5] = [
+    &glm4_moe::HEAD,
+    &qwen3_5::head::OF_OUTER,
+    &qwen3_5::head::OF_TEXT,
+    &qwen3_5::head::OF_MOE,
+    &qwen3_5::head::OF_MOE_TEXT,
+];
 
 /// How a family is written down by Hugging Face.
 struct Family {
@@ -142,6 +148,8 @@ struct Draft {
     read_extractor: Option<ReadExtractor>,
     /// Tensors of theirs that an answer does not depend on, by their own names.
     ignored: Vec<String>,
+    /// What the names of tensors begin with of which every one is used, or ignored.
+    whole: Option<String>,
     /// Whether the model makes vectors of texts.
     embeds: Embeds,
 }
@@ -178,6 +186,7 @@ impl Draft {
             audio_markers: None,
             read_extractor: None,
             ignored: Vec::new(),
+            whole: None,
             embeds: Embeds::Bidirectional,
         }
     }
@@ -492,7 +501,8 @@ impl Family {
                 "audio" => draft.spec.audio.is_some(),
                 _ => false,
             };
-            let mut left_out = self.left_out.iter().filter(|(part, _)| !imported(part));
+            let whole = draft.whole.as_ref().is_some_and(|whole| name.starts_with(whole));
+            let mut left_out = self.left_out.iter().filter(|(part, _)| !imported(part) && !whole);
             let Some((part, _)) = left_out.find(|(_, prefixes)| holds(prefixes)) else {
                 return Err(ImportError::UnknownTensor(name.clone()));
             };

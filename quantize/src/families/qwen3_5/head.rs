@@ -1,19 +1,11 @@
-//! The layer of a checkpoint that guesses the token after the next, `mtp.*`, as a drafter of the model beside it.
-//!
-//! transformers leaves it out. That it reads the token's embedding first and then what the last norm gave, both normed, its
-//! layer of attention to all, that it rotates by the position of what was given, and that it reads its own norm's output
-//! from the second token on, is as vLLM and SGLang have it; see docs/models.md.
+//! The layer of a checkpoint that guesses the token after the next, `mtp.*`.
 
-use std::collections::HashMap;
+use muse_format::Layer;
 
-use muse_format::{ChainDrafter, Drafter, Layer, Spec};
-
-use super::super::{Config, Draft, Family, Named, Transform};
+use super::super::head::{THE_MODEL, head as drafter};
+use super::super::{Config, Draft, Family, Transform};
 use super::{FAMILY, MOE, MOE_TEXT, TEXT, read, read_outer};
 use crate::checkpoint::ImportError;
-
-/// Most tokens that one layer is asked for: each is proposed where those before it are right.
-const CHAIN: u32 = 4;
 
 /// Of a text model alone.
 pub(in super::super) const OF_TEXT: Family = Family {
@@ -47,9 +39,6 @@ pub(in super::super) const OF_MOE: Family = Family {
     ..MOE
 };
 
-/// What has a file of its own.
-const THE_MODEL: &[(&str, &[&str])] = &[("the model", &["model.", "lm_head."])];
-
 /// Our name and theirs of what a layer is given.
 const GIVEN: [(&str, &str, Transform); 3] = [
     ("drafter.into", "mtp.fc.weight", Transform::AsIs),
@@ -66,22 +55,7 @@ fn head(text: &Config<'_>, draft: Draft) -> Result<Draft, ImportError> {
     let layer = draft.spec.layers.iter().find(attends);
     let layer =
         layer.ok_or_else(|| text.refuse("layer_types", "a layer that guesses is of full_attention"))?;
-    let spec = Spec {
-        family: format!("{}_mtp", draft.spec.family),
-        dim: draft.spec.dim,
-        vocab: draft.spec.vocab,
-        context: draft.spec.context,
-        norm_eps: draft.spec.norm_eps,
-        tied_head: true,
-        ropes: draft.spec.ropes,
-        drafter: Some(Drafter::Chain(ChainDrafter { chain: CHAIN })),
-        layers: vec![layer.clone()],
-        ..Spec::default()
-    };
-    let named = |(ours, theirs, transform): (&str, &str, Transform)| {
-        (ours.to_owned(), Named { transform, ..Named::whole(theirs.into()) })
-    };
-    let named: HashMap<_, _> = GIVEN.into_iter().map(named).collect();
-    let Draft { ropes, alternating, aliases, .. } = draft;
-    Ok(Draft { alternating, aliases, named, ..Draft::new(spec, ropes) })
+    let layer = layer.clone();
+    let given = GIVEN.map(|(ours, theirs, transform)| (ours, theirs.to_owned(), transform));
+    Ok(drafter(draft, layer, &given))
 }
