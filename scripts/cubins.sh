@@ -63,7 +63,9 @@ def text(kind):
 print(text("ProgramLog").decode(), file=sys.stderr, end="")
 if failed:
     sys.exit(f"NVRTC: error {failed}")
-open(out, "wb").write(text("PTX"))
+# A tenth of the text is comments around each line of inline PTX.
+lines = text("PTX").rstrip(b"\0").splitlines(keepends=True)
+open(out, "wb").writelines(line for line in lines if not line.lstrip().startswith(b"//"))
 END
 }
 

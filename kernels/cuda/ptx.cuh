@@ -81,6 +81,38 @@ static __device__ __forceinline__ void multiply_tile_float(float (&d)[4], const 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// d += a * b of whole warps: `a` is 16 rows by 16 columns, `b` 16 by 8, of f16, two a word, the first lower. Of lane l, with
+// g = l / 4 and t = l % 4:
+//   a[0] row g, a[1] row g + 8, columns 2t, 2t+1; a[2], a[3] the same rows, columns 8+2t, 8+2t+1
+//   b0 rows 2t, 2t+1 of column g; b1 rows 8+2t, 8+2t+1
+//   d as in `multiply_tile`
+static __device__ __forceinline__ void multiply_tile_half(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The bits of the nearest two f16, ties to even, `low` in the lower half.
+static __device__ __forceinline__ unsigned to_two_f16(float low, float high) {
+  unsigned result;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+
+// 2^x to 2 units in the last place, 0 where that is not a normal number.
+static __device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// 1 / x to 1 unit in the last place.
+static __device__ __forceinline__ float reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // An address in shared memory, which grows by bytes.
 typedef unsigned Shared;
 
@@ -88,6 +120,17 @@ static __device__ __forceinline__ Shared shared(const void* at) {
   Shared address;
   asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(at));
   return address;
+}
+
+// Four matrices of 8 rows of 8 16-bit numbers, transposed, for a whole warp: row i of matrix m lies at the address that lane
+// 8m + i gives, 16 bytes. Word m of lane l, with g = l / 4 and t = l % 4, is column g of rows 2t, the lower, and 2t+1 of m.
+static __device__ __forceinline__ uint4 load_transposed(Shared at) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "r"(at)
+      : "memory");
+  return v;
 }
 
 // Begins to copy BYTES, 4, 8 or 16 and aligned, to shared memory, or as many zeros where not `present`. Nobody reads or

@@ -19,6 +19,10 @@ pub struct Span {
     pub len: u32,
 }
 
+/// Fewest rows of a span that are a prompt's, whose attention may be rounded: more than one step proposes to an answer, whose
+/// tokens do not depend on how many of them a step computes.
+pub(crate) const PROMPT_ROWS: u32 = 32;
+
 /// Which of a row's three numbers frequency `i` turns by; see [`Backend::rope_axes`](crate::Backend::rope_axes).
 pub(crate) fn axis(i: usize, axes: [u32; 2]) -> usize {
     match i % 3 {

@@ -165,8 +165,9 @@ fn attention_of_a_part_of_an_image_agrees() {
                 let head_dim = f64::from(HEAD_DIM);
                 let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt();
                 let exact = (2.0 * score + 2.0 * (f64::from(PATCHES) + 12.0) * EPSILON) * 6.0;
-                let coarse = rows.len() >= 32 && dtype != CacheDtype::F32 && name.contains("avx512-bf16");
-                let bound = if coarse { 8.0 / 64.0 } else { exact };
+                let coarse = each::coarseness(&cpu.describe())
+                    .filter(|_| rows.len() >= 32 && dtype != CacheDtype::F32);
+                let bound = coarse.map_or(exact, |coarse| 8.0 * coarse);
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
                     assert!(error <= bound, "{name}: {n} is {actual}, not {expected}");

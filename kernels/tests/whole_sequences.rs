@@ -96,8 +96,8 @@ fn attention_to_both_sides_agrees() {
                 let positions = f64::from(*lens.iter().max().unwrap());
                 let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt();
                 let exact = (2.0 * score + 2.0 * (positions + 12.0) * EPSILON) * 6.0;
-                let coarse = dtype != CacheDtype::F32 && name.contains("avx512-bf16");
-                let bound = if coarse { 8.0 / 64.0 } else { exact };
+                let coarse = each::coarseness(&cpu.describe()).filter(|_| dtype != CacheDtype::F32);
+                let bound = coarse.map_or(exact, |coarse| 8.0 * coarse);
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
                     assert!(error <= bound, "{name}: {n} is {actual}, not {expected}");
@@ -155,8 +155,8 @@ fn rows_of_a_piece_see_each_other_and_its_past() {
                 // As above.
                 let score = 14.0 * EPSILON * 10_f64.sqrt();
                 let exact = (2.0 * score + 2.0 * (47.0 + 12.0) * EPSILON) * 6.0;
-                let coarse = dtype != CacheDtype::F32 && name.contains("avx512-bf16");
-                let bound = if coarse { 8.0 / 64.0 } else { exact };
+                let coarse = each::coarseness(&cpu.describe()).filter(|_| dtype != CacheDtype::F32);
+                let bound = coarse.map_or(exact, |coarse| 8.0 * coarse);
                 for (n, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
                     let error = (f64::from(*actual) - f64::from(*expected)).abs();
                     assert!(error <= bound, "{name}: {n} is {actual}, not {expected}");

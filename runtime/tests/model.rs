@@ -292,7 +292,7 @@ fn says_what_the_reference_says(choice: BackendChoice) {
             let bound = if *layout == Layout::F32 { 3e-4 } else { 3e-2 };
             for chunk in [1, 5, 31, 48] {
                 // 48 rows are a prompt, whose attention some CPUs round to 8 bits: 2^-6 of its result in the mean of
-                // squares (see `COARSE` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
+                // squares (see `coarseness` in the kernels' tests), in 2 or 3 layers, and 4 times that in one of 3000.
                 // Where a choice of experts or of positions may tip, no bound on the logits follows from it.
                 let coarse = chunk == 48 && *layout != Layout::F32 && rounds_prompts;
                 if coarse && ["mixture", "beside", "chunked", "shared", "sparse"].contains(&name) {

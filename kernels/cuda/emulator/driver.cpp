@@ -97,11 +97,13 @@ bool inside(Pointer at, std::size_t len) {
 
 const std::unordered_map<std::string, emulator::Kernel>& kernels() {
   using emulator::kernel;
+  using namespace prompt;
 #define K(name) {#name, kernel(name)}
   static const std::unordered_map<std::string, emulator::Kernel> all = {
       K(attention_f32_4), K(attention_f16_4), K(attention_int8_4), K(attention_int8_int4_4), K(attention_int4_4),
       K(attention_f32_8), K(attention_f16_8), K(attention_int8_8), K(attention_int8_int4_8), K(attention_int4_8),
       K(attention_merge),
+      K(attention_prompt_f16_128), K(attention_prompt_f16_256), K(attention_prompt_packed_128), K(attention_prompt_packed_256),
       K(index_scores_f32), K(index_scores_f16), K(index_scores_int8), K(choose_best),
       K(clip), K(convolve), K(convolve_causal), K(pass_on), K(delta_prepare), K(delta_rule), K(delta_settle),
       K(heads_f32), K(heads_f16), K(heads_bf16), K(heads_q8), K(heads_q4), K(heads_q4_asym), K(heads_q4_codebook),

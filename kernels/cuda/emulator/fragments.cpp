@@ -77,6 +77,50 @@ void products_of_floats_are_where_the_isa_says() {
   }
 }
 
+// "Matrix Fragments for mma.m16n8k16", .f16.
+void products_of_halves_are_where_the_isa_says() {
+  const int lane = emulator::lane(), group = lane >> 2, thread_in_group = lane % 4;
+  const auto bits = [](int row, int column) {
+    return static_cast<unsigned>(ptx::to_f16(static_cast<float>(number(row, column))));
+  };
+  unsigned a[4] = {}, b[2] = {};
+  for (int i = 0; i < 8; ++i) {
+    const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
+    const int column = thread_in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+    a[i / 2] |= bits(row, column) << (16 * (i % 2));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const int row = thread_in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0);
+    b[i / 2] |= bits(group + 50, row) << (16 * (i % 2));
+  }
+  float d[4];
+  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(lane + i);
+  ptx::multiply_tile_half(d, a, b[0], b[1]);
+  for (int i = 0; i < 4; ++i) {
+    int row, column;
+    element_of_c(lane, i, row, column);
+    int expected = lane + i;
+    for (int k = 0; k < 16; ++k) expected += number(row, k) * number(column + 50, k);
+    check(d[i] == static_cast<float>(expected), "multiply_tile_half", lane, i);
+  }
+}
+
+// "ldmatrix": lane 8m + i gives row i of matrix m; without .trans a lane has elements 2 (lane % 4) and up of row lane / 4.
+void transposed_loads_are_where_the_isa_says() {
+  alignas(16) static unsigned short matrices[2][4][8][8];
+  const int lane = emulator::lane(), warp = static_cast<int>(emulator::thread.x / 32);
+  for (int j = 0; j < 8; ++j) matrices[warp][lane / 8][lane % 8][j] = static_cast<unsigned short>(1000 * (lane / 8) + 10 * (lane % 8) + j);
+  const uint4 loaded = ptx::load_transposed(ptx::shared(matrices[warp][lane / 8][lane % 8]));
+  const unsigned words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+  for (int m = 0; m < 4; ++m) {
+    for (int i = 0; i < 2; ++i) {
+      const int row_of_transposed = lane / 4, column_of_transposed = 2 * (lane % 4) + i;
+      const unsigned expected = static_cast<unsigned>(1000 * m + 10 * column_of_transposed + row_of_transposed);
+      check((words[m] >> (16 * i) & 0xffff) == expected, "load_transposed", lane, 2 * m + i);
+    }
+  }
+}
+
 void copies_end_when_they_are_waited_for() {
   static uint4 from[32][2], to[32][3];
   const int lane = emulator::lane();
@@ -103,6 +147,8 @@ void copies_end_when_they_are_waited_for() {
 int main() {
   emulator::run({1, 1, 1}, {64, 1, 1}, products_are_where_the_isa_says);
   emulator::run({1, 1, 1}, {64, 1, 1}, products_of_floats_are_where_the_isa_says);
+  emulator::run({1, 1, 1}, {64, 1, 1}, products_of_halves_are_where_the_isa_says);
+  emulator::run({1, 1, 1}, {64, 1, 1}, transposed_loads_are_where_the_isa_says);
   emulator::run({1, 1, 1}, {32, 1, 1}, copies_end_when_they_are_waited_for);
   return failures == 0 ? 0 : 1;
 }

@@ -87,9 +87,52 @@ inline void multiply_tile_float(float (&d)[4], const unsigned (&a)[4], unsigned 
   }
 }
 
+// As "Matrix Fragments for mma.m16n8k16" with .f16 say, in the order of columns too.
+inline void multiply_tile_half(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  struct Fragments {
+    unsigned a[4], b[2];
+  } lanes[32];
+  emulator::share(Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}}, lanes);
+  const auto half = [](unsigned word, int i) { return from_f16(static_cast<unsigned short>(word >> (16 * (i % 2)))); };
+  const int lane = emulator::lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const unsigned of_a = lanes[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)];
+      d[i] += half(of_a, k) * half(lanes[column * 4 + k % 8 / 2].b[k / 8], k);
+    }
+  }
+}
+
+inline unsigned to_two_f16(float low, float high) { return to_f16(low) | static_cast<unsigned>(to_f16(high)) << 16; }
+
+inline float power_of_two(float x) {
+  const float value = std::exp2(x);
+  return std::fpclassify(value) == FP_SUBNORMAL ? 0.0F : value;
+}
+
+inline float reciprocal(float x) { return 1.0F / x; }
+
 typedef char* Shared;
 
 inline Shared shared(const void* at) { return static_cast<char*>(const_cast<void*>(at)); }
+
+// As "ldmatrix" says: each thread of a group of 8 gives the address of a row of a matrix.
+inline uint4 load_transposed(Shared at) {
+  if (reinterpret_cast<std::uintptr_t>(at) % 16 != 0) emulator::fail("a row of a matrix at %p, which is not aligned", static_cast<void*>(at));
+  Shared rows[32];
+  emulator::share(at, rows);
+  unsigned words[4];
+  const int lane = emulator::lane();
+  for (int m = 0; m < 4; ++m) {
+    unsigned short two[2];
+    for (int i = 0; i < 2; ++i) std::memcpy(&two[i], rows[8 * m + 2 * (lane % 4) + i] + 2 * (lane / 4), 2);
+    words[m] = two[0] | static_cast<unsigned>(two[1]) << 16;
+  }
+  // What lies there may be written again when this returns, by any of them.
+  emulator::wait_for_warp(0xffffffffu);
+  return {words[0], words[1], words[2], words[3]};
+}
 
 template <unsigned BYTES>
 void copy_async(Shared to, const void* from, bool present) {

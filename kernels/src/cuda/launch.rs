@@ -19,6 +19,8 @@ pub(super) const PRODUCTS_MAX: usize = 4;
 pub(super) const HEAD_DIM_MAX: u32 = scratch::HEAD_DIM_MAX as u32;
 /// Heads that share what a block of attention.cu reads, at most.
 pub(super) const QUERIES: u32 = scratch::QUERIES as u32;
+/// Queries that a block of attention_prompt.cu takes, rows by heads that share keys.
+pub(super) const PROMPT_QUERIES: u32 = 64;
 /// What a row sees behind itself: attention.cu.
 pub(super) const BEHIND_NOTHING: u32 = 0;
 pub(super) const BEHIND_WITHIN: u32 = 1;
@@ -59,6 +61,10 @@ const NAMES: &[&str] = &[
     "attention_int8_int4_4",
     "attention_int8_int4_8",
     "attention_merge",
+    "attention_prompt_f16_128",
+    "attention_prompt_f16_256",
+    "attention_prompt_packed_128",
+    "attention_prompt_packed_256",
     "choose_best",
     "clip",
     "combine",

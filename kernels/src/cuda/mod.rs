@@ -12,6 +12,8 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod backend;
 #[cfg(feature = "cuda")]
+mod cache;
+#[cfg(feature = "cuda")]
 mod delta;
 #[cfg(feature = "cuda")]
 mod driver;
@@ -48,8 +50,8 @@ pub use scratch::{
 
 #[cfg(feature = "cuda")]
 pub use self::{
-    attention::CudaCache,
     backend::{CudaBackend, CudaBuffer, CudaWeight},
+    cache::CudaCache,
     delta::CudaDeltaState,
     driver::CudaMemory,
 };

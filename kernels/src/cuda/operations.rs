@@ -3,8 +3,9 @@
 use muse_format::{Activation, Temperature};
 use zerocopy::IntoBytes;
 
-use super::attention::{CudaCache, Seen};
+use super::attention::Seen;
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight};
+use super::cache::CudaCache;
 use super::delta::CudaDeltaState;
 use super::launch as kernels;
 use super::memory::Memory;

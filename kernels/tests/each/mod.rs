@@ -6,6 +6,21 @@
 #[path = "../hosted/mod.rs"]
 pub mod hosted;
 
+/// What rounding the factors of a prompt's attention may do to an output, in the mean of squares, where the backend that
+/// describes itself so rounds them: to bf16's 8 bits, or to f16's 11.
+///
+/// That is an error of `e / sqrt(3)` at most in each factor, `e` being `2^-8` or `2^-11`, each for itself, of terms that are
+/// 1 in the mean of squares, as a score then is. A score errs by `e`, a weight by as much of itself twice, a value once; that
+/// is less than `4 e`, even if none of it evens out.
+#[allow(dead_code)] // some tests use it
+pub fn coarseness(name: &str) -> Option<f64> {
+    match () {
+        () if name.contains("avx512-bf16") => Some(1.0 / 64.0),
+        () if name.starts_with("cuda") => Some(1.0 / 512.0),
+        () => None,
+    }
+}
+
 /// Runs the block for each backend, called `$backend` in it.
 macro_rules! each_backend {
     (|$backend:ident| $test:block) => {

@@ -50,10 +50,6 @@ const FEW_QUERIES: usize = 24;
 /// Units a thread that are enough for all to end at about the same time.
 const UNITS_A_THREAD: usize = 4;
 
-/// Fewest rows of a span that are a prompt's: more than one step proposes to an answer, whose tokens do not depend on
-/// how many of them a step computes.
-const PROMPT_ROWS: u32 = 32;
-
 /// The scores of one query over a block.
 type Scores = [f32; BLOCK];
 

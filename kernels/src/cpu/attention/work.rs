@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::PROMPT_ROWS;
 use super::attend::Queries;
 use crate::cache::{HeadCache, HostCache};
+use crate::shape::PROMPT_ROWS;
 use crate::{AttentionShape, Span};
 
 /// Most parts that the positions of a query are split into.
