@@ -297,6 +297,12 @@ fn the_cuda_backend_drafts_the_same() {
         });
         let (error, deviation) = support::difference(&actual, &expected);
         assert!(error <= 1e-4 * deviation, "{error} of {deviation}");
+        // Over and over, where steps of a few rows are launched as one.
+        let [expected, actual] = [BackendChoice::Reference, BackendChoice::Cuda].map(|backend| {
+            let mut engine = engine(&target.path, &LoadOptions { backend, ..options(Some(&file.path), 9) });
+            eval::generate_drafted(&mut *engine, &tokens[..9], 40).unwrap()
+        });
+        assert_eq!(actual, expected);
     }
 }
 
