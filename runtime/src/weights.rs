@@ -60,33 +60,44 @@ fn reserved_memory(len: usize) -> io::Result<MmapMut> {
     MmapOptions::new().len(room).huge(Some(HUGE_PAGE.trailing_zeros() as u8)).map_anon()
 }
 
-/// As [`reserved_memory`], or of whatever pages there are.
-fn any_memory(len: usize) -> io::Result<MmapMut> {
-    reserved_memory(len).or_else(|_| {
-        let map = MmapMut::map_anon(len.next_multiple_of(HUGE_PAGE))?;
-        // Small pages do as well, more slowly.
-        let _ = map.advise(Advice::HugePage);
-        Ok(map)
-    })
-}
-
 /// Puts what is in small pages of `map` into huge ones, as far as the kernel finds any: where files fill the memory, less
 /// than half is granted as it is touched. Each pass moves pages of others away, which makes room for the next one's.
-fn gather(map: &mut MmapMut) {
-    let mut small = map.len() / HUGE_PAGE + 1;
-    loop {
-        // A huge page at a time: of more, the kernel leaves out all behind the first that it cannot grant.
-        let refused = |page: &&mut [u8]| {
-            // SAFETY: the page is this process's own memory, and the advice changes none of its bytes.
-            unsafe { libc::madvise(page.as_ptr().cast_mut().cast(), page.len(), libc::MADV_COLLAPSE) != 0 }
-        };
-        let left = map.chunks_exact_mut(HUGE_PAGE).filter(refused).count();
-        // Nor does a kernel before 6.1, which knows no such advice, get asked again.
-        if left == 0 || left > small - small / 4 {
+fn gather(map: &Mmap) {
+    // A huge page begins at a multiple of its size, which a mapping need not.
+    let skipped = map.as_ptr().align_offset(HUGE_PAGE).min(map.len());
+    let pages = map[skipped..].chunks_exact(HUGE_PAGE);
+    // A huge page at a time: of more, the kernel leaves out all behind the first that it cannot grant.
+    let refused = |page: &&[u8]| {
+        // SAFETY: the page is this process's own memory, and the advice changes none of its bytes.
+        unsafe { libc::madvise(page.as_ptr().cast_mut().cast(), page.len(), libc::MADV_COLLAPSE) != 0 }
+    };
+    while_it_pays(pages.len(), || pages.clone().filter(refused).count());
+}
+
+/// Calls `pass`, which says how many of `all` it left, until it leaves none or more than three quarters of those that the
+/// pass before it did. So a kernel before 6.1, which knows no such advice, is asked once.
+fn while_it_pays(all: usize, mut pass: impl FnMut() -> usize) {
+    let mut small = all;
+    while small > 0 {
+        let left = pass();
+        if left > small - small.div_ceil(4) {
             return;
         }
         small = left;
     }
+}
+
+/// The bytes of `from` in memory of this process, in huge pages as far as there are any.
+fn read_anywhere(from: &Owner) -> io::Result<Owner> {
+    if let Ok(map) = reserved_memory(from.len) {
+        return read_into(map, from);
+    }
+    let map = MmapMut::map_anon(from.len.next_multiple_of(HUGE_PAGE))?;
+    // Small pages do as well, more slowly.
+    let _ = map.advise(Advice::HugePage);
+    let owner = read_into(map, from)?;
+    gather(&owner.map);
+    Ok(owner)
 }
 
 /// The bytes of `from` in `map`.
@@ -96,7 +107,6 @@ fn read_into(mut map: MmapMut, from: &Owner) -> io::Result<Owner> {
     }
     // The kernel's own copy of the file is not needed any more.
     let _ = rustix::fs::fadvise(&from.file, 0, None, rustix::fs::Advice::DontNeed);
-    gather(&mut map);
     Ok(Owner { map: map.make_read_only()?, len: from.len, of_file: false, file: from.file.try_clone()? })
 }
 
@@ -160,7 +170,7 @@ impl Mapped {
     pub fn into_memory(mut self) -> Result<Self, LoadError> {
         self.drafter = self.drafter.map(|drafter| drafter.into_memory().map(Box::new)).transpose()?;
         let path = self.path.clone();
-        let owner = any_memory(self.owner.len).and_then(|map| read_into(map, &self.owner));
+        let owner = read_anywhere(&self.owner);
         self.owner = Arc::new(owner.map_err(|source| LoadError::Open { path, source })?);
         Ok(self)
     }
@@ -324,5 +334,30 @@ impl Pages {
 impl std::fmt::Debug for Mapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mapped({}, {} tensors)", self.path.display(), self.tensors.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_end_where_they_leave_nothing_or_do_not_pay() {
+        for (all, left, expected) in [
+            (0, &[][..], 0),
+            (1, &[1], 1),
+            (2, &[2], 1),
+            (3, &[3], 1),
+            (4, &[4], 1),
+            (1, &[0], 1),
+            (3, &[2, 2], 2),
+            (1000, &[300, 60, 10, 3, 3], 5),
+            (1000, &[751], 1),
+            (1000, &[750, 600], 2),
+        ] {
+            let mut next = left.iter();
+            while_it_pays(all, || *next.next().expect("no pass more than these"));
+            assert_eq!(left.len() - next.len(), expected, "{all}: {left:?}");
+        }
     }
 }
