@@ -230,6 +230,7 @@ fn faults_of_graphs_are_named_and_stay_with_their_backend() {
         // Without captures, or room for a graph, steps run launch by launch.
         ("capture=0", vec!["[true, true]".to_owned()]),
         ("instantiate=1", vec!["[true, true]".to_owned()]),
+        ("upload=1", vec!["[true, true]".to_owned()]),
         // A context that is lost is lost to all that share it, each with its own error.
         (
             "graph=3",

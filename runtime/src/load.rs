@@ -64,7 +64,8 @@ pub struct LoadOptions {
     pub image_tokens: Option<u32>,
     /// Most tokens of one sound; by default as many as the context has.
     pub audio_tokens: Option<u32>,
-    /// Bytes that weights and working set may take together; by default the machine's memory.
+    /// Bytes that weights and working set may take together; by default the machine's memory, or what a GPU finds
+    /// free.
     pub memory_budget: Option<u64>,
     /// Bytes of experts that may stay in memory, those of one token and layer at least; the others are read from the file
     /// where a token chooses them. By default what is left of the budget. Of mapped weights on the host alone.
@@ -243,7 +244,6 @@ pub fn load_mapped(
     text: Arc<dyn Text>,
 ) -> Result<Box<dyn Engine>, LoadError> {
     check_target(mapped)?;
-    let plan = plan(mapped, options)?;
     if let Some(threads) = options.threads.filter(|n| !(1..=THREADS_MAX).contains(n)) {
         let rule = "one for each core that may be used";
         return Err(LoadError::Option {
@@ -253,18 +253,21 @@ pub fn load_mapped(
             rule,
         });
     }
+    let plan = || plan(mapped, options);
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
-            model(mapped, ReferenceBackend::new(), name, &plan, text)
+            model(mapped, ReferenceBackend::new(), name, &plan()?, text)
         }
         BackendChoice::Cpu => {
+            let plan = plan()?;
             let threads =
                 options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
             let backend = CpuBackend::new(threads.unwrap_or(1));
             let name = backend.describe();
             model(mapped, backend, name, &plan, text)
         }
+        // Its budget is what the GPU finds free, not the machine's memory.
         BackendChoice::Cuda => crate::device::load(mapped, options, text),
     }
 }

@@ -3,7 +3,7 @@
 // MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
 // `memory=BYTES` (of the device), `integrated=0` (memory of its own),
 // `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
-// fail), `capture=0` (no stream can be captured), `instantiate=N` (the N-th time that is refused), `graph=N` (the N-th launch of a
+// fail), `capture=0` (no stream can be captured), `instantiate=N` and `upload=N` (the N-th is refused), `graph=N` (the N-th launch of a
 // graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has).
 #include <map>
 #include <mutex>
@@ -55,7 +55,7 @@ bool ready = false;
 std::map<std::string, std::string> plan;
 std::unordered_map<Pointer, std::size_t> allocations;
 std::size_t used = 0;
-long launches = 0, allocated = 0, instantiated = 0, graphs = 0;
+long launches = 0, allocated = 0, instantiated = 0, uploaded = 0, graphs = 0;
 bool failed = false;
 thread_local bool has_context = false;
 
@@ -365,6 +365,12 @@ Result cuGraphDestroy(void* graph) {
 }
 
 Result cuGraphExecDestroy(void* exec) { return cuGraphDestroy(exec); }
+
+Result cuGraphUpload(void*, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  return ++uploaded == planned("upload", 0) ? OUT_OF_MEMORY : SUCCESS;
+}
 
 Result cuGraphLaunch(void* exec, void* stream) {
   NEEDS_CONTEXT;

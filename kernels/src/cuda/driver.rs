@@ -172,7 +172,12 @@ impl Context {
         // SAFETY: as above; nothing else has it.
         let _ = unsafe { result::graph::destroy(graph) };
         let exec = exec.map_err(failed("cuGraphInstantiate"))?;
-        Ok(Graph { context: Arc::clone(self), exec })
+        let graph = Graph { context: Arc::clone(self), exec };
+        // A driver takes memory for it here, where the step can still run without it.
+        // SAFETY: made above, for this stream's device.
+        let uploaded = unsafe { result::graph::upload(graph.exec, self.stream) };
+        uploaded.map_err(failed("cuGraphUpload"))?;
+        Ok(graph)
     }
 
     /// Refuses `call`, which no graph holds, where one is being captured.
@@ -241,7 +246,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: made by `end_capture`; the driver waits for where it runs.
+        // SAFETY: made by `end_capture`; where it still runs, the driver frees it when it has ended.
         let _ = unsafe { result::graph::exec_destroy(self.exec) };
     }
 }

@@ -65,11 +65,14 @@ impl Memory {
         self.bytes
     }
 
-    /// Copies `from` to the first bytes. The driver has read `from` when this returns.
+    /// Copies `from` to the first bytes and waits: of memory that is not pinned, CUDA promises no more than that a copy
+    /// may have read it when the call returns.
     pub(super) fn write(&mut self, from: &[u8]) -> Result<(), CudaError> {
-        self.write_at(0, from)
+        self.write_at(0, from)?;
+        self.context.synchronize()
     }
 
+    /// The caller waits for the copy before `from` changes or ends.
     fn write_at(&self, offset: usize, from: &[u8]) -> Result<(), CudaError> {
         assert!(from.len() <= self.bytes && offset <= self.bytes - from.len());
         if from.is_empty() {
@@ -78,8 +81,7 @@ impl Memory {
         self.context.outside_graph("cuMemcpyHtoDAsync")?;
         self.context.bind()?;
         let to = self.at + offset as u64;
-        // SAFETY: the range was checked above. Memory that is not pinned is staged before the call returns; what is
-        // pinned is `Bounce`'s, which waits.
+        // SAFETY: the range was checked above; `write` waits, and so does `Bounce` before it changes or frees its memory.
         let copied = unsafe { result::memcpy_htod_async(to, from, self.context.stream) };
         copied.map_err(failed("cuMemcpyHtoDAsync"))
     }

@@ -8,6 +8,8 @@
 //! A graph is dropped when any memory of its device was freed since it was captured, so that no address in it is old. A step
 //! that cannot be captured runs launch by launch.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::attention::Seen;
 use super::backend::CudaBackend;
 use super::driver::Graph;
@@ -235,10 +237,11 @@ impl CudaBackend {
         let freed = self.context.freed();
         self.context.begin_capture()?;
         self.steps.begin(step);
-        let done = operations(self);
+        // Of a capture that is left open nothing can be freed any more.
+        let done = catch_unwind(AssertUnwindSafe(|| operations(self)));
         let recording = self.steps.recording.take().expect("begun above");
         let graph = self.context.end_capture();
-        done?;
+        done.unwrap_or_else(|panic| resume_unwind(panic))?;
         let Recording { needs, inputs, .. } = recording;
         Ok(Captured { shape: Shape::of(step), needs, inputs, graph: graph?, freed })
     }
