@@ -92,12 +92,14 @@ pub fn fill(engine: &mut dyn Engine, sessions: u32, depth: u32) -> Result<(), Ba
     (0..sessions).try_for_each(|slot| read(engine, slot, 0, depth, &mut []))
 }
 
-/// Fills the first `depth` positions of a slot whose recurrent states have gone on behind them; others keep what they have.
+/// Fills what a slot that has gone on behind its first `depth` positions does not keep of them: recurrent states all, others
+/// nothing or the last.
 ///
 /// # Errors
 /// What the engine's steps give.
 pub fn go_back(engine: &mut dyn Engine, slot: u32, depth: u32) -> Result<(), BackendError> {
-    if engine.keep(slot, depth, depth) == depth { Ok(()) } else { read(engine, slot, 0, depth, &mut []) }
+    let kept = engine.keep(slot, depth, depth);
+    if kept == depth { Ok(()) } else { read(engine, slot, kept, depth - kept, &mut []) }
 }
 
 /// Measures prompt and answer, both at `lengths.depth`. Every round starts there again: what it writes to the cache,

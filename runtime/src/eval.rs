@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub use self::input::Input;
 use self::input::Sequence;
-use crate::{Draft, Engine, PlaceError, TextError};
+use crate::{Draft, Engine, PROPOSED_MAX, PlaceError, TextError};
 
 /// Why an evaluation was not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -240,7 +240,8 @@ pub fn generate_drafted<'a>(
 fn block(engine: &mut dyn Engine, start: u32, token: u32, most: u32) -> Result<Vec<u32>, BackendError> {
     let info = engine.info();
     let fits = info.drafter.as_ref().filter(|drafter| start.saturating_add(drafter.block) <= info.context);
-    let rows = (info.logit_rows - 1).min(info.batch_tokens - 1).min(most);
+    // No more can be taken back.
+    let rows = (info.logit_rows - 1).min(info.batch_tokens - 1).min(PROPOSED_MAX).min(most);
     let count = fits.map_or(0, |drafter| drafter.length_max().min(rows));
     if count == 0 {
         return Ok(Vec::new());

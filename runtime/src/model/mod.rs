@@ -267,9 +267,11 @@ where
             return 0;
         }
         let longest = |len: u32| self.recurrent.as_ref().map_or(len, |states| states.longest(slot, len));
-        let mut len = longest(len);
-        // One more position is computed again where a drafter needs what is given there and does not keep it.
-        if self.drafter.as_ref().is_some_and(|drafter| !drafter.goes_on(slot, len)) {
+        let asked = len;
+        let mut len = longest(asked);
+        // Where another token may follow than before, one more position is computed again if a drafter needs what is given
+        // there and does not keep it.
+        if len == asked && self.drafter.as_ref().is_some_and(|drafter| !drafter.goes_on(slot, len)) {
             len = longest(len - 1);
         }
         if self.rings.iter().all(|ring| whole(ring, len)) { len } else { 0 }
