@@ -88,7 +88,7 @@ fn all(spec: &Spec, load: &LoadOptions, options: &GenerateOptions, how: Speculat
 }
 
 fn load(backend: BackendChoice, batch_tokens: u32) -> LoadOptions {
-    LoadOptions { slots: 3, batch_tokens, threads: Some(2), backend, ..LoadOptions::default() }
+    LoadOptions { slots: 3, batch_tokens, threads: Some(1), backend, ..LoadOptions::default() }
 }
 
 /// How many tokens were proposed.
