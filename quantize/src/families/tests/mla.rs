@@ -1,7 +1,7 @@
 use muse_format::{Indexer, LatentAttention, Mixer, Sparse, Spec};
 use serde_json::{Map, Value, json};
 
-use super::{base, checkpoint, spec, with};
+use super::{base, checkpoint, refused, spec, with};
 use crate::checkpoint::ImportError;
 use crate::families::{Blocks, Imported, Origin, Pairs, Rows, Transform, import};
 
@@ -70,14 +70,7 @@ fn what_is_not_implemented_is_refused_with_its_key() {
         ("hidden_act", json!("gelu")),
         ("index_topk", json!(8)),
     ];
-    let mut failures = Vec::new();
-    for (key, value) in cases {
-        match spec(flash(&json!({ key: value }))) {
-            Err(ImportError::Config { key: named, .. }) if named == key => {}
-            other => failures.push(format!("{key} = {value}: {other:?}")),
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    refused("", &cases, flash);
     let mut absent = flash(&json!({}));
     absent.remove("q_lora_rank");
     assert!(matches!(spec(absent), Err(ImportError::Config { key, .. }) if key == "q_lora_rank"));
@@ -204,14 +197,7 @@ fn other_choices_of_positions_are_refused_with_their_key() {
         ("index_head_dim", json!(null)),
         ("head_dim", json!(64)),
     ];
-    let mut failures = Vec::new();
-    for (key, value) in cases {
-        match spec(sparse(&json!({ key: value }))) {
-            Err(ImportError::Config { key: named, .. }) if named == key => {}
-            other => failures.push(format!("{key} = {value}: {other:?}")),
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    refused("", &cases, sparse);
     // A first layer has none before it, and fewer numbers than are rotated are no head.
     for (key, value) in [("index_topk_pattern", json!("SFFFFF")), ("index_head_dim", json!(5))] {
         let error = spec(sparse(&json!({ key: value }))).expect_err(key).to_string();

@@ -131,6 +131,20 @@ fn checkpoint(config: Map<String, Value>, tensors: &[(&str, usize, usize)]) -> C
     }
 }
 
+/// Asks that each of `cases`, a key with a value in what `config` makes of changes, is refused by the key's name under
+/// `part`. A value of a key with a dot is that of what stands before it.
+fn refused(part: &str, cases: &[(&str, Value)], config: impl Fn(&Value) -> Map<String, Value>) {
+    let mut failures = Vec::new();
+    for (key, value) in cases {
+        let (outer, _) = key.split_once('.').unwrap_or((key, ""));
+        match spec(config(&json!({ outer: value }))) {
+            Err(ImportError::Config { key: named, .. }) if named == format!("{part}{key}") => {}
+            other => failures.push(format!("{key} = {value}: {other:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 /// The spec of a config, before its tensors are looked for.
 fn spec(config: Map<String, Value>) -> Result<Spec, ImportError> {
     let checkpoint = checkpoint(config, &[]);
