@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::Board;
+use crate::files::number;
 
 impl Board {
     /// Kernel numbers of the cores that should work on a model, ascending; never empty. `root` is `/`; a folder in
@@ -22,10 +23,7 @@ impl Board {
             return named;
         }
         let cores: Vec<_> = online.iter().copied().filter(|core| is_first_thread(&cpus, *core)).collect();
-        let capacity = |core: usize| {
-            let text = fs::read_to_string(cpus.join(format!("cpu{core}/cpu_capacity"))).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
+        let capacity = |core: usize| number(&cpus.join(format!("cpu{core}/cpu_capacity")));
         let highest = cores.iter().map(|core| capacity(*core)).max().flatten();
         let fast: Vec<_> = cores.into_iter().filter(|core| capacity(*core) == highest).collect();
         if fast.is_empty() { online } else { fast }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::files::number;
+
 /// A release of Jetson Linux (L4T).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
@@ -81,10 +83,6 @@ pub struct Clock {
     pub allowed: u64,
     /// What the chip has.
     pub most: u64,
-}
-
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Names of what a folder of `/sys` holds, sorted.

@@ -20,6 +20,7 @@
 mod budget;
 mod cores;
 mod detect;
+mod files;
 pub mod jetson;
 mod memory;
 mod profile;

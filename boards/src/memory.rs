@@ -1,5 +1,7 @@
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::files::number;
 
 /// The file names of one generation of memory control groups.
 struct Cgroup {
@@ -56,9 +58,8 @@ impl Cgroup {
     }
 
     fn room_in(&self, folder: &Path) -> Option<u64> {
-        let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-        let limit = number(folder.join(self.limit))?; // "max" is no number: no limit
-        let used = number(folder.join(self.usage)).unwrap_or(0);
+        let limit = number(&folder.join(self.limit))?; // "max" is no number: no limit
+        let used = number(&folder.join(self.usage)).unwrap_or(0);
         let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
         let values = stat.lines().filter_map(|line| {
             let (key, value) = line.split_once(' ')?;
@@ -72,19 +73,10 @@ impl Cgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::machine;
 
     const GIB: u64 = 1 << 30;
     const MEMINFO: &str = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB\n";
-
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
 
     #[test]
     fn what_is_free_is_the_least_of_machine_and_control_groups() {

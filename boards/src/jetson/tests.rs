@@ -1,16 +1,7 @@
 use super::*;
+use crate::files::machine;
 
 type Files = &'static [(&'static str, &'static str)];
-
-fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (path, text) in files {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    root
-}
 
 const AGX_ORIN: Files = &[
     (
