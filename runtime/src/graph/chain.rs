@@ -154,8 +154,7 @@ pub fn propose_chain<B: Backend>(
     drafter::layers(backend, spec, w, state, spans, rows)?;
     let State { x, y, picked, .. } = state;
     backend.rms_norm(y, x, &w.norm, rows, eps)?;
-    let head = of_target.head.as_ref().unwrap_or(&of_target.embed);
-    backend.linear(y, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
+    backend.linear(y, rows, &mut [Linear { out: logits, weight: of_target.output(), bias: None }])?;
     backend.rms_norm(x, y, &w.read_norm, rows, eps)?;
     lay(backend, pairs, x, picked, [rows, 1], dim)
 }

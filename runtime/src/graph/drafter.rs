@@ -84,8 +84,7 @@ pub fn propose<B: Backend>(
     let State { x, y, .. } = state;
     backend.gather(y, x, wanted, dim)?;
     backend.rms_norm_in_place(y, &w.norm, wanted.len(), eps)?;
-    let head = of_target.head.as_ref().unwrap_or(&of_target.embed);
-    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: head, bias: None }])
+    backend.linear(y, wanted.len(), &mut [Linear { out: logits, weight: of_target.output(), bias: None }])
 }
 
 /// Takes `state.x`, `rows` rows that are those of `spans`, through all layers.

@@ -128,8 +128,7 @@ pub fn forward<B: Backend>(
         return Ok(());
     }
     let State { x, logits, .. } = state;
-    let head = weights.head.as_ref().unwrap_or(&weights.embed);
-    backend.linear(x, rows, &mut [Linear { out: logits, weight: head, bias: None }])?;
+    backend.linear(x, rows, &mut [Linear { out: logits, weight: weights.output(), bias: None }])?;
     let len = rows * spec.vocab as usize;
     backend.scale_and_cap(logits, len, spec.logit_scale, spec.logit_softcap)
 }

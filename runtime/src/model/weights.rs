@@ -13,6 +13,13 @@ pub struct Weights<W> {
     pub head: Option<W>, // (vocab, dim); none where the embedding is the head
 }
 
+impl<W> Weights<W> {
+    /// What makes logits.
+    pub fn output(&self) -> &W {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+}
+
 /// The weights of a drafter, which takes table and head from its target.
 pub struct DrafterWeights<W> {
     pub into: Affine<W>,       // (dim, layers read * dim), or (dim, 2 * dim)
