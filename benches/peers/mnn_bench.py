@@ -5,26 +5,15 @@ Needs MNN from PyPI; -m is the exported config.json. Decode is one call of forwa
 loop (128 and 129 tokens/s on a Zen 4) and ends with no end token.
 """
 
-import argparse
-import json
 import os
 import random
 import time
 
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-m", required=True, metavar="CONFIG")
-    parser.add_argument("-p", type=int, default=512, metavar="TOKENS")
-    parser.add_argument("-n", type=int, default=128, metavar="TOKENS")
-    parser.add_argument("-t", type=int, required=True, metavar="THREADS")
-    parser.add_argument("-r", type=int, default=2, metavar="REPETITIONS")
-    parser.add_argument("-o", choices=["json"], default="json")
-    return parser.parse_args()
+import llama_bench
 
 
 def main():
-    a = arguments()
+    a = llama_bench.arguments(__doc__, "CONFIG")
     # MNN writes of its own on the standard output, as soon as it is there.
     out = os.dup(1)
     os.dup2(2, 1)
@@ -36,11 +25,6 @@ def main():
 
     def tokens(count):
         return [random.randrange(1000, 40000) for _ in range(count)]
-
-    def row(n_prompt, n_gen, rate):
-        rates = [rate() for _ in range(a.r + 1)][1:]  # the first warms up
-        return {"build_commit": "MNN", "build_number": "mnn", "n_threads": a.t,
-                "n_prompt": n_prompt, "n_gen": n_gen, "avg_ts": sum(rates) / len(rates), "samples_ts": rates}
 
     def prefill():
         model.reset()
@@ -61,12 +45,7 @@ def main():
             model.forward([token])
         return a.n / (time.perf_counter() - began)
 
-    rows = []
-    if a.p:
-        rows.append(row(a.p, 0, prefill))
-    if a.n:
-        rows.append(row(0, a.n, decode))
-    os.write(out, json.dumps(rows).encode())
+    os.write(out, llama_bench.report(a, ("MNN", "mnn"), prefill, decode).encode())
 
 
 main()
