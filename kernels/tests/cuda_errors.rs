@@ -2,8 +2,9 @@
 //! is found once. `scripts/cuda.sh` runs this on the emulated driver, which reads `MUSE_EMULATOR`.
 #![cfg(feature = "cuda")]
 
-use std::process::Command;
+mod child;
 
+use child::{child, outcomes};
 use muse_kernels::{Backend, BackendError, CudaBackend, Linear, Tensor};
 
 /// Opens a device, multiplies on it and reads the product.
@@ -22,7 +23,7 @@ fn multiply() -> Result<Vec<f32>, BackendError> {
 
 #[test]
 #[ignore = "the process that `each_fault_has_its_error` starts"]
-fn child() {
+fn multiplied() {
     match multiply() {
         Ok(product) => println!("outcome: {product:?}"),
         Err(error) => println!("outcome: {error}"),
@@ -36,19 +37,15 @@ fn report() {
 }
 
 fn outcome(faults: &str, with_driver: bool) -> String {
-    outcome_of("child", faults, with_driver)
+    outcome_of("multiplied", faults, with_driver)
 }
 
 fn outcome_of(test: &str, faults: &str, with_driver: bool) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]).env("MUSE_EMULATOR", faults);
+    let mut child = child(test, faults);
     if !with_driver {
-        command.env("LD_LIBRARY_PATH", "");
+        child.env("LD_LIBRARY_PATH", "");
     }
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{faults}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text.split("outcome: ").nth(1).unwrap().lines().next().unwrap().to_owned()
+    outcomes(child).remove(0)
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! the emulated driver of `scripts/cuda.sh`.
 #![cfg(feature = "cuda")]
 
-use std::process::Command;
+mod child;
 
+use child::{child, outcomes};
 use muse_kernels::{Backend, BackendError, CudaBackend, CudaMemory, Linear, Tensor};
 
 fn free() -> u64 {
@@ -15,7 +16,7 @@ fn free() -> u64 {
 
 #[test]
 #[ignore = "the process that `weights_share_memory_that_is_taken_whole_or_not_at_all` starts"]
-fn child() {
+fn alone() {
     let before = free();
     let mut cuda = CudaBackend::new().unwrap();
     // The last is longer than the emulated device has.
@@ -48,9 +49,5 @@ fn child() {
 
 #[test]
 fn weights_share_memory_that_is_taken_whole_or_not_at_all() {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture"]);
-    let output = command.env("MUSE_EMULATOR", "integrated=0 memory=8000000").output().unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(output.status.success() && text[0].contains("outcome: as expected"), "{text:?}");
+    assert_eq!(outcomes(child("alone", "integrated=0 memory=8000000")), ["as expected"]);
 }

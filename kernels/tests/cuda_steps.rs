@@ -2,8 +2,9 @@
 //! emulated one of `scripts/cuda.sh`; faults each in a process of its own, with `MUSE_EMULATOR` for that one.
 #![cfg(feature = "cuda")]
 
-use std::process::Command;
+mod child;
 
+use child::{child, outcomes};
 use muse_kernels::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CudaBackend, CudaBuffer, CudaCache,
     CudaWeight, Linear, Span, Step, Tensor,
@@ -198,7 +199,7 @@ fn a_graph_is_no_way_around_the_table() {
 
 #[test]
 #[ignore = "the process that `faults_of_graphs_are_named_and_stay_with_their_backend` starts"]
-fn child() {
+fn alone() {
     let mut both = [Tiny::new().unwrap(), Tiny::new().unwrap()];
     let expected: Vec<_> = {
         let mut plain = Tiny::new().unwrap();
@@ -248,13 +249,6 @@ fn faults_of_graphs_are_named_and_stay_with_their_backend() {
             ],
         ),
     ] {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MUSE_EMULATOR", plan);
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{plan}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        let outcomes: Vec<_> =
-            text.split("outcome: ").skip(1).map(|rest| rest.lines().next().unwrap().to_owned()).collect();
-        assert_eq!(outcomes, expected, "{plan}");
+        assert_eq!(outcomes(child("alone", plan)), expected, "{plan}");
     }
 }

@@ -2,10 +2,11 @@
 //! `scripts/cuda.sh`.
 #![cfg(feature = "cuda")]
 
+#[path = "../../kernels/tests/child/mod.rs"]
+mod child;
 mod support;
 
-use std::process::Command;
-
+use child::{child, outcomes};
 use muse_format::Layout;
 use muse_kernels::CudaMemory;
 use muse_runtime::{BackendChoice, LoadOptions, Mapped, load_mapped};
@@ -30,7 +31,7 @@ fn bytes_stay(mapped: Mapped, options: &LoadOptions) {
 
 #[test]
 #[ignore = "the process that the other tests start"]
-fn child() {
+fn alone() {
     let file = write(&plain(), Layout::Q8 { group: 32 }, 11);
     let mapped = Mapped::open(&file.path).unwrap();
     let options = LoadOptions { backend: BackendChoice::Cuda, batch_tokens: 16, ..LoadOptions::default() };
@@ -60,12 +61,7 @@ fn child() {
 }
 
 fn outcome(plan: &str) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MUSE_EMULATOR", plan);
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{plan}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text.split("outcome: ").nth(1).unwrap().lines().next().unwrap().to_owned()
+    outcomes(child("alone", plan)).remove(0)
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! own, with `MUSE_EMULATOR` for the emulated driver of `scripts/cuda.sh`.
 #![cfg(feature = "cuda")]
 
+#[path = "../../kernels/tests/child/mod.rs"]
+mod child;
 mod support;
 
-use std::process::Command;
 use std::thread;
 
+use child::{child, outcomes};
 use muse_format::{Layout, Spec};
 use muse_kernels::{BackendError, Span};
 use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
@@ -85,7 +87,7 @@ fn talk(spec: &Spec, layout: Layout) -> Result<u64, BackendError> {
 
 #[test]
 #[ignore = "the process that the other tests start"]
-fn child() {
+fn alone() {
     for (name, spec) in models() {
         let layout = if name == "mixture" { Layout::Q4 { group: 32 } } else { Layout::F32 };
         match talk(&spec, layout) {
@@ -117,18 +119,9 @@ fn two_engines() {
     }
 }
 
-fn outcomes(test: &str, plan: &str) -> Vec<String> {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]).env("MUSE_EMULATOR", plan);
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{plan}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text.split("outcome: ").skip(1).map(|rest| rest.lines().next().unwrap().to_owned()).collect()
-}
-
 #[test]
 fn cuda_graphs_say_what_launches_one_by_one_do() {
-    let started = ["", "capture=0", "graphs=0"].map(|plan| thread::spawn(|| outcomes("child", plan)));
+    let started = ["", "capture=0", "graphs=0"].map(|plan| thread::spawn(|| outcomes(child("alone", plan))));
     let [graphs, plain, refused] = started.map(|process| process.join().unwrap());
     assert_eq!(graphs, plain);
     // Which of them are graphs: recurrent layers, and those that choose positions, run launch by launch.
@@ -147,6 +140,6 @@ fn cuda_graphs_say_what_launches_one_by_one_do() {
 fn a_cuda_graph_that_fails_is_the_error_of_its_engine_alone() {
     // Each engine's second step and those behind it are graphs.
     let expected = ["1 at 2: CUDA: cuGraphLaunch failed: CUDA_ERROR_OUT_OF_MEMORY"];
-    assert_eq!(outcomes("two_engines", "graph_memory=4"), expected);
-    assert!(outcomes("two_engines", "").is_empty());
+    assert_eq!(outcomes(child("two_engines", "graph_memory=4")), expected);
+    assert!(outcomes(child("two_engines", "")).is_empty());
 }
