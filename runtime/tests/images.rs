@@ -3,10 +3,10 @@
 mod support;
 
 use muse_format::{Layout, Spec, Vision};
-use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, Medium, eval, load_mapped, plan,
 };
+use support::perceived::{engine_of, logits, perceive_the_same};
 use support::{Rng, byte_text, difference, plain, seeing, seeing_jointly, seeing_with_a_class, write};
 
 /// 3, 1 and 12 tokens, with text around them and without.
@@ -33,26 +33,6 @@ fn engine(layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn 
     engine_of(&seeing(), layout, backend, batch_tokens)
 }
 
-fn engine_of(spec: &Spec, layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
-    let file = write(spec, layout, 5);
-    let mapped = Mapped::open(&file.path).unwrap();
-    let options = LoadOptions {
-        batch_tokens,
-        backend,
-        threads: Some(2),
-        cache: Some(CacheDtype::F32),
-        ..LoadOptions::default()
-    };
-    load_mapped(&mapped, &options, byte_text(70)).unwrap()
-}
-
-fn logits(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> Vec<f32> {
-    let mut rows = Vec::new();
-    eval::every_position(engine, eval::Input { tokens, media }, |_, row| rows.extend_from_slice(row))
-        .unwrap();
-    rows
-}
-
 #[test]
 fn steps_and_backends_see_the_same() {
     use BackendChoice::{Cpu, Reference};
@@ -71,18 +51,8 @@ fn see_the_same(others: &[(BackendChoice, u32)]) {
     let tokens = prompt(&mut Rng(2));
     let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
     for spec in [seeing(), seeing_jointly(), seeing_with_a_class()] {
-        let engine = |layout, backend, batch| engine_of(&spec, layout, backend, batch);
         let Vision { joint, class, .. } = *spec.vision.as_ref().unwrap();
-        // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
-        for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
-            let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &images);
-            for (backend, batch) in others.iter().copied() {
-                let actual = logits(&mut *engine(layout, backend, batch), &tokens, &images);
-                let (error, deviation) = difference(&actual, &expected);
-                let case = format!("{layout} {backend:?} {batch}, joint: {joint}, class: {class}");
-                assert!(error <= bound * deviation, "{case}: {error} of {deviation}");
-            }
-        }
+        perceive_the_same(&spec, &tokens, &images, others, &format!("joint: {joint}, class: {class}"));
     }
 }
 

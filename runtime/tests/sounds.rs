@@ -3,10 +3,10 @@
 mod support;
 
 use muse_format::Layout;
-use muse_kernels::CacheDtype;
 use muse_runtime::{
     BackendChoice, Engine, Image, LoadOptions, Mapped, Medium, Sound, SoundError, eval, load_mapped, plan,
 };
+use support::perceived::{engine_of, logits, perceive_the_same};
 use support::{Rng, byte_text, difference, hearing, plain, write};
 
 /// Tokens that stand for a vector of a sound and of an image.
@@ -37,23 +37,7 @@ fn prompt() -> (Vec<u32>, Vec<Medium>) {
 }
 
 fn engine(layout: Layout, backend: BackendChoice, batch_tokens: u32) -> Box<dyn Engine> {
-    let file = write(&hearing(), layout, 5);
-    let mapped = Mapped::open(&file.path).unwrap();
-    let options = LoadOptions {
-        batch_tokens,
-        backend,
-        threads: Some(2),
-        cache: Some(CacheDtype::F32),
-        ..LoadOptions::default()
-    };
-    load_mapped(&mapped, &options, byte_text(70)).unwrap()
-}
-
-fn logits(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> Vec<f32> {
-    let mut rows = Vec::new();
-    eval::every_position(engine, eval::Input { tokens, media }, |_, row| rows.extend_from_slice(row))
-        .unwrap();
-    rows
+    engine_of(&hearing(), layout, backend, batch_tokens)
 }
 
 #[test]
@@ -72,15 +56,7 @@ fn the_cuda_backend_hears_the_same() {
 /// What the reference hears in one step, of these backends and rows a step.
 fn hear_the_same(others: &[(BackendChoice, u32)]) {
     let (tokens, media) = prompt();
-    // Quantized activations may tip to the next integer, a 127th of the largest, here and there.
-    for (layout, bound) in [(Layout::F32, 1e-4), (Layout::Bf16, 1e-4), (Layout::Q8 { group: 32 }, 0.1)] {
-        let expected = logits(&mut *engine(layout, BackendChoice::Reference, 64), &tokens, &media);
-        for (backend, batch) in others.iter().copied() {
-            let actual = logits(&mut *engine(layout, backend, batch), &tokens, &media);
-            let (error, deviation) = difference(&actual, &expected);
-            assert!(error <= bound * deviation, "{layout} {backend:?} {batch}: {error} of {deviation}");
-        }
-    }
+    perceive_the_same(&hearing(), &tokens, &media, others, "sounds");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod naive;
 mod naive_delta_net;
 mod naive_latent;
+pub mod perceived;
 
 use std::fs::File;
 use std::path::PathBuf;
