@@ -228,27 +228,30 @@ impl Attend {
             scores[..at.start].fill(0.0);
             scores[at.end..used.len()].fill(0.0);
             let weights = &mut scores[at.clone()];
-            if let Some(scales) = block.scales {
-                self.elementwise.multiply(weights, &scales.keys[seen.start - begin..seen.end - begin]);
-            }
-            // The largest score is that of the largest product, unless something else comes between.
-            let mut scale = shape.scale;
-            if shape.softcap.is_some() || scale.is_nan() || scale <= 0.0 {
-                self.elementwise.scale_and_cap(weights, scale, shape.softcap);
-                scale = 1.0;
-            }
-            if let Some(chosen) = chosen {
-                hide_others(weights, chosen, seen.start);
-            }
+            let scales = block
+                .scales
+                .map(|scales| [&scales.keys[seen.start - begin..seen.end - begin], &scales.values[at]]);
             let before = queries.max[n];
-            let max = (scale * self.elementwise.max(weights)).max(before);
-            decay[n] = if before == f32::NEG_INFINITY { 0.0 } else { (before - max).exp() };
-            let sum = self.elementwise.exp_and_sum(weights, scale, max);
+            let max = &mut queries.max[n];
+            // The order of scores is that of products, unless something comes between.
+            let sum = if shape.softcap.is_none() && chosen.is_none() && shape.scale > 0.0 {
+                self.elementwise.weigh(weights, scales, shape.scale, max)
+            } else {
+                if let Some([keys, _]) = scales {
+                    self.elementwise.multiply(weights, keys);
+                }
+                self.elementwise.scale_and_cap(weights, shape.scale, shape.softcap);
+                if let Some(chosen) = chosen {
+                    hide_others(weights, chosen, seen.start);
+                }
+                let sum = self.elementwise.weigh(weights, None, 1.0, max);
+                if let Some([_, values]) = scales {
+                    self.elementwise.multiply(weights, values);
+                }
+                sum
+            };
+            decay[n] = if before == *max { 1.0 } else { (before - *max).exp() };
             queries.total[n] = queries.total[n] * decay[n] + sum;
-            queries.max[n] = max;
-            if let Some(scales) = block.scales {
-                self.elementwise.multiply(weights, &scales.values[at]);
-            }
         }
         let (out, scores) = (&mut queries.out[..count], &scores[..count]);
         // SAFETY: as above.

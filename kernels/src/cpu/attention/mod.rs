@@ -20,6 +20,7 @@ pub(super) use self::attend::Attend;
 pub(super) use self::choose::Ranking;
 pub(super) use self::rotated::Rotated;
 pub(super) use self::work::{Work, partial_bytes, partial_len};
+use super::elementwise::SCORES;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::features::Level;
 use super::variant::Variant;
@@ -42,7 +43,7 @@ mod tests;
 mod work;
 
 /// Positions whose scores are held at once.
-const BLOCK: usize = 128;
+const BLOCK: usize = SCORES;
 /// Most queries of one unit of work, and of one kernel call, where rounding a block for all of them is worth much.
 const QUERIES: usize = 96;
 /// Most where it is not, or units would be too few: what 6, 4, 3 and 2 divide, and whose scores fit the first cache.

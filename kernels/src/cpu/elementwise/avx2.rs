@@ -5,7 +5,7 @@ use muse_format::Activation;
 use super::{Kernel, portable};
 
 pub(super) const KERNEL: Kernel =
-    Kernel { glu, exp_and_sum, scale_and_cap, add, multiply, add_products, max, rms_norm, layer_norm };
+    Kernel { glu, weigh, scale_and_cap, add, multiply, add_products, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -13,8 +13,8 @@ fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn exp_and_sum(x: &mut [f32], scale: f32, max: f32) -> f32 {
-    portable::exp_and_sum::<true>(x, scale, max)
+fn weigh(x: &mut [f32], scales: Option<[&[f32]; 2]>, scale: f32, max: &mut f32) -> f32 {
+    portable::weigh::<true>(x, scales, scale, max)
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -35,11 +35,6 @@ fn multiply(x: &mut [f32], y: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 fn add_products(x: &mut [f32], y: &[f32], z: &[f32]) {
     portable::add_products::<true>(x, y, z);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn max(x: &[f32]) -> f32 {
-    portable::max(x)
 }
 
 #[target_feature(enable = "avx2,fma")]

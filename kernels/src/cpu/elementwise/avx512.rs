@@ -1,5 +1,5 @@
-//! The portable loops, inlined here and so compiled for 512-bit registers; exponentials by hand, since rows of scores are
-//! short: a mask takes what is left of a vector, `vscalefps` multiplies by a power of two.
+//! The portable loops, inlined here and so compiled for 512-bit registers; weights of scores by hand, which stay in
+//! registers; `vscalefps` multiplies by a power of two.
 
 #[allow(clippy::wildcard_imports)] // intrinsics
 use std::arch::x86_64::*;
@@ -7,11 +7,10 @@ use std::f32::consts::LOG2_E;
 
 use muse_format::Activation;
 
-use super::{Kernel, portable};
-use crate::cpu::load_x86::load_some;
+use super::{Kernel, SCORES, portable};
 
 pub(super) const KERNEL: Kernel =
-    Kernel { glu, exp_and_sum, scale_and_cap, add, multiply, add_products, max, rms_norm, layer_norm };
+    Kernel { glu, weigh, scale_and_cap, add, multiply, add_products, rms_norm, layer_norm };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
@@ -19,19 +18,60 @@ fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn exp_and_sum(x: &mut [f32], scale: f32, max: f32) -> f32 {
-    let (scale, max) = (_mm512_set1_ps(scale), _mm512_set1_ps(max));
-    let mut sums = _mm512_setzero_ps();
-    for x in x.chunks_mut(16) {
-        let mask = u16::MAX >> (16 - x.len());
-        // SAFETY: the mask has as many bits as `x` has elements.
-        unsafe {
-            let power = exp(_mm512_fmsub_ps(load_some(x.as_ptr(), 0, mask), scale, max));
-            _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, power);
-            sums = _mm512_mask_add_ps(sums, mask, sums, power);
+fn weigh(x: &mut [f32], scales: Option<[&[f32]; 2]>, scale: f32, max: &mut f32) -> f32 {
+    if let Ok(block) = x.try_into() {
+        return weigh_block(block, scales.map(|scales| scales.map(|s| s.try_into().unwrap())), scale, max);
+    }
+    // What is behind the scores weighs nothing.
+    let mut block = [f32::NEG_INFINITY; SCORES];
+    block[..x.len()].copy_from_slice(x);
+    let padded = scales.map(|scales| {
+        scales.map(|s| {
+            let mut padded = [1.0; SCORES];
+            padded[..s.len()].copy_from_slice(s);
+            padded
+        })
+    });
+    let sum = weigh_block(&mut block, padded.as_ref().map(|[k, v]| [k, v]), scale, max);
+    x.copy_from_slice(&block[..x.len()]);
+    sum
+}
+
+/// [`weigh`] of a whole block, which is read and written once.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn weigh_block(x: &mut [f32; SCORES], scales: Option<[&[f32; SCORES]; 2]>, scale: f32, max: &mut f32) -> f32 {
+    let (scores, []) = x.as_chunks_mut::<16>() else { unreachable!("128 are 8 by 16") };
+    let scales = scales.map(|scales| scales.map(|s| s.as_chunks::<16>().0));
+    let mut powers = [_mm512_setzero_ps(); SCORES / 16];
+    let mut largest = _mm512_set1_ps(f32::NEG_INFINITY);
+    for (i, power) in powers.iter_mut().enumerate() {
+        *power = load(&scores[i]);
+        if let Some([keys, _]) = scales {
+            *power = _mm512_mul_ps(*power, load(&keys[i]));
         }
+        // Where the first operand is no number the second one is what comes out.
+        largest = _mm512_max_ps(*power, largest);
+    }
+    *max = max.max(scale * _mm512_reduce_max_ps(largest));
+    let (scale, max) = (_mm512_set1_ps(scale), _mm512_set1_ps(*max));
+    let mut sums = _mm512_setzero_ps();
+    for (i, power) in powers.iter_mut().enumerate() {
+        *power = exp(_mm512_fmsub_ps(*power, scale, max));
+        sums = _mm512_add_ps(sums, *power);
+        if let Some([_, values]) = scales {
+            *power = _mm512_mul_ps(*power, load(&values[i]));
+        }
+        // SAFETY: 16 numbers are 64 bytes; an unaligned store.
+        unsafe { _mm512_storeu_ps(scores[i].as_mut_ptr(), *power) };
     }
     _mm512_reduce_add_ps(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(x: &[f32; 16]) -> __m512 {
+    // SAFETY: 16 numbers are 64 bytes; an unaligned load.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 /// As the portable one.
@@ -72,11 +112,6 @@ fn multiply(x: &mut [f32], y: &[f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn add_products(x: &mut [f32], y: &[f32], z: &[f32]) {
     portable::add_products::<true>(x, y, z);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn max(x: &[f32]) -> f32 {
-    portable::max(x)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]

@@ -21,6 +21,12 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+/// Most scores that become weights at once: 8 vectors of 16, which stay in registers meanwhile.
+pub(super) const SCORES: usize = 128;
+
+/// See [`Elementwise::weigh`].
+type Weigh = unsafe fn(x: &mut [f32], scales: Option<[&[f32]; 2]>, scale: f32, max: &mut f32) -> f32;
+
 /// The loops, compiled for one set of instructions.
 ///
 /// # Safety
@@ -28,8 +34,8 @@ mod tests;
 pub(super) struct Kernel {
     /// `gate = activation(gate) * up`
     glu: unsafe fn(gate: &mut [f32], up: &[f32], activation: Activation),
-    /// `x = exp(scale * x - max)`; returns the sum.
-    exp_and_sum: unsafe fn(x: &mut [f32], scale: f32, max: f32) -> f32,
+    /// As [`Elementwise::weigh`].
+    weigh: Weigh,
     /// `x = soft_cap(scale * x)`
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
     /// `x = x + y`
@@ -38,8 +44,6 @@ pub(super) struct Kernel {
     multiply: unsafe fn(x: &mut [f32], y: &[f32]),
     /// `x = x + y * z`
     add_products: unsafe fn(x: &mut [f32], y: &[f32], z: &[f32]),
-    /// The largest element; minus infinity for none.
-    max: unsafe fn(x: &[f32]) -> f32,
     /// `x = x * weight / sqrt(mean(x^2) + eps)`
     rms_norm: unsafe fn(x: &mut [f32], weight: &[f32], eps: f32),
     /// `x = weight * (x - mean(x)) / sqrt(variance(x) + eps) + bias`
@@ -89,10 +93,17 @@ impl Elementwise {
         x.chunks_mut(ONES.len()).for_each(|x| self.glu(x, &ONES[..x.len()], activation));
     }
 
-    /// `x[i] = exp(scale * x[i] - max)`, where no `scale * x` is above `max`; returns the sum.
-    pub(super) fn exp_and_sum(self, x: &mut [f32], scale: f32, max: f32) -> f32 {
+    /// Makes weights of a query's scores, a step of an online softmax: `x[i] = exp(scale * k[i] * x[i] - max) * v[i]`, where
+    /// `scales` are `[k, v]`, 1 where there are none. `max` becomes the largest of itself and all `scale * k * x`, NaN left
+    /// out. Returns the sum of the exponentials, each within 2 units in the last place of its argument's. The scale is
+    /// above 0.
+    ///
+    /// # Panics
+    /// If there are more than [`SCORES`], or other numbers of scales.
+    pub(super) fn weigh(self, x: &mut [f32], scales: Option<[&[f32]; 2]>, scale: f32, max: &mut f32) -> f32 {
+        assert!(x.len() <= SCORES && scales.iter().flatten().all(|s| s.len() == x.len()));
         // SAFETY: as in `glu`.
-        unsafe { (self.0.get().exp_and_sum)(x, scale, max) }
+        unsafe { (self.0.get().weigh)(x, scales, scale, max) }
     }
 
     /// `x[i] += y[i]`
@@ -120,12 +131,6 @@ impl Elementwise {
     pub(super) fn scale_and_cap(self, x: &mut [f32], scale: f32, softcap: Option<f32>) {
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().scale_and_cap)(x, scale, softcap) }
-    }
-
-    /// The largest element, NaN left out; minus infinity for none.
-    pub(super) fn max(self, x: &[f32]) -> f32 {
-        // SAFETY: as in `glu`.
-        unsafe { (self.0.get().max)(x) }
     }
 
     /// Normalises one row in place.

@@ -11,12 +11,11 @@ const FUSED: bool = cfg!(target_arch = "aarch64");
 
 pub(super) const KERNEL: Kernel = Kernel {
     glu: glu::<FUSED>,
-    exp_and_sum: exp_and_sum::<FUSED>,
+    weigh: weigh::<FUSED>,
     scale_and_cap: scale_and_cap::<FUSED>,
     add,
     multiply,
     add_products: add_products::<FUSED>,
-    max,
     rms_norm,
     layer_norm,
 };
@@ -109,11 +108,25 @@ fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn exp_and_sum<const FUSED: bool>(x: &mut [f32], scale: f32, max: f32) -> f32 {
-    for x in x.iter_mut() {
-        *x = exp::<FUSED>(add_product::<FUSED>(scale, *x, -max));
+pub(super) fn weigh<const FUSED: bool>(
+    x: &mut [f32],
+    scales: Option<[&[f32]; 2]>,
+    scale: f32,
+    max: &mut f32,
+) -> f32 {
+    if let Some([keys, _]) = scales {
+        multiply(x, keys);
     }
-    sum_of(x, |x| x)
+    // The largest score is that of the largest product.
+    *max = max.max(scale * largest(x));
+    for x in x.iter_mut() {
+        *x = exp::<FUSED>(add_product::<FUSED>(scale, *x, -*max));
+    }
+    let sum = sum_of(x, |x| x);
+    if let Some([_, values]) = scales {
+        multiply(x, values);
+    }
+    sum
 }
 
 #[inline(always)]
@@ -147,8 +160,9 @@ pub(super) fn add_products<const FUSED: bool>(x: &mut [f32], y: &[f32], z: &[f32
     }
 }
 
+/// The largest element, NaN left out; minus infinity for none.
 #[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
+fn largest(x: &[f32]) -> f32 {
     let (chunks, tail) = x.as_chunks::<16>();
     let mut largest = [f32::NEG_INFINITY; 16];
     for chunk in chunks {

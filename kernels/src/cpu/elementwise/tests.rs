@@ -17,29 +17,93 @@ fn inputs() -> Vec<f32> {
 }
 
 #[test]
-fn exp_is_within_two_ulp_and_summed() {
+fn weights_are_exponentials_within_two_ulp_and_summed() {
     each(|name, elementwise| {
-        for max in [0.0, 89.0] {
-            let mut x: Vec<f32> = inputs().into_iter().filter(|x| *x <= max).collect();
-            let exact: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
-            let sum = elementwise.exp_and_sum(&mut x, 1.0, max);
-            for (actual, exact) in x.iter().zip(&exact) {
-                assert!(
-                    (f64::from(*actual) - exact).abs() <= 2.0 * ulp(*exact),
-                    "{name}: {actual}, not {exact}"
-                );
+        for top in [0.0, 89.0] {
+            let below: Vec<f32> = inputs().into_iter().filter(|x| *x <= top).collect();
+            // Whole blocks, and every shorter length.
+            let lens = (1..=SCORES).chain(std::iter::repeat(SCORES));
+            let mut rest = &below[..];
+            for len in lens {
+                let (x, after) = rest.split_at(len.min(rest.len()));
+                let mut actual = x.to_vec();
+                let mut max = top;
+                let sum = elementwise.weigh(&mut actual, None, 1.0, &mut max);
+                assert_eq!(max, top, "{name}");
+                let exact: Vec<f64> = x.iter().map(|x| f64::from(x - top).exp()).collect();
+                for (actual, exact) in actual.iter().zip(&exact) {
+                    let error = (f64::from(*actual) - exact).abs();
+                    assert!(error <= 2.0 * ulp(*exact), "{name}: {actual}, not {exact}");
+                }
+                let total: f64 = exact.iter().sum();
+                // Each of the terms errs by 2 ulp and each addition by half of one.
+                let bound = (2 + len) as f64 * f64::from(f32::EPSILON) * total + ulp(0.0) * len as f64;
+                assert!((f64::from(sum) - total).abs() <= bound, "{name}: {sum}, not {total}");
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
             }
-            let total: f64 = exact.iter().sum();
-            // Each of the terms errs by 2 ulp and each addition by half of one.
-            let bound = (2 + x.len()) as f64 * f64::from(f32::EPSILON) * total;
-            assert!((f64::from(sum) - total).abs() <= bound, "{name}: {sum}, not {total}");
         }
-        let mut halves = [-2.0, 4.0];
-        assert_eq!(elementwise.exp_and_sum(&mut halves, 0.5, 2.0), halves[0] + 1.0, "{name}");
-        elementwise.multiply(&mut halves, &[0.0, -3.0]);
-        assert_eq!(halves, [0.0, -3.0], "{name}");
-        let mut nan = [f32::NAN];
-        assert!(elementwise.exp_and_sum(&mut nan, 1.0, 0.0).is_nan(), "{name}");
+        assert!(elementwise.weigh(&mut [f32::NAN], None, 1.0, &mut 0.0).is_nan(), "{name}");
+    });
+}
+
+#[test]
+fn weights_are_scaled_before_and_after() {
+    each(|name, elementwise| {
+        for len in [1, 15, 16, 127, SCORES] {
+            let mut random = Random::new(len as u64);
+            let x = random.normal(len);
+            let [keys, values] =
+                [0; 2].map(|_| random.normal(len).iter().map(|x| x.abs()).collect::<Vec<_>>());
+            let mut actual = x.clone();
+            let mut max = f32::NEG_INFINITY;
+            let sum = elementwise.weigh(&mut actual, Some([&keys, &values]), 0.5, &mut max);
+            let scores: Vec<f64> =
+                x.iter().zip(&keys).map(|(x, k)| 0.5 * f64::from(*x) * f64::from(*k)).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert!((f64::from(max) - largest).abs() <= ulp(largest), "{name} {len}: {max}, not {largest}");
+            // Two ulp of the exponential, half of one for the last product, and what its argument errs by.
+            let each = |score: f64| 2.5 + 2.0 * (score.abs() + largest.abs());
+            let mut total = (0.0, 0.0);
+            for (i, score) in scores.iter().enumerate() {
+                let power = (score - largest).exp();
+                let exact = power * f64::from(values[i]);
+                let error = (f64::from(actual[i]) - exact).abs();
+                assert!(error <= each(*score) * ulp(exact), "{name} {len} {i}: {}, not {exact}", actual[i]);
+                total = (total.0 + power, total.1 + (each(*score) + len as f64) * ulp(power));
+            }
+            assert!((f64::from(sum) - total.0).abs() <= total.1, "{name} {len}: {sum}, not {total:?}");
+        }
+    });
+}
+
+#[test]
+fn the_largest_score_is_found_in_every_place() {
+    each(|name, elementwise| {
+        for len in [37, SCORES] {
+            for place in 0..len {
+                let mut x = vec![-3.0; len];
+                x[place] = -2.0;
+                x[(place + 1) % len] = f32::NAN;
+                let mut max = f32::NEG_INFINITY;
+                elementwise.weigh(&mut x, None, 1.0, &mut max);
+                assert_eq!(max, -2.0, "{name} {place} of {len}");
+            }
+        }
+        let mut max = 7.0;
+        elementwise.weigh(&mut [1.0], None, 1.0, &mut max);
+        assert_eq!(max, 7.0, "{name}: of an earlier block");
+    });
+}
+
+#[test]
+fn products_are_taken_in_place() {
+    each(|name, elementwise| {
+        let mut x = [0.5, 1.0];
+        elementwise.multiply(&mut x, &[0.0, -3.0]);
+        assert_eq!(x, [0.0, -3.0], "{name}");
     });
 }
 
@@ -156,18 +220,6 @@ fn rms_norm_agrees() {
                 let bound = (cols as f64 / 4.0 + 6.0) * f64::from(f32::EPSILON) * exact.abs();
                 assert!((f64::from(*actual) - exact).abs() <= bound, "{name} {cols}: {actual}, not {exact}");
             }
-        }
-    });
-}
-
-#[test]
-fn max_finds_every_place() {
-    each(|name, elementwise| {
-        assert_eq!(elementwise.max(&[]), f32::NEG_INFINITY);
-        for place in 0..37 {
-            let mut x = [-3.0; 37];
-            x[place] = -2.0;
-            assert_eq!(elementwise.max(&x), -2.0, "{name} {place}");
         }
     });
 }
