@@ -209,7 +209,9 @@ impl Attend {
     ) {
         let (count, used, begin) = (queries.count, &block.used, block.begin);
         let mut decay = [1.0; QUERIES];
-        let kernel = self.prompt.filter(|_| queries.prompt).unwrap_or(self.kernel).get();
+        let prompt = self.prompt.filter(|_| queries.prompt && K::COARSE);
+        let kernel = prompt.unwrap_or(self.kernel).get();
+        let weigh = if prompt.is_some() { Elementwise::weigh_coarsely } else { Elementwise::weigh };
         // SAFETY: a `Supported` exists only for a variant that this CPU can run.
         unsafe { K::scores(kernel)(&mut scores[..count], &queries.q[..count], block.keys) };
         for (n, scores) in scores.iter_mut().enumerate().take(count) {
@@ -235,7 +237,7 @@ impl Attend {
             let max = &mut queries.max[n];
             // The order of scores is that of products, unless something comes between.
             let sum = if shape.softcap.is_none() && chosen.is_none() && shape.scale > 0.0 {
-                self.elementwise.weigh(weights, scales, shape.scale, max)
+                weigh(self.elementwise, weights, scales, shape.scale, max)
             } else {
                 if let Some([keys, _]) = scales {
                     self.elementwise.multiply(weights, keys);
@@ -244,7 +246,7 @@ impl Attend {
                 if let Some(chosen) = chosen {
                     hide_others(weights, chosen, seen.start);
                 }
-                let sum = self.elementwise.weigh(weights, None, 1.0, max);
+                let sum = weigh(self.elementwise, weights, None, 1.0, max);
                 if let Some([_, values]) = scales {
                     self.elementwise.multiply(weights, values);
                 }

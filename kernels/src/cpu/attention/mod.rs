@@ -164,11 +164,14 @@ const PROMPT_VARIANTS: &[Variant<Kernel>] = &[
 
 /// A form of numbers that a cache may have.
 trait Element: Number {
+    /// Whether the rows of prompts may be rounded.
+    const COARSE: bool = true;
     fn scores(kernel: &Kernel) -> ScoresOf<Self>;
     fn mix(kernel: &Kernel) -> Mix<Self>;
 }
 
 impl Element for f32 {
+    const COARSE: bool = false;
     fn scores(kernel: &Kernel) -> ScoresOf<Self> {
         kernel.scores_f32
     }

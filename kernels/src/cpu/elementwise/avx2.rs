@@ -4,8 +4,17 @@ use muse_format::Activation;
 
 use super::{Kernel, portable};
 
-pub(super) const KERNEL: Kernel =
-    Kernel { glu, weigh, scale_and_cap, add, multiply, add_products, rms_norm, layer_norm };
+pub(super) const KERNEL: Kernel = Kernel {
+    glu,
+    weigh,
+    weigh_coarsely: weigh,
+    scale_and_cap,
+    add,
+    multiply,
+    add_products,
+    rms_norm,
+    layer_norm,
+};
 
 #[target_feature(enable = "avx2,fma")]
 fn glu(gate: &mut [f32], up: &[f32], activation: Activation) {

@@ -36,6 +36,8 @@ pub(super) struct Kernel {
     glu: unsafe fn(gate: &mut [f32], up: &[f32], activation: Activation),
     /// As [`Elementwise::weigh`].
     weigh: Weigh,
+    /// As [`Elementwise::weigh_coarsely`].
+    weigh_coarsely: Weigh,
     /// `x = soft_cap(scale * x)`
     scale_and_cap: unsafe fn(x: &mut [f32], scale: f32, softcap: Option<f32>),
     /// `x = x + y`
@@ -104,6 +106,20 @@ impl Elementwise {
         assert!(x.len() <= SCORES && scales.iter().flatten().all(|s| s.len() == x.len()));
         // SAFETY: as in `glu`.
         unsafe { (self.0.get().weigh)(x, scales, scale, max) }
+    }
+
+    /// As [`weigh`](Self::weigh), each exponential within `2^-18` of itself and `2^-22` for each unit of its argument and of
+    /// the largest score: for weights that are rounded to bf16.
+    pub(super) fn weigh_coarsely(
+        self,
+        x: &mut [f32],
+        scales: Option<[&[f32]; 2]>,
+        scale: f32,
+        max: &mut f32,
+    ) -> f32 {
+        assert!(x.len() <= SCORES && scales.iter().flatten().all(|s| s.len() == x.len()));
+        // SAFETY: as in `glu`.
+        unsafe { (self.0.get().weigh_coarsely)(x, scales, scale, max) }
     }
 
     /// `x[i] += y[i]`

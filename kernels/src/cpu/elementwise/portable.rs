@@ -12,6 +12,7 @@ const FUSED: bool = cfg!(target_arch = "aarch64");
 pub(super) const KERNEL: Kernel = Kernel {
     glu: glu::<FUSED>,
     weigh: weigh::<FUSED>,
+    weigh_coarsely: weigh::<FUSED>,
     scale_and_cap: scale_and_cap::<FUSED>,
     add,
     multiply,

@@ -46,6 +46,10 @@ fn weights_are_exponentials_within_two_ulp_and_summed() {
             }
         }
         assert!(elementwise.weigh(&mut [f32::NAN], None, 1.0, &mut 0.0).is_nan(), "{name}");
+        assert!(elementwise.weigh_coarsely(&mut [f32::NAN], None, 1.0, &mut 0.0).is_nan(), "{name}");
+        let mut hidden = [0.0, f32::NEG_INFINITY];
+        assert_eq!(elementwise.weigh_coarsely(&mut hidden, None, 1.0, &mut 0.0), hidden[0], "{name}");
+        assert_eq!(hidden[1], 0.0, "{name}");
     });
 }
 
@@ -57,24 +61,36 @@ fn weights_are_scaled_before_and_after() {
             let x = random.normal(len);
             let [keys, values] =
                 [0; 2].map(|_| random.normal(len).iter().map(|x| x.abs()).collect::<Vec<_>>());
-            let mut actual = x.clone();
-            let mut max = f32::NEG_INFINITY;
-            let sum = elementwise.weigh(&mut actual, Some([&keys, &values]), 0.5, &mut max);
+            let (mut actual, mut coarse) = (x.clone(), x.clone());
+            let (mut max, mut coarse_max) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+            let scales = Some([&keys[..], &values]);
+            let sum = elementwise.weigh(&mut actual, scales, 8.0, &mut max);
+            let coarse_sum = elementwise.weigh_coarsely(&mut coarse, scales, 8.0, &mut coarse_max);
+            assert_eq!(max, coarse_max, "{name} {len}");
             let scores: Vec<f64> =
-                x.iter().zip(&keys).map(|(x, k)| 0.5 * f64::from(*x) * f64::from(*k)).collect();
+                x.iter().zip(&keys).map(|(x, k)| 8.0 * f64::from(*x) * f64::from(*k)).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             assert!((f64::from(max) - largest).abs() <= ulp(largest), "{name} {len}: {max}, not {largest}");
             // Two ulp of the exponential, half of one for the last product, and what its argument errs by.
             let each = |score: f64| 2.5 + 2.0 * (score.abs() + largest.abs());
-            let mut total = (0.0, 0.0);
+            let coarsely =
+                |score: f64| 2_f64.powi(-18) + (1.0 + score.abs() + largest.abs()) * 2_f64.powi(-22);
+            let (mut total, mut bounds) = (0.0, [0.0; 2]);
             for (i, score) in scores.iter().enumerate() {
                 let power = (score - largest).exp();
                 let exact = power * f64::from(values[i]);
                 let error = (f64::from(actual[i]) - exact).abs();
                 assert!(error <= each(*score) * ulp(exact), "{name} {len} {i}: {}, not {exact}", actual[i]);
-                total = (total.0 + power, total.1 + (each(*score) + len as f64) * ulp(power));
+                let share = coarsely(*score);
+                let error = (f64::from(coarse[i]) - exact).abs();
+                assert!(error <= share * exact + 1e-38, "{name} {len} {i}: {}, not {exact}", coarse[i]);
+                total += power;
+                bounds[0] += (each(*score) + len as f64) * ulp(power);
+                bounds[1] += (share + len as f64 * f64::from(f32::EPSILON)) * power;
             }
-            assert!((f64::from(sum) - total.0).abs() <= total.1, "{name} {len}: {sum}, not {total:?}");
+            for (sum, bound) in [sum, coarse_sum].into_iter().zip(bounds) {
+                assert!((f64::from(sum) - total).abs() <= bound, "{name} {len}: {sum}, not {total}");
+            }
         }
     });
 }
