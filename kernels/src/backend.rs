@@ -73,14 +73,27 @@ pub struct ScaledNorm<'a, W> {
     pub eps: f32,
 }
 
+/// Which operations a step is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// A model's, and what its drafter takes in of them.
+    Forward,
+    /// Those of a drafter that proposes.
+    Propose,
+    /// Those of a drafter that goes on from what it proposed.
+    ProposeNext,
+}
+
 /// What [`Backend::step`] is of.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
-    pub spans: &'a [Span],
-    /// One a row.
-    pub tokens: &'a [u32],
-    /// Rows whose logits are wanted.
-    pub wanted: &'a [u32],
+    pub pass: Pass,
+    /// Where rows stand: slots and starts may be others where the lengths are the same.
+    pub spans: &'a [&'a [Span]],
+    /// Tokens, and rows to gather or to scatter: the numbers may be others where there are as many.
+    pub lists: &'a [&'a [u32]],
+    /// Whatever else operations follow from, as rows whose logits are wanted.
+    pub fixed: &'a [&'a [u32]],
 }
 
 /// What memory [`Backend::experts`] needs.
@@ -165,10 +178,9 @@ pub trait Backend {
         Err(BackendError::Unsupported("delta_state".into()))
     }
 
-    /// Runs `operations`, all of a step. Beside `spans.start`, `spans.slot` and the tokens, they follow from the lengths of the
-    /// spans and from `wanted` alone, and the tokens reach [`embed`](Self::embed) as that very slice: a backend may do again
-    /// what they asked of it for an earlier step, and not call them. They may be called twice, of which the first time did
-    /// nothing.
+    /// Runs `operations`, all of a step. They follow from what it says alone, and what may be other numbers in a step of the
+    /// same operations reaches them as those very slices: a backend may do again what they asked of it for an earlier
+    /// step, and not call them. They may be called twice, of which the first time did nothing.
     fn step(
         &mut self,
         step: &Step<'_>,

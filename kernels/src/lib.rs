@@ -36,7 +36,9 @@ mod tensor;
 #[cfg(test)]
 mod test_data;
 
-pub use backend::{Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, Routing, ScaledNorm, Step};
+pub use backend::{
+    Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, Pass, Routing, ScaledNorm, Step,
+};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]

@@ -4,10 +4,12 @@
 
 mod child;
 
+use std::ops::Range;
+
 use child::{child, outcomes};
 use muse_kernels::{
     AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CudaBackend, CudaBuffer, CudaCache,
-    CudaWeight, Linear, Span, Step, Tensor,
+    CudaDeltaState, CudaWeight, DeltaShape, Linear, Pass, Span, Step, Tensor,
 };
 
 const DIM: usize = 64;
@@ -143,7 +145,10 @@ impl Tiny {
         };
         match run {
             As::Operations => operations(cuda)?,
-            As::Step | As::Uncapturable => cuda.step(&Step { spans, tokens, wanted }, &mut operations)?,
+            As::Step | As::Uncapturable => {
+                let step = Step { pass: Pass::Forward, spans: &[spans], lists: &[tokens], fixed: &[wanted] };
+                cuda.step(&step, &mut operations)?;
+            }
         }
         let mut read = vec![f32::NAN; wanted.len() * VOCAB];
         cuda.read(logits, &mut read)?;
@@ -250,5 +255,109 @@ fn faults_of_graphs_are_named_and_stay_with_their_backend() {
         ),
     ] {
         assert_eq!(outcomes(child("alone", plan)), expected, "{plan}");
+    }
+}
+
+/// Two recurrent layers, that two of three slots go through in steps.
+struct Layers {
+    cuda: CudaBackend,
+    states: [CudaDeltaState; 2],
+    taps: CudaWeight,
+    rate: CudaWeight,
+    x: CudaBuffer,
+    decay: CudaBuffer,
+    beta: CudaBuffer,
+    out: CudaBuffer,
+}
+
+const DELTA: DeltaShape =
+    DeltaShape { slots: 3, key_heads: 1, value_heads: 2, key_dim: 6, value_dim: 10, taps: 3, undo: 3 };
+
+impl Layers {
+    fn new() -> Self {
+        let mut cuda = CudaBackend::new().unwrap();
+        let (channels, heads) = (DELTA.channels() as usize, DELTA.value_heads as usize);
+        let mut weight = |seed, rows: usize, cols: usize| {
+            cuda.load(Tensor::from_f32(rows, cols, numbers(seed, rows * cols))).unwrap()
+        };
+        let (taps, rate) = (weight(1, 3, channels), weight(2, 1, heads));
+        let states = [cuda.delta_state(DELTA).unwrap(), cuda.delta_state(DELTA).unwrap()];
+        cuda.reserve(ROWS, channels).unwrap();
+        let mut buffer = |width: usize| cuda.buffer(ROWS * width).unwrap();
+        let (x, decay, beta) = (buffer(channels), buffer(heads), buffer(heads));
+        Self { out: buffer(heads * DELTA.value_dim as usize), x, decay, beta, cuda, states, taps, rate }
+    }
+
+    /// What the last of the layers `of` makes of rows that are written before the step.
+    fn step(&mut self, run: As, spans: &[Span], of: Range<usize>) -> Vec<u32> {
+        let Self { cuda, states, taps, rate, x, decay, beta, out } = self;
+        let rows: usize = spans.iter().map(|span| span.len as usize).sum();
+        let seed = u64::from(spans[0].start);
+        for (seed, buffer, width) in
+            [(seed, &mut *x, 32), (seed + 99, &mut *decay, 2), (seed + 98, &mut *beta, 2)]
+        {
+            cuda.write(buffer, &numbers(seed, rows * width)).unwrap();
+        }
+        let mut operations = |cuda: &mut CudaBackend| {
+            states[of.clone()].iter_mut().try_for_each(|state| {
+                cuda.convolve(x, taps, state, spans)?;
+                cuda.delta_rule(out, x, decay, beta, rate, state, spans)
+            })
+        };
+        let layers = [of.start as u32, of.end as u32];
+        let step = Step { pass: Pass::Forward, spans: &[spans], lists: &[], fixed: &[&layers] };
+        match run {
+            As::Operations => operations(cuda).unwrap(),
+            As::Step | As::Uncapturable => cuda.step(&step, &mut operations).unwrap(),
+        }
+        let mut read = vec![f32::NAN; rows * 20];
+        cuda.read(out, &mut read).unwrap();
+        assert!(read.iter().all(|number| number.is_finite()));
+        read.into_iter().map(f32::to_bits).collect()
+    }
+}
+
+/// What states hold is known on the host, which a graph does not ask.
+#[test]
+fn graphs_bring_states_along_that_take_back_and_remember() {
+    let mut layers = [Layers::new(), Layers::new()];
+    let both = |layers: &mut [Layers; 2], slot: u32, start: u32, len: u32, of: Range<usize>| {
+        let [graphs, plain] = layers;
+        let spans = [span(slot, start, len)];
+        let expected = plain.step(As::Operations, &spans, of.clone());
+        assert_eq!(graphs.step(As::Step, &spans, of), expected, "{spans:?}");
+    };
+    for at in 0..4 {
+        both(&mut layers, 0, at, 1, 0..2);
+        both(&mut layers, 2, 4 * at, 4, 0..2);
+    }
+    // The last three of four are taken back, then one, then none.
+    for start in [13, 16, 20] {
+        both(&mut layers, 2, start, 4, 0..2);
+    }
+    for Layers { cuda, states, .. } in &mut layers {
+        states.iter_mut().for_each(|state| cuda.remember(state, 2).unwrap());
+    }
+    // Layers that hold different things, though they go on from the same position.
+    both(&mut layers, 2, 24, 4, 0..1);
+    both(&mut layers, 2, 24, 1, 1..2);
+    both(&mut layers, 2, 25, 3, 1..2);
+    for start in [28, 29, 32] {
+        both(&mut layers, 2, start, 4, 0..2);
+    }
+    for Layers { cuda, states, .. } in &mut layers {
+        states.iter_mut().for_each(|state| cuda.recall(state, 2).unwrap());
+    }
+    both(&mut layers, 2, 23, 1, 0..2);
+    both(&mut layers, 0, 4, 1, 0..2);
+    both(&mut layers, 2, 24, 1, 0..2);
+}
+
+#[test]
+#[should_panic(expected = "of a state that holds")]
+fn a_graph_is_no_way_around_what_a_state_holds() {
+    let mut layers = Layers::new();
+    for start in [0, 1, 2, 3, 2] {
+        layers.step(As::Step, &[span(0, start, 1)], 0..2);
     }
 }

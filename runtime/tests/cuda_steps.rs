@@ -11,9 +11,10 @@ use std::thread;
 use child::{child, outcomes};
 use muse_format::{Layout, Spec};
 use muse_kernels::{BackendError, Span};
-use muse_runtime::{BackendChoice, Engine, LoadOptions, Mapped, load_mapped};
+use muse_runtime::{BackendChoice, Draft, Engine, LoadOptions, Mapped, load_mapped, open};
 use support::{
-    Rng, byte_text, chunked, everything, latent, mixture, plain, recurrent, shared, sparse, write,
+    Rng, byte_text, chain, chunked, drafter, everything, latent, mixture, plain, recurrent, shared, sparse,
+    write,
 };
 
 /// Layers of each kind: attention with all of its options, experts, vectors of tokens for each layer, chunks, latents,
@@ -31,58 +32,119 @@ fn models() -> [(&'static str, Spec); 8] {
     ]
 }
 
-fn engine(spec: &Spec, layout: Layout) -> Box<dyn Engine> {
-    let options = LoadOptions {
+fn options() -> LoadOptions {
+    LoadOptions {
         backend: BackendChoice::Cuda,
         slots: 3,
         batch_tokens: 24,
         context: Some(96),
         ..LoadOptions::default()
-    };
-    let file = write(spec, layout, 11);
-    load_mapped(&Mapped::open(&file.path).unwrap(), &options, byte_text(spec.vocab)).unwrap()
+    }
 }
 
-/// Prompts of three sessions, then their answers: one at a time, two together, and several rows of one, as where
-/// tokens are proposed. Returns a number for all bits of all logits.
-fn talk(spec: &Spec, layout: Layout) -> Result<u64, BackendError> {
-    let mut engine = engine(spec, layout);
-    let (vocab, mut at) = (spec.vocab as usize, [0_u32; 3]);
-    let mut random = Rng(5);
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut step = |slots: &[(u32, u32)], all: bool| {
-        let spans: Vec<Span> = slots
-            .iter()
-            .map(|(slot, len)| Span { slot: *slot, start: at[*slot as usize], len: *len })
-            .collect();
+fn engine(spec: &Spec, layout: Layout) -> Box<dyn Engine> {
+    let file = write(spec, layout, 11);
+    load_mapped(&Mapped::open(&file.path).unwrap(), &options(), byte_text(spec.vocab)).unwrap()
+}
+
+/// Sessions of one engine, and a number for all bits of all logits.
+struct Talk {
+    engine: Box<dyn Engine>,
+    at: [u32; 3],
+    random: Rng,
+    hash: u64,
+}
+
+impl Talk {
+    fn new(engine: Box<dyn Engine>) -> Self {
+        Self { engine, at: [0; 3], random: Rng(5), hash: 0xcbf2_9ce4_8422_2325 }
+    }
+
+    fn note(&mut self, logits: &[f32]) {
+        assert!(logits.iter().all(|logit| logit.is_finite()));
+        for logit in logits {
+            self.hash = (self.hash ^ u64::from(logit.to_bits())).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    /// So many rows of each of `slots`; the logits of all of them, or of the last of each.
+    fn step(&mut self, slots: &[(u32, u32)], all: bool) -> Result<(), BackendError> {
+        let vocab = self.engine.info().vocab;
+        let span = |(slot, len): &(u32, u32)| Span { slot: *slot, start: self.at[*slot as usize], len: *len };
+        let spans: Vec<Span> = slots.iter().map(span).collect();
         let rows: u32 = spans.iter().map(|span| span.len).sum();
-        let tokens = random.tokens(rows as usize, spec.vocab);
+        let tokens = self.random.tokens(rows as usize, vocab);
         let ends = spans.iter().scan(0, |end, span| {
             *end += span.len;
             Some(*end - 1)
         });
         let wanted: Vec<u32> = if all { (0..rows).collect() } else { ends.collect() };
-        let mut logits = vec![f32::NAN; wanted.len() * vocab];
-        engine.step(&spans, &tokens, &wanted, &mut logits)?;
-        assert!(logits.iter().all(|logit| logit.is_finite()));
-        for logit in logits {
-            hash = (hash ^ u64::from(logit.to_bits())).wrapping_mul(0x100_0000_01b3);
-        }
-        for span in &spans {
-            at[span.slot as usize] += span.len;
-        }
-        Ok::<_, BackendError>(())
-    };
-    step(&[(0, 20)], false)?;
-    step(&[(1, 3), (2, 17)], false)?;
-    for _ in 0..3 {
-        step(&[(0, 1)], false)?;
-        step(&[(1, 1), (2, 1)], false)?;
-        step(&[(1, 1)], false)?;
-        step(&[(0, 4)], true)?;
-        step(&[(0, 1), (2, 3)], true)?;
+        let mut logits = vec![f32::NAN; wanted.len() * vocab as usize];
+        self.engine.step(&spans, &tokens, &wanted, &mut logits)?;
+        self.note(&logits);
+        spans.iter().for_each(|span| self.at[span.slot as usize] += span.len);
+        Ok(())
     }
-    Ok(hash)
+
+    /// Proposals of so many tokens for each of `slots`, where there is a drafter.
+    fn draft(&mut self, slots: &[(u32, u32)]) -> Result<(), BackendError> {
+        let vocab = self.engine.info().vocab;
+        if self.engine.info().drafter.is_none() {
+            return Ok(());
+        }
+        let random = &mut self.random;
+        let drafts: Vec<Draft> = slots
+            .iter()
+            .map(|(slot, count)| Draft {
+                slot: *slot,
+                start: self.at[*slot as usize],
+                token: random.tokens(1, vocab)[0],
+                count: *count,
+            })
+            .collect();
+        let rows: u32 = slots.iter().map(|(_, count)| count).sum();
+        let mut logits = vec![f32::NAN; (rows * vocab) as usize];
+        self.engine.draft(&drafts, &mut logits)?;
+        self.note(&logits);
+        Ok(())
+    }
+
+    /// Prompts of three sessions, then `rounds` of answers: one at a time, two together, and several rows of one, of which
+    /// some are taken back as where proposals are rejected. Then another answer takes the place of one.
+    fn run(&mut self, rounds: u32) -> Result<u64, BackendError> {
+        self.step(&[(0, 20)], false)?;
+        self.step(&[(1, 3), (2, 17)], false)?;
+        for round in 0..rounds {
+            self.step(&[(0, 1)], false)?;
+            self.step(&[(1, 1), (2, 1)], false)?;
+            self.step(&[(1, 1)], false)?;
+            self.draft(&[(0, 2)])?;
+            self.step(&[(0, 4)], true)?;
+            self.at[0] -= (round + 1) % 4;
+            self.draft(&[(2, 3)])?;
+            self.step(&[(0, 1), (2, 3)], true)?;
+            self.at[2] -= round % 3;
+            self.draft(&[(1, 2), (0, 1)])?;
+            if round % 3 == 2 {
+                self.at[0] = 20;
+            }
+        }
+        Ok(self.hash)
+    }
+}
+
+/// How many rounds a child takes.
+const ROUNDS: &str = "MUSE_ROUNDS";
+
+fn rounds() -> u32 {
+    std::env::var(ROUNDS).map_or(4, |rounds| rounds.parse().unwrap())
+}
+
+fn say(name: &str, done: Result<u64, BackendError>) {
+    match done {
+        Ok(hash) => println!("outcome: {name}: {hash:x}"),
+        Err(error) => println!("outcome: {name}: {error}"),
+    }
 }
 
 #[test]
@@ -90,10 +152,23 @@ fn talk(spec: &Spec, layout: Layout) -> Result<u64, BackendError> {
 fn alone() {
     for (name, spec) in models() {
         let layout = if name == "mixture" { Layout::Q4 { group: 32 } } else { Layout::F32 };
-        match talk(&spec, layout) {
-            Ok(hash) => println!("outcome: {name}: {hash:x}"),
-            Err(error) => println!("outcome: {name}: {error}"),
-        }
+        say(name, Talk::new(engine(&spec, layout)).run(rounds()));
+    }
+}
+
+#[test]
+#[ignore = "the process that the other tests start"]
+fn drafted() {
+    for (name, spec, drafter) in [
+        ("a block", everything(), drafter()),
+        ("a chain", plain(), chain()),
+        ("a chain behind recurrent layers", recurrent(), chain()),
+    ] {
+        let (target, drafter) = (write(&spec, Layout::F32, 3), write(&drafter, Layout::F32, 4));
+        let options = LoadOptions { drafter: Some(drafter.path.clone()), ..options() };
+        let mapped = open(&target.path, &options).unwrap();
+        let engine = load_mapped(&mapped, &options, byte_text(spec.vocab)).unwrap();
+        say(name, Talk::new(engine).run(rounds()));
     }
 }
 
@@ -121,19 +196,37 @@ fn two_engines() {
 
 #[test]
 fn cuda_graphs_say_what_launches_one_by_one_do() {
-    let started = ["", "capture=0", "graphs=0"].map(|plan| thread::spawn(|| outcomes(child("alone", plan))));
-    let [graphs, plain, refused] = started.map(|process| process.join().unwrap());
-    assert_eq!(graphs, plain);
-    // Which of them are graphs: recurrent layers, and those that choose positions, run launch by launch.
-    for (refused, plain) in refused.iter().zip(&plain) {
-        let name = plain.split(':').next().unwrap();
-        let expected = match name {
-            "recurrent" | "sparse" => plain.clone(),
-            _ => format!("{name}: CUDA: cuGraphLaunch failed: CUDA_ERROR_OUT_OF_MEMORY"),
-        };
-        assert_eq!(*refused, expected);
+    for (test, count) in [("alone", models().len()), ("drafted", 3)] {
+        let started = ["", "capture=0", "graphs=0"].map(|plan| thread::spawn(|| outcomes(child(test, plan))));
+        let [graphs, plain, refused] = started.map(|process| process.join().unwrap());
+        assert_eq!(graphs, plain);
+        // All of them are graphs.
+        for (refused, plain) in refused.iter().zip(&plain) {
+            let name = plain.split(':').next().unwrap();
+            let expected = format!("{name}: CUDA: cuGraphLaunch failed: CUDA_ERROR_OUT_OF_MEMORY");
+            assert_eq!(*refused, expected);
+        }
+        assert_eq!([graphs.len(), refused.len()], [count; 2]);
     }
-    assert_eq!([graphs.len(), refused.len()], [models().len(); 2]);
+}
+
+/// Once each shape has come, a step, or a pass of a drafter, is one launch.
+#[test]
+fn cuda_launches_nothing_by_itself_once_shapes_are_known() {
+    // Of the fifth round on no shape is new: where a chain goes on behind another answer's beginning is one as well.
+    let counts = ["4", "7"].map(|rounds| {
+        thread::spawn(move || {
+            let mut child = child("drafted", "count=1");
+            child.env(ROUNDS, rounds);
+            let counts = outcomes(child).pop().unwrap();
+            let number = |count: &str| count.split(' ').nth(1).unwrap().parse().unwrap();
+            counts.split(", ").map(number).collect::<Vec<u64>>()
+        })
+    });
+    let [few, many] = counts.map(|process| process.join().unwrap());
+    assert_eq!(few[0], many[0], "{few:?} {many:?}");
+    // Five steps a round; proposals of one pass for a block, of 2, 3 and 2 for a chain.
+    assert_eq!(many[1] - few[1], 3 * (3 * 5 + 3 + 7 + 7), "{few:?} {many:?}");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 // `memory=BYTES` (of the device), `integrated=0` (memory of its own),
 // `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
 // fail), `capture=0` (no stream can be captured), `instantiate=N` and `upload=N` (the N-th is refused), `graph=N` (the N-th launch of a
-// graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has).
+// graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has),
+// `count=1` (says at the end what was launched).
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -63,6 +64,12 @@ long planned(const char* what, long otherwise) {
   const auto found = plan.find(what);
   return found == plan.end() ? otherwise : std::stol(found->second);
 }
+
+struct Counts {
+  ~Counts() {
+    if (planned("count", 0) != 0) std::printf("outcome: launches %ld, graphs %ld\n", launches, graphs);
+  }
+} counts;
 
 // What every call but the first few answers before it does anything.
 Result state() {

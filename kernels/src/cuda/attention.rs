@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::backend::{CudaBackend, CudaBuffer, small};
 use super::cache::CudaCache;
 use super::launch::{self as kernels, Attention, PROMPT_QUERIES, THREADS, cache_name, launch};
+use super::recording::{Need, Splits};
 use super::scratch::BLOCKS_MAX;
-use super::step::{Need, Splits};
+
 use crate::cache::row_count;
 use crate::shape::PROMPT_ROWS;
 use crate::{AttentionShape, BackendError, CacheDtype, CacheShape, Span};
@@ -101,7 +102,7 @@ impl CudaBackend {
         assert!(shape.kv_heads == own.kv_heads && shape.head_dim == own.head_dim, "{shape:?} of {own:?}");
         assert!(own.values, "a cache of keys alone");
         cache.check(spans);
-        self.steps.need(Need::Slots(own.slots));
+        self.steps.need(spans, |spans| Need::Slots { spans, count: own.slots });
         let all = self.attention(out, q, spans, shape, seen)?;
         let (mut at, mut row) = (0, 0);
         while at < spans.len() {
@@ -119,7 +120,7 @@ impl CudaBackend {
                 if prompt(at) {
                     self.attend_prompt(attention, cache, rows)?;
                 } else {
-                    self.attend_rows(attention, cache, rows, (shape, most))?;
+                    self.attend_rows(attention, cache, run, (shape, most))?;
                 }
             }
             (at, row) = (end, row + rows);
@@ -191,7 +192,7 @@ impl CudaBackend {
         Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [attention, argument, rows, keys, values]) }?)
     }
 
-    /// Exact attention of `rows` rows that see up to `most` positions each by `shape`.
+    /// Exact attention of the rows of `spans`, that see up to `most` positions each by `shape`.
     ///
     /// # Safety
     /// That of [`attend_prompt`](Self::attend_prompt).
@@ -199,17 +200,18 @@ impl CudaBackend {
         &mut self,
         mut attention: Attention,
         cache: &CudaCache,
-        rows: usize,
+        spans: &[Span],
         (shape, most): (&AttentionShape, usize),
     ) -> Result<(), BackendError> {
         let CacheShape { kv_heads, head_dim, dtype, .. } = cache.shape;
-        let group = attention.heads / kv_heads;
+        let (rows, group) = (row_count(spans), attention.heads / kv_heads);
         let each = if group <= 4 { 4 } else { kernels::QUERIES };
         let grid_y = kv_heads * group.div_ceil(each);
         let (blocks, top) = (rows as u64 * u64::from(grid_y), attention.top);
         let splits = self.splits(blocks, if top > 0 { most.min(top as usize) } else { most });
         let capacity = cache.shape.capacity as usize;
-        self.steps.need(Need::Splits(Splits { shape: *shape, top, capacity, blocks, splits }));
+        let own = Splits { shape: *shape, top, capacity, blocks, splits };
+        self.steps.need(spans, |spans| Need::Splits(spans, own));
         if splits > 1 {
             self.scratch.reserve_parts(attention.heads as usize * head_dim as usize)?;
         }

@@ -9,11 +9,12 @@ use super::driver::{Context, CudaMemory};
 use super::experts::Table;
 use super::launch::{self as kernels, Kernels, THREADS, launch};
 use super::memory::{Bounce, Chunks, Memory, Part};
+use super::recording::places;
 use super::scratch::Scratch;
-use super::step::{Steps, places};
+use super::step::Steps;
 use crate::delta::Stretch;
 use crate::reference::GROUP;
-use crate::{Backend, BackendError, Span};
+use crate::{Backend, BackendError, Held, Span};
 
 /// The first GPU of this machine.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct CudaBackend {
     pub(super) pieces: Vec<(Span, bool)>,
     /// What `scratch.stretches` holds.
     pub(super) stretches: Vec<Stretch>,
+    /// What each recurrent state holds of each slot.
+    pub(super) held: Vec<Vec<Held>>,
     pub(super) bounce: Bounce,
     /// Room for weights that are not loaded yet.
     pub(super) chunks: Chunks,
@@ -79,9 +82,9 @@ impl CudaBackend {
         let kernels = kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
         let (spans, pieces) = (Vec::new(), Vec::new());
-        let (stretches, tables, chunks) = (Vec::new(), Vec::new(), Chunks::default());
-        let steps = Steps::default();
-        Ok(Self { steps, kernels, scratch, spans, pieces, stretches, bounce, chunks, tables, context })
+        let (stretches, held, tables) = (Vec::new(), Vec::new(), Vec::new());
+        let (steps, chunks) = (Steps::default(), Chunks::default());
+        Ok(Self { steps, kernels, scratch, spans, pieces, stretches, held, bounce, chunks, tables, context })
     }
 
     /// What memory there is for a model.
@@ -156,9 +159,10 @@ impl CudaBackend {
         if self.scratch.batch.bytes() < 12 * rows { self.reserve(rows, 0) } else { Ok(()) }
     }
 
-    /// Puts up to 3 numbers for each row on the device; of a step that is captured, what all of its shape have.
-    pub(super) fn indices(&mut self, numbers: &[u32]) -> Result<u64, BackendError> {
-        if let Some(at) = self.steps.numbers(numbers)? {
+    /// Puts up to 3 numbers for each row on the device, that are below `count`; of a step that is captured, one of its lists
+    /// or what all of its shape have.
+    pub(super) fn indices(&mut self, numbers: &[u32], count: usize) -> Result<u64, BackendError> {
+        if let Some(at) = self.steps.numbers(numbers, u32::try_from(count).unwrap_or(u32::MAX))? {
             return Ok(self.scratch.inputs.at() + at);
         }
         self.make_room(numbers.len().div_ceil(3))?;

@@ -4,8 +4,8 @@ use super::backend::{CudaBackend, CudaBuffer, small};
 use super::driver::Context;
 use super::launch::{self as kernels, BEST_THREADS, THREADS, cache_name, launch};
 use super::memory::Memory;
+use super::recording::Need;
 use super::scratch::CHOOSE_ROWS;
-use super::step::Need;
 use crate::cache::row_count;
 use crate::{BackendError, CacheDtype, CacheShape, IndexShape, Span, TILE_POSITIONS};
 
@@ -81,7 +81,7 @@ impl CudaBackend {
         spans: &[Span],
     ) -> Result<(), BackendError> {
         cache.check(spans);
-        self.steps.need(Need::Slots(cache.shape.slots));
+        self.steps.need(spans, |spans| Need::Slots { spans, count: cache.shape.slots });
         let CacheShape { kv_heads, head_dim, dtype, .. } = cache.shape;
         let tokens = row_count(spans);
         let len = tokens * kv_heads as usize * head_dim as usize;
@@ -101,11 +101,10 @@ impl CudaBackend {
         spans: &[Span],
         shape: &IndexShape,
     ) -> Result<(), BackendError> {
-        // Scores lie as far apart as there are positions.
-        self.steps.refuse()?;
         let own = cache.shape;
         assert!(own.kv_heads == 1 && own.head_dim == shape.head_dim && !own.dtype.rotates_keys(), "{own:?}");
         cache.check(spans);
+        self.steps.need(spans, |spans| Need::Slots { spans, count: own.slots });
         let width = shape.heads.saturating_mul(shape.head_dim);
         if width > kernels::INDEX_WIDTH_MAX || matches!(own.dtype, CacheDtype::Int8Int4) {
             let what = format!("positions chosen by queries of {width} numbers and keys in {}", own.dtype);
@@ -113,6 +112,9 @@ impl CudaBackend {
         }
         let positions = spans.iter().map(|span| (span.start + span.len) as usize).max().unwrap_or(0);
         assert!(positions <= own.capacity as usize, "position {} of {own:?}", positions - 1);
+        // Scores lie as far apart as a graph's rows may see; the blocks of positions that are not there return at once.
+        let positions = positions.next_power_of_two().min(own.capacity as usize);
+        self.steps.need(spans, |spans| Need::Positions { spans, within: small(positions) });
         self.scratch.reserve_ranks(positions)?;
         let (tokens, heads) = (row_count(spans), shape.heads as usize);
         let mut index = kernels::Index {

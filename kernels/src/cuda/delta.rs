@@ -1,11 +1,11 @@
 //! Gated DeltaNet on the device: the states of a layer, and the launches that read and write them.
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, small};
-use super::driver::Context;
 use super::launch::{self as kernels, STATE_COLUMNS, STATE_THREADS, THREADS, launch};
 use super::memory::Memory;
+use super::recording::numbers_of;
 use crate::cache::row_count;
-use crate::delta::{KEY_DIM_MAX, Stretch, stretches};
+use crate::delta::{KEY_DIM_MAX, stretches};
 use crate::{BackendError, DeltaShape, Held, Span};
 
 use muse_format::Layout;
@@ -15,8 +15,8 @@ use zerocopy::IntoBytes;
 #[derive(Debug)]
 pub struct CudaDeltaState {
     shape: DeltaShape,
-    /// Of each slot.
-    held: Vec<Held>,
+    /// Which of the backend's: what its slots hold the host knows, which a graph does not tell.
+    index: usize,
     /// Of each slot its states, keys, deltas, decays and inputs, one behind the other: `(slots, stride)`
     now: Memory,
     /// The same as it was remembered.
@@ -26,20 +26,17 @@ pub struct CudaDeltaState {
 }
 
 impl CudaDeltaState {
-    pub(super) fn new(context: &std::sync::Arc<Context>, shape: DeltaShape) -> Result<Self, BackendError> {
+    pub(super) fn new(cuda: &mut CudaBackend, shape: DeltaShape) -> Result<Self, BackendError> {
         assert!((1..=KEY_DIM_MAX).contains(&(shape.key_dim as usize)) && shape.taps > 0, "{shape:?}");
         assert!(shape.key_heads > 0 && shape.value_heads.is_multiple_of(shape.key_heads), "{shape:?}");
         let numbers = shape.slot_lens().iter().sum::<u64>().saturating_mul(shape.slots.into());
         let wanted = numbers.saturating_mul(4);
         let bytes = usize::try_from(wanted).map_err(|_| BackendError::OutOfMemory { wanted })?;
-        let slots = shape.slots as usize;
-        Ok(Self {
-            shape,
-            held: vec![Held::default(); slots],
-            now: Memory::zeroed(context, bytes)?,
-            then: Memory::zeroed(context, bytes)?,
-            held_then: vec![Held::default(); slots],
-        })
+        let held = vec![Held::default(); shape.slots as usize];
+        let memory = || Memory::zeroed(&cuda.context, bytes);
+        let (now, then, index) = (memory()?, memory()?, cuda.held.len());
+        cuda.held.push(held.clone());
+        Ok(Self { shape, index, now, then, held_then: held })
     }
 
     fn argument(&self) -> kernels::DeltaState {
@@ -69,33 +66,31 @@ impl CudaDeltaState {
         let bytes = self.now.bytes() / self.shape.slots as usize;
         (slot as usize * bytes, bytes)
     }
-
-    /// Keeps what `slot` holds.
-    pub(super) fn remember(&mut self, slot: u32) -> Result<(), BackendError> {
-        let (at, bytes) = self.slot(slot);
-        self.held_then[slot as usize] = self.held[slot as usize];
-        Ok(self.then.copy(&self.now, at, bytes)?)
-    }
-
-    /// Makes `slot` hold what was last kept of it.
-    pub(super) fn recall(&mut self, slot: u32) -> Result<(), BackendError> {
-        let (at, bytes) = self.slot(slot);
-        self.held[slot as usize] = self.held_then[slot as usize];
-        Ok(self.now.copy(&self.then, at, bytes)?)
-    }
 }
 
 impl CudaBackend {
+    /// See [`crate::Backend::remember`].
+    pub(super) fn kept(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        let (at, bytes) = state.slot(slot);
+        state.held_then[slot as usize] = self.held[state.index][slot as usize];
+        Ok(state.then.copy(&state.now, at, bytes)?)
+    }
+
+    /// See [`crate::Backend::recall`].
+    pub(super) fn recalled(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+        let (at, bytes) = state.slot(slot);
+        self.held[state.index][slot as usize] = state.held_then[slot as usize];
+        Ok(state.now.copy(&state.then, at, bytes)?)
+    }
+
     /// Puts on the device what `spans` do to `state`; the layers of a step share it.
     fn stretch(&mut self, state: &CudaDeltaState, spans: &[Span]) -> Result<u64, BackendError> {
-        // They follow from what a slot holds.
-        self.steps.refuse()?;
-        let wanted = stretches(&state.held, state.shape.undo, spans);
+        let wanted = stretches(&self.held[state.index], state.shape.undo, spans);
+        if let Some(at) = self.steps.stretches(state.index, state.shape.undo, spans, &wanted)? {
+            return Ok(self.scratch.inputs.at() + at);
+        }
         if self.stretches != wanted {
-            let of = |s: &Stretch| {
-                [small(s.slot), small(s.row), small(s.len), s.start, s.settled, small(s.settling)]
-            };
-            let numbers: Vec<[u32; 6]> = wanted.iter().map(of).collect();
+            let numbers: Vec<[u32; 6]> = wanted.iter().map(numbers_of).collect();
             self.make_room(numbers.len())?;
             self.stretches.clear();
             self.scratch.stretches.write(numbers.as_bytes())?;
@@ -149,8 +144,11 @@ impl CudaBackend {
             let grid = (shape.undo, count);
             launch!(self.kernels, "delta_settle", grid, THREADS, [x, decay, argument, stretches])?;
         }
-        for stretch in &self.stretches {
-            state.held[stretch.slot] = stretch.held(shape.undo);
+        // What is captured has not run: `step.rs` notes it where it has.
+        if self.steps.recording.is_none() {
+            for stretch in &self.stretches {
+                self.held[state.index][stretch.slot] = stretch.held(shape.undo);
+            }
         }
         Ok(())
     }

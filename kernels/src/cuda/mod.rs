@@ -33,6 +33,8 @@ mod operations;
 #[cfg(feature = "cuda")]
 mod products;
 #[cfg(feature = "cuda")]
+mod recording;
+#[cfg(feature = "cuda")]
 mod rotations;
 #[cfg(feature = "cuda")]
 mod rows;

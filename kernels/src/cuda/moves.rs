@@ -2,7 +2,6 @@
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, blocks, small};
 use super::launch::{THREADS, launch, layout_name};
-use super::step::Need;
 use crate::BackendError;
 
 impl CudaBackend {
@@ -16,10 +15,9 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         assert!(tokens.iter().all(|token| *token < table.rows), "a token outside the table");
         let at = out.at(tokens.len() * table.cols as usize);
-        self.steps.need(Need::Tokens(table.rows));
-        let indices = match self.steps.tokens(tokens)? {
+        let indices = match self.steps.list(tokens, table.rows)? {
             Some(at) => self.scratch.inputs.at() + at,
-            None => self.indices(tokens)?,
+            None => self.indices(tokens, table.rows as usize)?,
         };
         let group = small(table.layout.group());
         let name = format!("embed_{}", layout_name(table.layout));
@@ -54,8 +52,9 @@ impl CudaBackend {
         width: usize,
     ) -> Result<(), BackendError> {
         let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
+        let held = x.len / width.max(1);
         let (out, x) = (out.at(rows.len() * width), x.at(last * width));
-        let indices = self.indices(rows)?;
+        let indices = self.indices(rows, held)?;
         // SAFETY: `out` holds all rows, and `x` the last of those that are read (`at`).
         Ok(unsafe {
             launch!(self.kernels, "gather", (small(rows.len()), 1), THREADS, [out, x, indices, small(width)])
@@ -71,8 +70,9 @@ impl CudaBackend {
         width: usize,
     ) -> Result<(), BackendError> {
         let last = rows.iter().max().map_or(0, |row| *row as usize + 1);
+        let held = out.len / width.max(1);
         let (out, x) = (out.at(last * width), x.at(rows.len() * width));
-        let (indices, width, grid) = (self.indices(rows)?, small(width), (small(rows.len()), 1));
+        let (indices, width, grid) = (self.indices(rows, held)?, small(width), (small(rows.len()), 1));
         // SAFETY: `x` holds all rows, and `out` the last of those that are written (`at`).
         Ok(unsafe { launch!(self.kernels, "scatter", grid, THREADS, [out, x, indices, width]) }?)
     }

@@ -72,7 +72,7 @@ impl Backend for CudaBackend {
     }
 
     fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState, BackendError> {
-        CudaDeltaState::new(&self.context, shape)
+        CudaDeltaState::new(self, shape)
     }
 
     fn step(
@@ -340,11 +340,11 @@ impl Backend for CudaBackend {
     }
 
     fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
-        state.remember(slot)
+        self.kept(state, slot)
     }
 
     fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
-        state.recall(slot)
+        self.recalled(state, slot)
     }
 
     fn gate_rows(

@@ -52,7 +52,7 @@ impl CudaBackend {
         // They differ between steps of one shape.
         self.steps.refuse()?;
         let flat: Vec<u32> = numbers.iter().flatten().copied().collect();
-        let (at, numbers) = (frequencies.memory.at(), self.indices(&flat)?);
+        let (at, numbers) = (frequencies.memory.at(), self.indices(&flat, usize::MAX)?);
         let (rows, [second, third]) = (small(rows), axes);
         let grid = (blocks(rows as usize * heads as usize * pairs as usize)?, 1);
         // SAFETY: `x` holds all rows (`at`), and a head its pairs (above); `numbers` holds N of each row.

@@ -168,7 +168,7 @@ impl CudaBackend {
         let stacks: Vec<[u32; 2]> = spans.iter().map(stack).collect();
         let (out, x) = (out.at(spans.len() * width), x.at(rows as usize * width));
         let numbers: Vec<u32> = stacks.into_iter().flatten().collect();
-        let (stacks, width) = (self.indices(&numbers)?, small(width));
+        let (stacks, width) = (self.indices(&numbers, usize::MAX)?, small(width));
         let grid = (width.div_ceil(THREADS), small(spans.len()));
         // SAFETY: `x` holds the rows of all spans and `out` one of each (`at`).
         Ok(unsafe { launch!(self.kernels, "mean", grid, THREADS, [out, x, stacks, width]) }?)

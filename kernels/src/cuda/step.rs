@@ -1,9 +1,10 @@
 //! Steps as graphs: the launches of a step of a few rows are captured once and launched together from then on.
 //!
-//! What differs between steps of one shape reaches kernels through memory: where rows stand, and tokens. Both lie in front
-//! of what a graph reads of the host, with the numbers that do not differ behind them, and go to the device in one copy
-//! before the graph. What an operation derives from them on the host, such as over how many blocks attention is split, is
-//! noted as a [`Need`]: a graph is launched where all of its own hold, and another is captured where none does.
+//! What differs between steps of one shape reaches kernels through memory: where rows stand, tokens, rows to gather, and
+//! what spans do to recurrent states. It lies in what a graph reads of the host, beside numbers that do not differ, and goes
+//! to the device in one copy before the graph. What an operation derives from it on the host, such as over how many blocks
+//! attention is split, is noted as a [`Need`]: a graph is launched where all of its own hold, and another is captured where
+//! none does.
 //!
 //! A graph is dropped when any memory of its device was freed since it was captured, so that no address in it is old. A step
 //! that cannot be captured runs launch by launch.
@@ -14,8 +15,10 @@ use super::attention::Seen;
 use super::backend::CudaBackend;
 use super::driver::Graph;
 use super::launch::FEW;
-use super::scratch::INPUTS_BYTES;
-use crate::{AttentionShape, BackendError, Span, Step};
+use super::recording::{Need, Recording, Recurrent, not_in_a_graph, numbers_of, places};
+use crate::cache::row_count;
+use crate::delta::stretches;
+use crate::{BackendError, Pass, Span, Step};
 
 /// Most rows of a step that is captured.
 const ROWS_MAX: usize = 2 * FEW;
@@ -23,62 +26,46 @@ const ROWS_MAX: usize = 2 * FEW;
 const GRAPHS_MAX: usize = 16;
 /// Shapes of steps that are known to have run.
 const SHAPES_MAX: usize = 64;
-/// Numbers of the host that a graph reads.
-pub(super) const INPUTS_MAX: usize = INPUTS_BYTES as usize / 4;
-
-/// What has to hold of a step for a graph to be its own.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Need {
-    /// Tokens are below.
-    Tokens(u32),
-    /// Slots are below.
-    Slots(u32),
-    /// Attention of `blocks` blocks, over at most `capacity` positions, is split over so many.
-    Splits(Splits),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Splits {
-    pub shape: AttentionShape,
-    /// Positions that are chosen; 0 where a row sees all.
-    pub top: u32,
-    pub capacity: usize,
-    pub blocks: u64,
-    pub splits: u32,
-}
 
 /// All that a graph's launches follow from, but for what they read from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
-    lens: Vec<u32>,
-    wanted: Vec<u32>,
+    pass: Pass,
+    lens: Vec<Vec<u32>>,
+    counts: Vec<usize>,
+    fixed: Vec<Vec<u32>>,
+}
+
+fn lens(spans: &[Span]) -> impl Iterator<Item = u32> + '_ {
+    spans.iter().map(|span| span.len)
 }
 
 impl Shape {
     fn of(step: &Step<'_>) -> Self {
-        Self { lens: step.spans.iter().map(|span| span.len).collect(), wanted: step.wanted.to_vec() }
+        Self {
+            pass: step.pass,
+            lens: step.spans.iter().map(|spans| lens(spans).collect()).collect(),
+            counts: step.lists.iter().map(|list| list.len()).collect(),
+            fixed: step.fixed.iter().map(|fixed| fixed.to_vec()).collect(),
+        }
     }
 
     fn is_of(&self, step: &Step<'_>) -> bool {
-        self.lens.iter().copied().eq(step.spans.iter().map(|span| span.len)) && self.wanted == step.wanted
+        let alike = self.pass == step.pass && self.lens.len() == step.spans.len();
+        let spans = self.lens.iter().zip(step.spans);
+        alike
+            && spans.into_iter().all(|(own, spans)| own.iter().copied().eq(lens(spans)))
+            && self.counts.iter().copied().eq(step.lists.iter().map(|list| list.len()))
+            && self.fixed == step.fixed
     }
-}
-
-/// A step while it is captured.
-#[derive(Debug)]
-struct Recording {
-    spans: Vec<Span>,
-    /// Address and number of the step's tokens.
-    tokens: (usize, usize),
-    needs: Vec<Need>,
-    inputs: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Captured {
     shape: Shape,
     needs: Vec<Need>,
-    inputs: Vec<u32>, // (rows, 3), then (rows), then what operations put behind them
+    recurrent: Option<Recurrent>,
+    inputs: Vec<u32>, // of each spans (rows, 3), then of each list (count), then what operations put behind them
     graph: Graph,
     /// What the context had freed when it was captured.
     freed: u64,
@@ -87,82 +74,20 @@ struct Captured {
 /// Graphs of a backend.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
-    recording: Option<Recording>,
+    pub(super) recording: Option<Recording>,
     /// The last launched is the last.
     graphs: Vec<Captured>,
     /// Shapes that have run, and whether they may be captured.
     known: Vec<(Shape, bool)>,
 }
 
-/// Slot, position and last position of each row of `spans`.
-pub(super) fn places(spans: &[Span]) -> impl Iterator<Item = [u32; 3]> + '_ {
-    spans.iter().flat_map(|span| {
-        let (slot, start, last) = (span.slot, span.start, span.start + (span.len - 1));
-        (start..=last).map(move |position| [slot, position, last])
-    })
-}
-
-fn not_in_a_graph() -> BackendError {
-    BackendError::Unsupported("this step as a graph".into())
-}
-
 impl Steps {
-    /// Notes what a captured step must keep to.
-    pub(super) fn need(&mut self, need: Need) {
-        if let Some(recording) = self.recording.as_mut().filter(|recording| !recording.needs.contains(&need))
-        {
-            recording.needs.push(need);
-        }
-    }
-
     /// Refuses to go on where a step is being captured: the caller's launches follow from what differs between steps.
     pub(super) fn refuse(&self) -> Result<(), BackendError> {
         if self.recording.is_some() { Err(not_in_a_graph()) } else { Ok(()) }
     }
 
-    /// Where in the inputs, in bytes, a captured step finds where the rows of `spans` stand; `None` outside of one.
-    pub(super) fn batch(&self, spans: &[Span]) -> Result<Option<u64>, BackendError> {
-        match &self.recording {
-            None => Ok(None),
-            Some(recording) if recording.spans == spans => Ok(Some(0)),
-            Some(_) => Err(not_in_a_graph()),
-        }
-    }
-
-    /// The same of its tokens.
-    pub(super) fn tokens(&self, tokens: &[u32]) -> Result<Option<u64>, BackendError> {
-        match &self.recording {
-            None => Ok(None),
-            Some(own) if own.tokens == (tokens.as_ptr().addr(), tokens.len()) => {
-                Ok(Some(12 * tokens.len() as u64))
-            }
-            Some(_) => Err(not_in_a_graph()),
-        }
-    }
-
-    /// The same of numbers that all steps of its shape have.
-    pub(super) fn numbers(&mut self, numbers: &[u32]) -> Result<Option<u64>, BackendError> {
-        let Some(recording) = &mut self.recording else { return Ok(None) };
-        let at = recording.inputs.len();
-        if numbers.len() > INPUTS_MAX - at {
-            return Err(not_in_a_graph());
-        }
-        recording.inputs.extend_from_slice(numbers);
-        Ok(Some(4 * at as u64))
-    }
-
-    fn begin(&mut self, step: &Step<'_>) {
-        let mut inputs: Vec<u32> = places(step.spans).flatten().collect();
-        inputs.extend_from_slice(step.tokens);
-        self.recording = Some(Recording {
-            spans: step.spans.to_vec(),
-            tokens: (step.tokens.as_ptr().addr(), step.tokens.len()),
-            needs: Vec::new(),
-            inputs,
-        });
-    }
-
-    /// Notes that `step` has run, and whether it may be captured; returns what was known of it before.
+    /// Notes that `step` has run, and whether it may be captured.
     fn note(&mut self, step: &Step<'_>, captured: bool) {
         self.known.retain(|(shape, _)| !shape.is_of(step));
         if self.known.len() == SHAPES_MAX {
@@ -180,14 +105,13 @@ impl CudaBackend {
         step: &Step<'_>,
         operations: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let rows = step.tokens.len();
+        let rows = step.spans.iter().map(|spans| row_count(spans)).max().unwrap_or(0);
         if !(1..=ROWS_MAX).contains(&rows) {
             return operations(self);
         }
-        assert_eq!(rows, crate::cache::row_count(step.spans), "a token for each row");
         let freed = self.context.freed();
         self.steps.graphs.retain(|captured| captured.freed == freed);
-        let own = |captured: &Captured| captured.shape.is_of(step) && self.holds(&captured.needs, step);
+        let own = |captured: &Captured| captured.shape.is_of(step) && self.holds(captured, step);
         if let Some(found) = self.steps.graphs.iter().position(own) {
             return self.replay(found, step);
         }
@@ -216,15 +140,32 @@ impl CudaBackend {
         }
     }
 
-    fn holds(&self, needs: &[Need], step: &Step<'_>) -> bool {
-        needs.iter().all(|need| match need {
-            Need::Tokens(count) => step.tokens.iter().all(|token| token < count),
-            Need::Slots(count) => step.spans.iter().all(|span| span.slot < *count),
-            Need::Splits(own) => {
-                let seen = Seen::Plain.most(step.spans, &own.shape);
-                let met = if own.top > 0 { seen.min(own.top as usize) } else { seen };
-                seen <= own.capacity && self.splits(own.blocks, met) == own.splits
-            }
+    fn holds(&self, captured: &Captured, step: &Step<'_>) -> bool {
+        let recurrent = captured.recurrent.as_ref();
+        recurrent.is_none_or(|recurrent| self.go_on(recurrent, step.spans[recurrent.spans]))
+            && captured.needs.iter().all(|need| match need {
+                Need::Below { list, count } => step.lists[*list].iter().all(|number| number < count),
+                Need::Slots { spans, count } => step.spans[*spans].iter().all(|span| span.slot < *count),
+                Need::Positions { spans, within } => {
+                    step.spans[*spans].iter().all(|span| span.start + span.len <= *within)
+                }
+                Need::Splits(spans, own) => {
+                    let seen = Seen::Plain.most(step.spans[*spans], &own.shape);
+                    let met = if own.top > 0 { seen.min(own.top as usize) } else { seen };
+                    seen <= own.capacity && self.splits(own.blocks, met) == own.splits
+                }
+            })
+    }
+
+    /// Whether all states hold the same of the slots of `spans`, from which those go on.
+    fn go_on(&self, recurrent: &Recurrent, spans: &[Span]) -> bool {
+        let first = &self.held[recurrent.states[0]];
+        spans.iter().enumerate().all(|(i, span)| {
+            let slot = span.slot as usize;
+            let held = |state: &usize| self.held[*state].get(slot);
+            let same = recurrent.states.iter().all(|state| held(state) == first.get(slot));
+            let alone = spans[..i].iter().all(|other| other.slot != span.slot);
+            same && alone && first.get(slot).is_some_and(|held| held.reaches(span.start))
         })
     }
 
@@ -235,28 +176,38 @@ impl CudaBackend {
     ) -> Result<Captured, BackendError> {
         self.scratch.reserve_inputs()?;
         let freed = self.context.freed();
+        let recording = Recording::new(step)?;
         self.context.begin_capture()?;
-        self.steps.begin(step);
+        self.steps.recording = Some(recording);
         // Of a capture that is left open nothing can be freed any more.
         let done = catch_unwind(AssertUnwindSafe(|| operations(self)));
         let recording = self.steps.recording.take().expect("begun above");
         let graph = self.context.end_capture();
         done.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let Recording { needs, inputs, .. } = recording;
-        Ok(Captured { shape: Shape::of(step), needs, inputs, graph: graph?, freed })
+        let Recording { needs, recurrent, inputs, .. } = recording;
+        Ok(Captured { shape: Shape::of(step), needs, recurrent, inputs, graph: graph?, freed })
     }
 
     fn replay(&mut self, index: usize, step: &Step<'_>) -> Result<(), BackendError> {
         let mut captured = self.steps.graphs.remove(index);
-        for (to, place) in captured.inputs.chunks_exact_mut(3).zip(places(step.spans)) {
-            to.copy_from_slice(&place);
+        let rows = step.spans.iter().flat_map(|spans| places(spans));
+        let numbers = rows.flatten().chain(step.lists.iter().flat_map(|list| list.iter().copied()));
+        captured.inputs.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
+        let mut done = Vec::new();
+        if let Some(Recurrent { spans, at, undo, states }) = &captured.recurrent {
+            done = stretches(&self.held[states[0]], *undo, step.spans[*spans]);
+            let numbers = done.iter().flat_map(numbers_of);
+            captured.inputs[*at..].iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
         }
-        let rows = step.tokens.len();
-        captured.inputs[3 * rows..4 * rows].copy_from_slice(step.tokens);
         self.bounce.send(&self.scratch.inputs, &captured.inputs)?;
         // SAFETY: no memory was freed since it was captured (`run_step`), so that every address in it is of what it was; the
         // launches in it were right for a step of this shape, and what they follow from beside it holds (`holds`).
         unsafe { captured.graph.launch() }?;
+        if let Some(Recurrent { undo, states, .. }) = &captured.recurrent {
+            for state in states {
+                done.iter().for_each(|stretch| self.held[*state][stretch.slot] = stretch.held(*undo));
+            }
+        }
         self.steps.graphs.push(captured);
         Ok(())
     }

@@ -11,10 +11,10 @@ use crate::model::{DrafterWeights, MixerWeights, State, Weights};
 pub struct ChainRows {
     /// Of the drafter's rows.
     pub spans: Vec<Span>,
-    embedded: Vec<u32>, // (rows): the row of a step whose token is read
-    given: Vec<u32>,    // (rows): the row of what was given that is read with it
-    kept: Vec<u32>,     // (rows): rows of a step that are kept
-    places: Vec<u32>,   // (rows): where
+    pub embedded: Vec<u32>, // (rows): the row of a step whose token is read
+    pub given: Vec<u32>,    // (rows): the row of what was given that is read with it
+    pub kept: Vec<u32>,     // (rows): rows of a step that are kept
+    pub places: Vec<u32>,   // (rows): where
 }
 
 impl ChainRows {
@@ -117,22 +117,8 @@ fn norm_embeddings<B: Backend>(
     backend.rms_norm(out, embeddings, norm, rows, eps)
 }
 
-/// Gives the first pass of a proposal what was kept of the target.
-pub fn begin_chain<B: Backend>(
-    backend: &mut B,
-    state: &mut State<B>,
-    pairs: &mut B::Buffer,
-    hidden: &B::Buffer,
-    rows: &ChainRows,
-    dim: u32,
-) -> Result<(), BackendError> {
-    let State { y, picked, .. } = state;
-    backend.gather(y, hidden, &rows.given, dim as usize)?;
-    lay(backend, pairs, y, picked, [rows.given.len(), 1], dim as usize)
-}
-
-/// Runs `tokens`, one of each of `spans`, through the drafter, leaves what the target's head makes of them in `logits`, and
-/// gives the next pass what this one gave.
+/// Runs `tokens`, one of each of the spans of `rows`, through the drafter, leaves what the target's head makes of them in
+/// `logits`, and gives the next pass what this one gave. The first pass is given what was kept of the target in `hidden`.
 #[allow(clippy::too_many_arguments)] // one call
 pub fn propose_chain<B: Backend>(
     backend: &mut B,
@@ -140,18 +126,22 @@ pub fn propose_chain<B: Backend>(
     spec: &Spec,
     w: &DrafterWeights<B::Weight>,
     state: &mut State<B>,
-    pairs: &mut B::Buffer,
-    spans: &[Span],
+    (pairs, hidden): (&mut B::Buffer, Option<&B::Buffer>),
+    of: &ChainRows,
     tokens: &[u32],
     logits: &mut B::Buffer,
 ) -> Result<(), BackendError> {
     let (rows, dim, eps) = (tokens.len(), spec.dim as usize, spec.norm_eps);
     let State { x, y, picked, .. } = state;
+    if let Some(hidden) = hidden {
+        backend.gather(y, hidden, &of.given, dim)?;
+        lay(backend, pairs, y, picked, [rows, 1], dim)?;
+    }
     backend.embed(x, &of_target.embed, tokens, target.embed_scale)?;
     norm_embeddings(backend, w, y, x, rows, eps)?;
     lay(backend, pairs, y, picked, [rows, 0], dim)?;
     backend.linear(pairs, rows, &mut [product(x, &w.into)])?;
-    drafter::layers(backend, spec, w, state, spans, rows)?;
+    drafter::layers(backend, spec, w, state, &of.spans, rows)?;
     let State { x, y, picked, .. } = state;
     backend.rms_norm(y, x, &w.norm, rows, eps)?;
     backend.linear(y, rows, &mut [Linear { out: logits, weight: of_target.output(), bias: None }])?;

@@ -15,7 +15,7 @@ pub(crate) use self::feed_forward::routing;
 use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
-pub use self::chain::{ChainRows, begin_chain, propose_chain, take_in_chain};
+pub use self::chain::{ChainRows, propose_chain, take_in_chain};
 pub use self::drafter::{propose, take_in};
 pub use self::encoder::encode;
 use crate::engine::Placed;

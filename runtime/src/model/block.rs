@@ -1,7 +1,7 @@
 //! A drafter that proposes blocks, resident beside its target.
 
 use muse_format::{BlockDrafter, Drafter, Spec};
-use muse_kernels::{Backend, BackendError, Span};
+use muse_kernels::{Backend, BackendError, Pass, Span, Step};
 
 use super::loader::Loader;
 use super::state::{Hidden, buffer};
@@ -91,7 +91,12 @@ impl<B: Backend> BlockModel<B> {
                 tokens.resize((first + block) as usize, drafter.mask);
                 wanted.extend(first + 1..=first + count);
             }
-            graph::propose(backend, target, spec, weights, state, spans, tokens, wanted, head)?;
+            let (spans, tokens, wanted) = (spans.as_slice(), tokens.as_slice(), wanted.as_slice());
+            let (lists, fixed) = ([tokens], [wanted]);
+            let step = Step { pass: Pass::Propose, spans: &[spans], lists: &lists, fixed: &fixed };
+            backend.step(&step, &mut |backend| {
+                graph::propose(backend, target, spec, weights, state, spans, tokens, wanted, head)
+            })?;
             let (own, others) = left.split_at_mut(wanted.len() * vocab);
             backend.read(head, own)?;
             left = others;

@@ -4,7 +4,7 @@
 //! proposal, behind it, of what the target gave there: the last rows of each slot are kept, as many as may be taken back.
 
 use muse_format::{ChainDrafter, Drafter, Spec};
-use muse_kernels::{Backend, BackendError, Span};
+use muse_kernels::{Backend, BackendError, Pass, Span, Step};
 
 use super::drafter::{Stepped, Target};
 use super::loader::Loader;
@@ -83,7 +83,7 @@ impl<B: Backend> ChainModel<B> {
             step_rows: plan.batch_tokens,
             slots: vec![Kept::default(); slots],
             turns: vec![[0; 3]; slots * CHAIN_KEPT as usize],
-            rows: ChainRows::new(rows, slots),
+            rows: ChainRows::new(slots, slots),
             tokens: Vec::with_capacity(slots),
             pass: vec![0.0; slots * target.vocab as usize],
         };
@@ -99,8 +99,42 @@ impl<B: Backend> ChainModel<B> {
         position.checked_sub(1).is_none_or(|before| self.slots[slot as usize].has(before))
     }
 
-    /// Takes in the rows of a step, the first of `hidden`. A span whose first token follows a position of which nothing is
+    /// See [`DrafterModel::lay_out`](super::DrafterModel::lay_out). A span whose first token follows a position of which nothing is
     /// kept leaves that position's row as it is: it is one that was read before.
+    pub(super) fn lay_out(&mut self, spans: &[Span], turns: &[[u32; 3]], rows: &mut ChainRows) {
+        rows.clear();
+        self.state.turns.clear();
+        // Where no row of a step turns by anything but its position, none in front of it does.
+        let turned = !turns.is_empty();
+        let mut row = 0;
+        for span in spans {
+            let Span { slot, start, len } = *span;
+            let turn = |i: u32| {
+                let of_position = [start + i; 3];
+                turns.get((row + i) as usize).copied().unwrap_or(of_position)
+            };
+            let before = start.checked_sub(1).filter(|before| self.slots[slot as usize].has(*before));
+            if let Some(before) = before {
+                let place = Self::place(slot, before);
+                rows.add(row, self.step_rows + place);
+                self.state.turns.extend(turned.then(|| self.turns[place as usize]));
+            }
+            for i in 1..len {
+                rows.add(row + i, row + i - 1);
+                self.state.turns.extend(turned.then(|| turn(i - 1)));
+            }
+            rows.span(Span { slot, start: before.unwrap_or(start), len: len - u32::from(before.is_none()) });
+            for i in len.saturating_sub(CHAIN_KEPT)..len {
+                let place = Self::place(slot, start + i);
+                rows.keep(row + i, self.step_rows + place);
+                self.turns[place as usize] = turn(i);
+            }
+            self.slots[slot as usize] = self.slots[slot as usize].after(*span);
+            row += len;
+        }
+    }
+
+    /// Takes in the rows of a step, the first of `hidden`.
     pub(super) fn take_in(
         &mut self,
         backend: &mut B,
@@ -108,41 +142,7 @@ impl<B: Backend> ChainModel<B> {
         hidden: &mut B::Buffer,
         stepped: &Stepped<'_, B>,
     ) -> Result<(), BackendError> {
-        self.rows.clear();
-        self.state.turns.clear();
-        // Where no row of a step turns by anything but its position, none in front of it does.
-        let turned = !stepped.turns.is_empty();
-        let mut row = 0;
-        for span in stepped.spans {
-            let Span { slot, start, len } = *span;
-            let turn = |i: u32| {
-                let of_position = [start + i; 3];
-                stepped.turns.get((row + i) as usize).copied().unwrap_or(of_position)
-            };
-            let before = start.checked_sub(1).filter(|before| self.slots[slot as usize].has(*before));
-            if let Some(before) = before {
-                let place = Self::place(slot, before);
-                self.rows.add(row, self.step_rows + place);
-                self.state.turns.extend(turned.then(|| self.turns[place as usize]));
-            }
-            for i in 1..len {
-                self.rows.add(row + i, row + i - 1);
-                self.state.turns.extend(turned.then(|| turn(i - 1)));
-            }
-            self.rows.span(Span {
-                slot,
-                start: before.unwrap_or(start),
-                len: len - u32::from(before.is_none()),
-            });
-            for i in len.saturating_sub(CHAIN_KEPT)..len {
-                let place = Self::place(slot, start + i);
-                self.rows.keep(row + i, self.step_rows + place);
-                self.turns[place as usize] = turn(i);
-            }
-            self.slots[slot as usize] = self.slots[slot as usize].after(*span);
-            row += len;
-        }
-        let Self { spec, weights, state, pairs, rows, .. } = self;
+        let Self { spec, weights, state, pairs, .. } = self;
         let placed = (stepped.vectors, stepped.placed);
         graph::take_in_chain(
             backend,
@@ -153,7 +153,7 @@ impl<B: Backend> ChainModel<B> {
             (pairs, hidden),
             stepped.tokens,
             placed,
-            rows,
+            stepped.chain,
         )
     }
 
@@ -176,14 +176,25 @@ impl<B: Backend> ChainModel<B> {
         }
         let vocab = target.0.vocab as usize;
         let pass = drafts.len() * vocab;
-        graph::begin_chain(backend, &mut self.state, &mut self.pairs, hidden, &self.rows, self.spec.dim)?;
         for step in 0..drafts.iter().map(|draft| draft.count).max().unwrap_or(0) {
             self.turn_drafts(drafts, step);
             let Self { spec, weights, state, pairs, rows, tokens, .. } = self;
             rows.spans.clear();
             let span = |draft: &Draft| Span { slot: draft.slot, start: draft.start - 1 + step, len: 1 };
             rows.spans.extend(drafts.iter().map(span));
-            graph::propose_chain(backend, target, spec, weights, state, pairs, &rows.spans, tokens, head)?;
+            let (kind, given) =
+                if step == 0 { (Pass::Propose, Some(hidden)) } else { (Pass::ProposeNext, None) };
+            let (by_position, rows, own) = (state.turns.is_empty(), &*rows, tokens.as_slice());
+            let mut operations = |backend: &mut B| {
+                graph::propose_chain(backend, target, spec, weights, state, (pairs, given), rows, own, head)
+            };
+            if by_position {
+                let (spans, lists) = ([rows.spans.as_slice()], [own, rows.given.as_slice()]);
+                let step = Step { pass: kind, spans: &spans, lists: &lists, fixed: &[] };
+                backend.step(&step, &mut operations)?;
+            } else {
+                operations(backend)?;
+            }
             backend.read(head, &mut self.pass[..pass])?;
             let mut place = step as usize;
             for ((draft, row), token) in

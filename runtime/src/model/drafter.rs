@@ -8,6 +8,7 @@ use super::block::BlockModel;
 use super::chain::ChainModel;
 use super::state::Hidden;
 use crate::engine::Placed;
+use crate::graph::ChainRows;
 use crate::plan::Plan;
 use crate::{Draft, DrafterInfo, Mapped};
 
@@ -19,8 +20,8 @@ pub(super) struct Stepped<'a, B: Backend> {
     /// What took the place of tokens.
     pub vectors: Option<&'a B::Buffer>,
     pub placed: &'a [Placed],
-    /// What its rows turned by; empty where all turned by their positions.
-    pub turns: &'a [[u32; 3]],
+    /// What a chain's drafter takes in: [`DrafterModel::lay_out`].
+    pub chain: &'a ChainRows,
 }
 
 /// A target's spec and weights.
@@ -53,6 +54,15 @@ impl<B: Backend> DrafterModel<B> {
             }
         };
         Ok(Some(made))
+    }
+
+    /// Says in `rows` which rows a chain's drafter takes in of a step of `spans` before that runs. `turns` are what its rows turn by;
+    /// empty where all turn by their positions.
+    pub(super) fn lay_out(&mut self, spans: &[Span], turns: &[[u32; 3]], rows: &mut ChainRows) {
+        match self {
+            Self::Block(_) => {}
+            Self::Chain(model) => model.lay_out(spans, turns, rows),
+        }
     }
 
     /// Takes in what the target made of the rows of a step, which `hidden` holds.

@@ -14,7 +14,7 @@ mod weights;
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Span, Step};
+use muse_kernels::{Backend, BackendError, Pass, Span, Step};
 
 use self::drafter::{DrafterModel, Stepped};
 pub use self::embedding::EmbeddingModel;
@@ -29,7 +29,7 @@ pub use self::weights::{
 };
 use crate::audio::AudioTower;
 use crate::flash::Flash;
-use crate::graph;
+use crate::graph::{self, ChainRows};
 use crate::media::cut;
 use crate::plan::Plan;
 use crate::vision::Tower;
@@ -44,6 +44,8 @@ pub struct Model<B: Backend> {
     state: State<B>,
     tower: Option<Tower<B>>,
     drafter: Option<DrafterModel<B>>,
+    /// What it takes in of a step, where it goes by a chain.
+    chain: ChainRows,
     audio: Option<AudioTower<B>>,
     /// What was perceived last.
     perceived: Option<MediumKind>,
@@ -84,6 +86,8 @@ impl<B: Backend> Model<B> {
         let drafter = mapped.drafter().map(|mapped| DrafterModel::new(mapped, &spec, &mut backend, plan));
         let (drafter, hidden) = drafter.transpose()?.flatten().unzip();
         state.hidden = hidden;
+        let chained = matches!(drafter, Some(DrafterModel::Chain(_)));
+        let chain = ChainRows::new(if chained { plan.batch_tokens as usize } else { 0 }, plan.slots as usize);
         let layers = spec.layers.iter().zip(&plan.caches);
         let rings = layers.filter(|(_, cache)| cache.capacity < plan.context);
         let mut rings: Vec<_> =
@@ -103,6 +107,7 @@ impl<B: Backend> Model<B> {
             tower,
             audio,
             drafter,
+            chain,
             perceived: None,
             blanked,
             rings,
@@ -196,7 +201,8 @@ where
         self.check_media(media, tokens.len());
         check_vocabulary(tokens, self.spec.vocab)?;
         self.bring(spans, wanted)?;
-        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, drafter, .. } = self;
+        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, drafter, chain, .. } =
+            self;
         blanked.clear();
         blanked.extend(tokens.iter().map(|token| spec.embedded_as(*token)));
         state.pieces.clear();
@@ -211,18 +217,27 @@ where
             None => None,
         };
         let vectors = vectors.filter(|_| !placed.is_empty());
+        if let Some(drafter) = drafter {
+            drafter.lay_out(spans, turns, chain);
+        }
+        let (tokens, chain) = (blanked.as_slice(), &*chain);
         let mut operations = |backend: &mut B| {
-            graph::forward(backend, spec, weights, state, spans, blanked, (vectors, placed), wanted)
+            graph::forward(backend, spec, weights, state, spans, tokens, (vectors, placed), wanted)?;
+            let Some((drafter, hidden)) = drafter.as_mut().zip(state.hidden.as_mut()) else { return Ok(()) };
+            let stepped = Stepped { spans, tokens, vectors, placed, chain };
+            drafter.take_in(backend, (spec, weights), hidden, &stepped)
         };
         // With media operations follow from more than a step says.
         if placed.is_empty() && turns.is_empty() {
-            backend.step(&Step { spans, tokens: blanked, wanted }, &mut operations)?;
+            let step = Step {
+                pass: Pass::Forward,
+                spans: &[spans, &chain.spans],
+                lists: &[tokens, &chain.given, &chain.places],
+                fixed: &[wanted, &chain.embedded, &chain.kept],
+            };
+            backend.step(&step, &mut operations)?;
         } else {
             operations(backend)?;
-        }
-        if let Some((drafter, hidden)) = drafter.as_mut().zip(state.hidden.as_mut()) {
-            let stepped = Stepped { spans, tokens: blanked, vectors, placed, turns: &state.turns };
-            drafter.take_in(backend, (spec, weights), hidden, &stepped)?;
         }
         if let Some(recurrent) = &mut self.recurrent {
             recurrent.after(spans);
