@@ -163,13 +163,23 @@ pub(super) unsafe fn load_8<E: Element>(run: *const E, at: usize) -> __m256 {
     }
 }
 
-/// How many bytes ahead weights are asked for where nothing else is known: a CPU's own streams stop at every 4 KiB.
-pub(super) const AHEAD: usize = 8192;
+/// How many bytes ahead weights are asked for; 0 is not to ask.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    /// Into the first cache.
+    near: usize,
+    /// Into the second one.
+    far: usize,
+}
 
-/// As [`AHEAD`], for a product of `rows` rows of activations by the AVX-512 kernels; 0 is not to ask. A Zen 4 reads one
-/// stream best when left alone: asking costs it 8 % for one or two rows. More rows leave it too few instructions
-/// ahead of the arithmetic, and it is 4096 then that is best.
-pub(super) fn ahead_of(rows: usize) -> usize {
+/// Where nothing else is known: a CPU's own streams stop at every 4 KiB.
+pub(super) const AHEAD: Ahead = Ahead { near: 8192, far: 0 };
+
+/// For a product of `rows` rows of activations by the AVX-512 kernels. A Zen 4 reads one stream best when left
+/// alone. More rows leave its own requests too few instructions ahead of the arithmetic, and what is asked of the first cache
+/// waits for one of the few lines that may be on their way to it: there the second cache is asked far ahead, the first one
+/// for what is in the second by then.
+pub(super) fn ahead_of(rows: usize) -> Ahead {
     static ZEN_4: LazyLock<bool> = LazyLock::new(|| {
         // The first is the highest leaf with the vendor's name, the second the family in bits 8 to 11 and 20 to 27.
         let (vendor, version) = (__cpuid(0), __cpuid(1).eax);
@@ -180,16 +190,25 @@ pub(super) fn ahead_of(rows: usize) -> usize {
     });
     match (*ZEN_4, rows) {
         (false, _) => AHEAD,
-        (true, ..=2) => 0,
-        (true, _) => 4096,
+        (true, ..=2) => Ahead { near: 0, far: 0 },
+        (true, _) => Ahead { near: 2048, far: 16384 },
     }
 }
 
-/// Asks for as many bytes as `quants` and a block's head have, `ahead` bytes of them.
+/// Asks for as many bytes as `quants` and a block's head have, as far ahead of them as `ahead` says.
 #[inline(always)]
-pub(super) fn prefetch(quants: &[u8], ahead: usize) {
-    for line in 0..=quants.len() / 64 {
-        // SAFETY: SSE is part of x86-64, and any address may be asked for.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(quants.as_ptr().wrapping_add(ahead + 64 * line).cast()) };
+pub(super) fn prefetch(quants: &[u8], ahead: Ahead) {
+    // SAFETY: SSE is part of x86-64, and any address may be asked for.
+    unsafe {
+        if ahead.far > 0 {
+            for line in 0..=quants.len() / 64 {
+                _mm_prefetch::<_MM_HINT_T1>(quants.as_ptr().wrapping_add(ahead.far + 64 * line).cast());
+            }
+        }
+        if ahead.near > 0 {
+            for line in 0..=quants.len() / 64 {
+                _mm_prefetch::<_MM_HINT_T0>(quants.as_ptr().wrapping_add(ahead.near + 64 * line).cast());
+            }
+        }
     }
 }

@@ -150,9 +150,7 @@ fn tokens<const BITS: usize, const ASYM: bool, const TABLE: bool, const M: usize
             tiles.get_unchecked(begin..begin + len)
         };
         if M == 1 {
-            if ahead > 0 {
-                prefetch(of(0, weights, group_bytes::<BITS>()), ahead);
-            }
+            prefetch(of(0, weights, group_bytes::<BITS>()), ahead);
         } else if first == 0 {
             // The tiles of the next call.
             for m in 0..M {
