@@ -53,8 +53,8 @@ programs() {
 }
 
 cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib -- cuda:: device::
-kernels=$(programs muse-kernels agreement choose cuda_errors cuda_memory cuda_steps delta heads images sounds whole_sequences)
-models=$(programs muse-runtime model recurrent images sounds drafter cuda_memory cuda_steps)
+kernels=$(programs muse-kernels agreement best choose cuda_errors cuda_memory cuda_steps delta heads images sounds whole_sequences)
+models=$(programs muse-runtime model recurrent images sounds drafter speculation cuda_memory cuda_steps)
 for order in forwards backwards; do
   echo "threads $order"
   MUSE_EMULATOR_ORDER=$order "$folder/fragments"

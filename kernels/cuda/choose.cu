@@ -1,10 +1,9 @@
 // Which positions a row meets: those of the best scores of small heads. kernels/src/backend.rs, `choose`.
 #include "cache.cuh"
+#include "select.cuh"
 
 // Numbers of a row's queries together, at most.
 constexpr u32 INDEX_WIDTH_MAX = 8192;
-// Threads of a block that finds the best.
-constexpr u32 BEST_THREADS = 512;
 
 struct Index {
   float* scores;         // (rows at once, stride)
@@ -57,18 +56,9 @@ static __device__ __forceinline__ void index_scores(const Index& index, const Ca
   index.scores[blockIdx.y * index.stride + position] = sum;
 }
 
-// Integers that order as their scores do, -0 below 0 and NaN by its sign.
-static __device__ __forceinline__ u32 order(float score) {
-  const u32 bits = __float_as_uint(score);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-// The `top` best of each row's positions, ascending, the lower of equals first, and -1 where there are fewer. The last of
-// the best is found digit by digit, from how many scores have each. Grid: rows at once; BEST_THREADS.
+// The `top` best of each row's positions, ascending, the lower of equals first, and -1 where there are fewer. Grid: rows at
+// once; BEST_THREADS.
 extern "C" __global__ void __launch_bounds__(BEST_THREADS) choose_best(Index index) {
-  __shared__ u32 digits[256];
-  __shared__ u32 found, wanted;
-  __shared__ u32 greater_of[BEST_THREADS / WARP], equal_of[BEST_THREADS / WARP];
   const u32 row_index = index.first + blockIdx.x, count = index.batch[row_index].position + 1, top = index.top;
   const float* const scores = index.scores + blockIdx.x * index.stride;
   float* const chosen = index.chosen + static_cast<u64>(row_index) * top;
@@ -76,45 +66,9 @@ extern "C" __global__ void __launch_bounds__(BEST_THREADS) choose_best(Index ind
     for (u32 i = threadIdx.x; i < top; i += BEST_THREADS) chosen[i] = i < count ? static_cast<float>(i) : -1.0f;
     return;
   }
-  u32 last = 0, mask = 0;
-  if (threadIdx.x == 0) wanted = top;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    if (threadIdx.x < 256) digits[threadIdx.x] = 0;
-    __syncthreads();
-    for (u32 p = threadIdx.x; p < count; p += BEST_THREADS) {
-      const u32 key = order(scores[p]);
-      if ((key & mask) == last) atomicAdd(&digits[key >> shift & 255], 1u);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      u32 digit = 255;
-      for (; digits[digit] < wanted; --digit) wanted -= digits[digit];
-      found = digit;
-    }
-    __syncthreads();
-    last |= found << shift;
-    mask |= 255u << shift;
-  }
-  // All above the last, and of those equal to it as many as are still wanted.
-  const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, lower = (1u << lane) - 1;
-  u32 greater_before = 0, equal_before = 0;
-  for (u32 start = 0; start < count; start += BEST_THREADS) {
-    const u32 p = start + threadIdx.x;
-    const u32 key = p < count ? order(scores[p]) : 0;
-    const bool greater = p < count && key > last, equal = p < count && key == last;
-    const u32 greaters = __ballot_sync(ALL_LANES, greater), equals = __ballot_sync(ALL_LANES, equal);
-    if (lane == 0) greater_of[warp] = __popc(greaters), equal_of[warp] = __popc(equals);
-    __syncthreads();
-    u32 above = greater_before + __popc(greaters & lower), same = equal_before + __popc(equals & lower);
-    for (u32 other = 0; other < BEST_THREADS / WARP; ++other) {
-      if (other < warp) above += greater_of[other], same += equal_of[other];
-      greater_before += greater_of[other], equal_before += equal_of[other];
-    }
-    if (greater || (equal && same < wanted)) {
-      chosen[above + (same < wanted ? same : wanted)] = static_cast<float>(p);
-    }
-    __syncthreads();
-  }
+  select_largest(
+      count, top, [=](u32 position) { return order(scores[position]); },
+      [=](u32 place, u32 position) { chosen[place] = static_cast<float>(position); });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) index_scores_f32(Index index, Cache cache) { index_scores<float>(index, cache); }

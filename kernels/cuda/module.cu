@@ -1,6 +1,7 @@
 // All kernels in one module, which is what is compiled: scripts/cubins.sh.
 #include "attention.cu"
 #include "attention_prompt.cu"
+#include "best.cu"
 #include "choose.cu"
 #include "convolve_causal.cu"
 #include "delta.cu"

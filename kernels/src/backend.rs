@@ -1,5 +1,6 @@
 use muse_format::{Activation, Score, Temperature};
 
+use crate::best::{Best, best_of};
 use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, IndexShape, Span, Tensor};
 
 /// Why a backend could not do what was asked. A host backend fails only while loading.
@@ -90,7 +91,7 @@ pub struct Step<'a> {
     pub pass: Pass,
     /// Where rows stand: slots and starts may be others where the lengths are the same.
     pub spans: &'a [&'a [Span]],
-    /// Tokens, and rows to gather or to scatter: the numbers may be others where there are as many.
+    /// Tokens, rows to gather or to scatter, and the [`bits`](crate::bits) of temperatures: the numbers may be others where there are as many.
     pub lists: &'a [&'a [u32]],
     /// Whatever else operations follow from, as rows whose logits are wanted.
     pub fixed: &'a [&'a [u32]],
@@ -167,6 +168,12 @@ pub trait Backend {
     fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
         let _ = positions;
         Err(BackendError::Unsupported("choose".into()))
+    }
+
+    /// Makes room for [`best`](Self::best) of `rows` rows of at most `width`.
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+        let _ = (rows, width);
+        Ok(())
     }
 
     /// Allocates the keys and values of one layer.
@@ -580,4 +587,22 @@ pub trait Backend {
         scale: f32,
         softcap: Option<f32>,
     ) -> Result<(), BackendError>;
+
+    /// What [`Best`] holds of each row of `x`, rows of `width`, at most 2^24, one for each temperature: the numbers with 0 added,
+    /// the largest first, the lower index where two are equal, NaN before all, and the sum to [`Best::SUM_ERROR`], which is 0
+    /// for a temperature of 0. `out` is `(rows, Best::WIDTH)`.
+    fn best(
+        &mut self,
+        out: &mut Self::Buffer,
+        x: &Self::Buffer,
+        width: usize,
+        temperatures: &[f32],
+    ) -> Result<(), BackendError> {
+        let mut all = vec![0.0; temperatures.len() * width];
+        self.read(x, &mut all)?;
+        let mut best = vec![0.0; temperatures.len() * Best::WIDTH];
+        let rows = all.chunks_exact(width).zip(best.chunks_exact_mut(Best::WIDTH));
+        rows.zip(temperatures).for_each(|((row, out), temperature)| best_of(row, *temperature, out));
+        self.write(out, &best)
+    }
 }

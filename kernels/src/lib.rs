@@ -25,6 +25,7 @@
 //! It refuses to repack weights: a tensor arrives in a [`muse_format::Layout`] that a kernel reads as it is.
 
 mod backend;
+mod best;
 mod cache;
 mod cpu;
 mod cuda;
@@ -39,13 +40,14 @@ mod test_data;
 pub use backend::{
     Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, Pass, Routing, ScaledNorm, Step,
 };
+pub use best::{Best, bits};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaMemory, CudaWeight};
 pub use cuda::{
-    CudaError, cuda_attention_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
-    cuda_reserved_bytes, cuda_table_bytes,
+    CudaError, cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes,
+    cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use child::{child, outcomes};
 use muse_kernels::{
-    AttentionShape, Backend, BackendError, CacheDtype, CacheShape, CudaBackend, CudaBuffer, CudaCache,
-    CudaDeltaState, CudaWeight, DeltaShape, Linear, Pass, Span, Step, Tensor,
+    AttentionShape, Backend, BackendError, Best, CacheDtype, CacheShape, CudaBackend, CudaBuffer, CudaCache,
+    CudaDeltaState, CudaWeight, DeltaShape, Linear, Pass, Span, Step, Tensor, bits,
 };
 
 const DIM: usize = 64;
@@ -37,6 +37,7 @@ struct Tiny {
     v: CudaBuffer,
     mix: CudaBuffer,
     logits: CudaBuffer,
+    best: CudaBuffer,
 }
 
 /// What runs a step's operations.
@@ -86,6 +87,7 @@ impl Tiny {
             v: buffer(kv)?,
             mix: buffer(width)?,
             logits: buffer(VOCAB)?,
+            best: buffer(Best::WIDTH)?,
             cuda,
             embed,
             norm,
@@ -103,9 +105,27 @@ impl Tiny {
         tokens: &[u32],
         wanted: &[u32],
     ) -> Result<Vec<u32>, BackendError> {
-        let Self { cuda, embed, norm, rope, qkv: [on_q, on_k, on_v], out, cache, x, y, q, k, v, mix, logits } =
-            self;
+        let Self {
+            cuda,
+            embed,
+            norm,
+            rope,
+            qkv: [on_q, on_k, on_v],
+            out,
+            cache,
+            x,
+            y,
+            q,
+            k,
+            v,
+            mix,
+            logits,
+            best,
+        } = self;
         let rows = tokens.len();
+        // Steps of two sessions or more are not drawn from. Temperatures differ between steps of one shape.
+        let temperature = |row: &u32| 0.5 + ((spans[0].start + row) % 7) as f32;
+        let temperatures: Vec<f32> = wanted.iter().filter(|_| spans.len() == 1).map(temperature).collect();
         let shape = AttentionShape {
             heads: HEADS,
             kv_heads: KV_HEADS,
@@ -141,18 +161,23 @@ impl Tiny {
             cuda.gather(y, x, wanted, DIM)?;
             // As the graph of a model does: the next step finds them the other way round.
             std::mem::swap(x, y);
-            cuda.linear(x, wanted.len(), &mut [Linear { out: &mut *logits, weight: embed, bias: None }])
+            cuda.linear(x, wanted.len(), &mut [Linear { out: &mut *logits, weight: embed, bias: None }])?;
+            if temperatures.is_empty() { Ok(()) } else { cuda.best(best, logits, VOCAB, &temperatures) }
         };
         match run {
             As::Operations => operations(cuda)?,
             As::Step | As::Uncapturable => {
-                let step = Step { pass: Pass::Forward, spans: &[spans], lists: &[tokens], fixed: &[wanted] };
+                let lists = &[tokens, bits(&temperatures)];
+                let step = Step { pass: Pass::Forward, spans: &[spans], lists, fixed: &[wanted] };
                 cuda.step(&step, &mut operations)?;
             }
         }
         let mut read = vec![f32::NAN; wanted.len() * VOCAB];
         cuda.read(logits, &mut read)?;
         assert!(read.iter().all(|logit| logit.is_finite()));
+        let drawn_from = read.len();
+        read.resize(drawn_from + temperatures.len() * Best::WIDTH, f32::NAN);
+        cuda.read(best, &mut read[drawn_from..])?;
         Ok(read.into_iter().map(f32::to_bits).collect())
     }
 }

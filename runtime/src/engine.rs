@@ -7,7 +7,7 @@ use muse_format::{Audio, Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
 
 use crate::protocol::Protocol;
-use crate::{ChatOptions, Draft, DrafterInfo, Mapped, Medium, MediumKind, Message, Plan};
+use crate::{ChatOptions, Draft, DrafterInfo, LogitRows, Mapped, Medium, MediumKind, Message, Plan};
 
 /// What callers may know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,6 +159,27 @@ pub trait Engine: Send {
             MediaRows { placed: [], turns: [] } => self.step(spans, tokens, wanted, logits),
             _ => Err(BackendError::Unsupported("vectors in the place of tokens".into())),
         }
+    }
+
+    /// [`step_with_media`](Self::step_with_media) of rows that tokens are drawn from, one temperature each in `rows`, to which it
+    /// writes all of their logits, or the best of each where that is less work than to bring all.
+    fn step_to_draw(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        media: MediaRows<'_>,
+        wanted: &[u32],
+        rows: &mut LogitRows,
+    ) -> Result<(), BackendError> {
+        rows.whole = true;
+        self.step_with_media(spans, tokens, media, wanted, rows.logits(wanted.len()))
+    }
+
+    /// Writes the logits of the rows that the last call wanted, a [`step_to_draw`](Self::step_to_draw) that gave the best of
+    /// each, to `logits`, `(wanted.len(), vocab)`.
+    fn read_logits(&mut self, logits: &mut [f32]) -> Result<(), BackendError> {
+        let _ = logits;
+        Err(BackendError::Unsupported("logits of a step that gave all of them".into()))
     }
 
     /// Computes the vectors of `medium`, which are there until the next one. It has at most as many tokens as

@@ -27,6 +27,7 @@ mod plan;
 pub mod protocol;
 pub mod random;
 mod request;
+mod rows;
 mod sampler;
 mod scheduler;
 pub mod selftest;
@@ -58,6 +59,7 @@ pub use request::{
     ChatOptions, Event, FinishReason, GenerateOptions, Message, Mode, Priority, Prompt, Refusal, Sink,
     SinkClosed, Speculation, Timing, Usage,
 };
+pub use rows::LogitRows;
 pub use sampler::{SampleError, Sampler, SamplerOptions};
 pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimDrafter, SimEngine, SimOptions};

@@ -10,8 +10,10 @@ use std::thread;
 
 use child::{child, outcomes};
 use muse_format::{Layout, Spec};
-use muse_kernels::{BackendError, Span};
-use muse_runtime::{BackendChoice, Draft, Engine, LoadOptions, Mapped, load_mapped, open};
+use muse_kernels::{Backend, BackendError, Best, ReferenceBackend, Span};
+use muse_runtime::{
+    BackendChoice, Draft, Engine, LoadOptions, LogitRows, Mapped, MediaRows, load_mapped, open,
+};
 use support::{
     Rng, byte_text, chain, chunked, drafter, everything, latent, mixture, plain, recurrent, shared, sparse,
     write,
@@ -53,11 +55,13 @@ struct Talk {
     at: [u32; 3],
     random: Rng,
     hash: u64,
+    drawn: LogitRows,
 }
 
 impl Talk {
     fn new(engine: Box<dyn Engine>) -> Self {
-        Self { engine, at: [0; 3], random: Rng(5), hash: 0xcbf2_9ce4_8422_2325 }
+        let drawn = LogitRows::new(engine.info().logit_rows, engine.info().vocab);
+        Self { engine, at: [0; 3], random: Rng(5), hash: 0xcbf2_9ce4_8422_2325, drawn }
     }
 
     fn note(&mut self, logits: &[f32]) {
@@ -67,7 +71,8 @@ impl Talk {
         }
     }
 
-    /// So many rows of each of `slots`; the logits of all of them, or of the last of each.
+    /// So many rows of each of `slots`; the logits of all of them, or of the last of each, and their best where tokens are drawn
+    /// of them: of one slot's rows.
     fn step(&mut self, slots: &[(u32, u32)], all: bool) -> Result<(), BackendError> {
         let vocab = self.engine.info().vocab;
         let span = |(slot, len): &(u32, u32)| Span { slot: *slot, start: self.at[*slot as usize], len: *len };
@@ -80,7 +85,19 @@ impl Talk {
         });
         let wanted: Vec<u32> = if all { (0..rows).collect() } else { ends.collect() };
         let mut logits = vec![f32::NAN; wanted.len() * vocab as usize];
-        self.engine.step(&spans, &tokens, &wanted, &mut logits)?;
+        if let [_] = slots {
+            let drawn = &mut self.drawn;
+            drawn.temperatures.clear();
+            drawn.temperatures.extend(wanted.iter().map(|row| (tokens[*row as usize] % 4) as f32 / 2.0));
+            self.engine.step_to_draw(&spans, &tokens, MediaRows::default(), &wanted, drawn)?;
+            self.engine.read_logits(&mut logits)?;
+            assert!(!drawn.whole);
+            check_best(&drawn.best[..wanted.len() * Best::WIDTH], &logits, &drawn.temperatures);
+            let sums: Vec<f32> = drawn.best.chunks(Best::WIDTH).map(|row| Best::new(row).sum()).collect();
+            self.note(&sums[..wanted.len()]);
+        } else {
+            self.engine.step(&spans, &tokens, &wanted, &mut logits)?;
+        }
         self.note(&logits);
         spans.iter().for_each(|span| self.at[span.slot as usize] += span.len);
         Ok(())
@@ -130,6 +147,18 @@ impl Talk {
             }
         }
         Ok(self.hash)
+    }
+}
+
+/// The best are those of the logits.
+fn check_best(best: &[f32], logits: &[f32], temperatures: &[f32]) {
+    let (mut expected, vocab) = (vec![f32::NAN; best.len()], logits.len() / temperatures.len());
+    ReferenceBackend::new().best(&mut expected, &logits.to_vec(), vocab, temperatures).unwrap();
+    for (best, expected) in best.chunks(Best::WIDTH).zip(expected.chunks(Best::WIDTH)) {
+        let (best, expected) = (Best::new(best), Best::new(expected));
+        assert!(best.pairs().eq(expected.pairs()));
+        let (sum, expected) = (f64::from(best.sum()), f64::from(expected.sum()));
+        assert!((sum - expected).abs() <= Best::SUM_ERROR * expected, "{sum}, not {expected}");
     }
 }
 

@@ -172,3 +172,36 @@ fn changes_nothing(target: &Spec, drafter: &Spec, temperatures: &[f32]) {
         assert!(with > alone, "{with} with a {name}, {alone} without");
     }
 }
+
+/// Tokens are drawn from the best of each row there, and from all of its logits where the best do not say.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_draws_the_tokens_of_the_reference() {
+    let spec = Spec { vocab: 700, ..plain() };
+    let [reference, cuda] = [BackendChoice::Reference, BackendChoice::Cuda].map(|backend| {
+        let scheduler = serve(&spec, &load(backend, 16));
+        let sessions: Vec<u64> = (0..3).map(|_| scheduler.open_session("tiny").unwrap()).collect();
+        (scheduler, sessions)
+    });
+    let drawn = |temperature| GenerateOptions {
+        temperature: Some(temperature),
+        max_tokens: Some(12),
+        speculation: Speculation::Always,
+        ..GenerateOptions::default()
+    };
+    for options in [
+        drawn(0.0),
+        GenerateOptions { top_k: Some(20), top_p: Some(0.95), ..drawn(0.7) },
+        GenerateOptions { top_k: Some(300), ..drawn(1.0) },
+        GenerateOptions { top_p: Some(0.8), ..drawn(0.3) },
+        GenerateOptions { top_p: Some(0.99), ..drawn(3.0) },
+        GenerateOptions { min_p: Some(0.2), ..drawn(0.6) },
+        GenerateOptions { repetition_penalty: Some(1.3), ..drawn(0.5) },
+        drawn(1.0),
+    ] {
+        let (expected, _) = ask(&reference.0, &reference.1, &options);
+        let (answers, _) = ask(&cuda.0, &cuda.1, &options);
+        assert_eq!(answers, expected, "{options:?}");
+        assert!(answers.iter().all(|answer| answer.completion_tokens > 1), "{answers:?}");
+    }
+}

@@ -109,7 +109,7 @@ const std::unordered_map<std::string, emulator::Kernel>& kernels() {
   static const std::unordered_map<std::string, emulator::Kernel> all = {
       K(attention_f32_4), K(attention_f16_4), K(attention_int8_4), K(attention_int8_int4_4), K(attention_int4_4),
       K(attention_f32_8), K(attention_f16_8), K(attention_int8_8), K(attention_int8_int4_8), K(attention_int4_8),
-      K(attention_merge),
+      K(attention_merge), K(best_of_parts), K(best_of_rows),
       K(attention_prompt_f16_128), K(attention_prompt_f16_256), K(attention_prompt_packed_128), K(attention_prompt_packed_256),
       K(index_scores_f32), K(index_scores_f16), K(index_scores_int8), K(choose_best),
       K(clip), K(convolve), K(convolve_causal), K(pass_on), K(delta_prepare), K(delta_rule), K(delta_settle),

@@ -25,7 +25,7 @@ pub(super) const PROMPT_QUERIES: u32 = 64;
 pub(super) const BEHIND_NOTHING: u32 = 0;
 pub(super) const BEHIND_WITHIN: u32 = 1;
 pub(super) const BEHIND_ALL: u32 = 2;
-/// Numbers of a row's queries that choose.cu takes, and the threads that find the best.
+/// Numbers of a row's queries that choose.cu takes, and the threads that find the best: select.cuh.
 pub(super) const INDEX_WIDTH_MAX: u32 = 8192;
 pub(super) const BEST_THREADS: u32 = 512;
 /// Columns and threads of a block of delta.cu.
@@ -65,6 +65,8 @@ const NAMES: &[&str] = &[
     "attention_prompt_f16_256",
     "attention_prompt_packed_128",
     "attention_prompt_packed_256",
+    "best_of_parts",
+    "best_of_rows",
     "choose_best",
     "clip",
     "combine",
@@ -295,6 +297,15 @@ pub(super) struct Index {
     pub heads: u32,
     pub top: u32,
     pub first: u32,
+}
+
+/// best.cu
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts {
+    pub numbers: u64,
+    pub indices: u64,
+    pub sums: u64,
 }
 
 /// delta.cu

@@ -12,6 +12,8 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod backend;
 #[cfg(feature = "cuda")]
+mod best;
+#[cfg(feature = "cuda")]
 mod cache;
 #[cfg(feature = "cuda")]
 mod delta;
@@ -46,8 +48,8 @@ mod step;
 
 pub use error::CudaError;
 pub use scratch::{
-    cuda_attention_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes,
-    cuda_table_bytes,
+    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
+    cuda_reserved_bytes, cuda_table_bytes,
 };
 
 #[cfg(feature = "cuda")]

@@ -67,6 +67,10 @@ impl Backend for CudaBackend {
         self.scratch.reserve_ranks(positions)
     }
 
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+        self.scratch.reserve_best(rows, width).map(|_| ())
+    }
+
     fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
         CudaCache::new(&self.context, shape)
     }
@@ -404,5 +408,15 @@ impl Backend for CudaBackend {
         softcap: Option<f32>,
     ) -> Result<(), BackendError> {
         self.scaled_and_capped(x, len, scale, softcap)
+    }
+
+    fn best(
+        &mut self,
+        out: &mut CudaBuffer,
+        x: &CudaBuffer,
+        width: usize,
+        temperatures: &[f32],
+    ) -> Result<(), BackendError> {
+        self.best_of(out, x, width, temperatures)
     }
 }

@@ -1,7 +1,7 @@
 //! Working memory on the device, made at load for the largest batch.
 
 use crate::reference::GROUP;
-use crate::{ExpertsShape, HeadsShape};
+use crate::{Best, ExpertsShape, HeadsShape};
 
 /// Blocks that positions of attention are split over, at most, and so the queries that parts are kept of.
 pub(super) const BLOCKS_MAX: u64 = 256;
@@ -10,6 +10,9 @@ pub(super) const QUERIES: u64 = 8;
 pub(super) const HEAD_DIM_MAX: u64 = 640;
 /// Rows that choose positions at once.
 pub(super) const CHOOSE_ROWS: u64 = 16;
+
+/// Numbers of a row that a block of best.cu looks at.
+pub(super) const BEST_PART: u64 = 8192;
 
 /// Tokens that the kernels called `prompt` multiply together, and so a work has at most.
 pub(super) const PROMPT: usize = 64;
@@ -77,6 +80,17 @@ pub fn cuda_choose_bytes(positions: u64) -> u64 {
     4 * CHOOSE_ROWS * positions
 }
 
+/// Bytes of the best of each part of `rows` rows of `width`, where they stand, and of a part's largest number and sum.
+fn best_parts(rows: u64, width: u64) -> [u64; 3] {
+    let parts = rows * width.div_ceil(BEST_PART);
+    [4 * parts * Best::COUNT as u64, 4 * parts * Best::COUNT as u64, 8 * parts]
+}
+
+/// Bytes that `CudaBackend` reserves to find the best of `rows` rows of `width`.
+pub fn cuda_best_bytes(rows: u64, width: u64) -> u64 {
+    best_parts(rows, width).iter().sum()
+}
+
 /// Bytes that `CudaBackend` reserves for mixtures of experts, its quantized hidden values included.
 pub fn cuda_experts_bytes(rows: u64, shape: ExpertsShape) -> u64 {
     let hidden = quantized_bytes(rows * shape.used as u64, shape.ffn_dim as u64);
@@ -90,7 +104,9 @@ pub(super) use on_device::Scratch;
 mod on_device {
     use std::sync::Arc;
 
-    use super::{INPUTS_BYTES, batch_bytes, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes};
+    use super::{
+        INPUTS_BYTES, batch_bytes, best_parts, cuda_choose_bytes, experts_parts, parts_bytes, quantized_bytes,
+    };
     use crate::cuda::driver::Context;
     use crate::cuda::memory::Memory;
     use crate::{BackendError, ExpertsShape, HeadsShape};
@@ -116,6 +132,8 @@ mod on_device {
         pub(in crate::cuda) heads_scales: Memory,
         /// Of positions that are chosen among: `(CHOOSE_ROWS, positions)`
         pub(in crate::cuda) ranks: Memory,
+        /// What is known of parts of rows of logits: best.cu
+        pub(in crate::cuda) best: Memory,
         /// Activations of a product: `(rows, groups * 32)` i8
         pub(in crate::cuda) quants: Memory,
         /// `(rows, groups)` f32
@@ -151,6 +169,7 @@ mod on_device {
                 heads_quants: none()?,
                 heads_scales: none()?,
                 ranks: none()?,
+                best: none()?,
                 quants: none()?,
                 scales: none()?,
                 expert: none()?,
@@ -203,6 +222,18 @@ mod on_device {
         /// Room to choose among `positions`.
         pub(in crate::cuda) fn reserve_ranks(&mut self, positions: usize) -> Result<(), BackendError> {
             grow(&self.context, &mut self.ranks, cuda_choose_bytes(positions as u64))
+        }
+
+        /// Room for the best of `rows` rows of `width`; where their numbers, indices and sums lie.
+        pub(in crate::cuda) fn reserve_best(
+            &mut self,
+            rows: usize,
+            width: usize,
+        ) -> Result<[u64; 3], BackendError> {
+            let [numbers, indices, sums] = best_parts(rows as u64, width as u64);
+            grow(&self.context, &mut self.best, numbers + indices + sums)?;
+            let at = self.best.at();
+            Ok([at, at + numbers, at + numbers + indices])
         }
 
         /// Room for mixtures of `rows` rows.

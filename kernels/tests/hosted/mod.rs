@@ -485,4 +485,20 @@ impl Backend for Hosted {
         self.cuda.scatter(&mut on_device, &x, rows, width)?;
         self.cuda.read(&on_device, out)
     }
+
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+        self.cuda.reserve_best(rows, width)
+    }
+
+    fn best(
+        &mut self,
+        out: &mut Vec<f32>,
+        x: &Vec<f32>,
+        width: usize,
+        temperatures: &[f32],
+    ) -> Result<(), BackendError> {
+        let (mut on_device, x) = (self.put(out)?, self.put(x)?);
+        self.cuda.best(&mut on_device, &x, width, temperatures)?;
+        self.cuda.read(&on_device, out)
+    }
 }

@@ -14,7 +14,7 @@ mod weights;
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Pass, Span, Step};
+use muse_kernels::{Backend, BackendError, Best, Pass, Span, Step, bits};
 
 use self::drafter::{DrafterModel, Stepped};
 pub use self::embedding::EmbeddingModel;
@@ -34,7 +34,7 @@ use crate::media::cut;
 use crate::plan::Plan;
 use crate::vision::Tower;
 use crate::weights::Mapped;
-use crate::{Draft, Engine, LoadError, MediaRows, Medium, MediumKind, ModelInfo, Placed, Text};
+use crate::{Draft, Engine, LoadError, LogitRows, MediaRows, Medium, MediumKind, ModelInfo, Placed, Text};
 
 /// A model on one backend.
 pub struct Model<B: Backend> {
@@ -55,6 +55,8 @@ pub struct Model<B: Backend> {
     rings: Vec<(u32, u32)>,
     /// Where each slot's recurrent states go on; none where no layer has one.
     recurrent: Option<Recurrent>,
+    /// Whether tokens are drawn from the best of rows of logits.
+    finds_best: bool,
     info: ModelInfo,
     text: Arc<dyn Text>,
 }
@@ -112,6 +114,7 @@ impl<B: Backend> Model<B> {
             blanked,
             rings,
             recurrent,
+            finds_best: plan.buffers.best > 0,
             info,
             text,
         })
@@ -132,7 +135,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// Panics where a caller broke the contract of [`Engine::step`].
-    fn check_step(&self, spans: &[Span], tokens: &[u32], wanted: &[u32], logits: &[f32]) {
+    fn check_step(&self, spans: &[Span], tokens: &[u32], wanted: &[u32]) {
         let info = &self.info;
         let rows: u64 = spans.iter().map(|s| u64::from(s.len)).sum();
         assert!(rows == tokens.len() as u64 && (1..=u64::from(info.batch_tokens)).contains(&rows));
@@ -143,7 +146,67 @@ impl<B: Backend> Model<B> {
             assert!(reached, "no state goes on from {span:?}");
         }
         assert!(wanted.len() <= info.logit_rows as usize && wanted.iter().all(|w| u64::from(*w) < rows));
-        assert_eq!(logits.len(), wanted.len() * info.vocab as usize);
+    }
+
+    /// A step, its logits left where they are, and the best of each row where `temperatures` has one for it.
+    fn compute(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        media: MediaRows<'_>,
+        wanted: &[u32],
+        temperatures: &[f32],
+    ) -> Result<(), BackendError> {
+        let MediaRows { placed, turns } = media;
+        self.check_step(spans, tokens, wanted);
+        self.check_media(media, tokens.len());
+        check_vocabulary(tokens, self.spec.vocab)?;
+        self.bring(spans, wanted)?;
+        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, drafter, chain, .. } =
+            self;
+        blanked.clear();
+        blanked.extend(tokens.iter().map(|token| spec.embedded_as(*token)));
+        state.pieces.clear();
+        if placed.iter().any(|placed| placed.joint) {
+            cut(spans, placed, &mut state.pieces, &mut state.joint);
+        }
+        state.turns.clear();
+        state.turns.extend_from_slice(turns);
+        let vectors = match perceived {
+            Some(MediumKind::Image | MediumKind::Video) => tower.as_ref().map(|tower| &tower.vectors),
+            Some(MediumKind::Sound) => audio.as_ref().map(|tower| &tower.vectors),
+            None => None,
+        };
+        let vectors = vectors.filter(|_| !placed.is_empty());
+        if let Some(drafter) = drafter {
+            drafter.lay_out(spans, turns, chain);
+        }
+        let (tokens, chain) = (blanked.as_slice(), &*chain);
+        let mut operations = |backend: &mut B| {
+            graph::forward(backend, spec, weights, state, spans, tokens, (vectors, placed), wanted)?;
+            if !temperatures.is_empty() {
+                backend.best(&mut state.best, &state.logits, spec.vocab as usize, temperatures)?;
+            }
+            let Some((drafter, hidden)) = drafter.as_mut().zip(state.hidden.as_mut()) else { return Ok(()) };
+            let stepped = Stepped { spans, tokens, vectors, placed, chain };
+            drafter.take_in(backend, (spec, weights), hidden, &stepped)
+        };
+        // With media operations follow from more than a step says.
+        if placed.is_empty() && turns.is_empty() {
+            let step = Step {
+                pass: Pass::Forward,
+                spans: &[spans, &chain.spans],
+                lists: &[tokens, bits(temperatures), &chain.given, &chain.places],
+                fixed: &[wanted, &chain.embedded, &chain.kept],
+            };
+            backend.step(&step, &mut operations)?;
+        } else {
+            operations(backend)?;
+        }
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.after(spans);
+        }
+        Ok(())
     }
 
     /// Panics where a caller broke the contract of [`Engine::step_with_media`].
@@ -196,52 +259,29 @@ where
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        let MediaRows { placed, turns } = media;
-        self.check_step(spans, tokens, wanted, logits);
-        self.check_media(media, tokens.len());
-        check_vocabulary(tokens, self.spec.vocab)?;
-        self.bring(spans, wanted)?;
-        let Self { backend, spec, weights, state, tower, audio, perceived, blanked, drafter, chain, .. } =
-            self;
-        blanked.clear();
-        blanked.extend(tokens.iter().map(|token| spec.embedded_as(*token)));
-        state.pieces.clear();
-        if placed.iter().any(|placed| placed.joint) {
-            cut(spans, placed, &mut state.pieces, &mut state.joint);
+        assert_eq!(logits.len(), wanted.len() * self.info.vocab as usize);
+        self.compute(spans, tokens, media, wanted, &[])?;
+        self.backend.read(&self.state.logits, logits)
+    }
+
+    fn step_to_draw(
+        &mut self,
+        spans: &[Span],
+        tokens: &[u32],
+        media: MediaRows<'_>,
+        wanted: &[u32],
+        rows: &mut LogitRows,
+    ) -> Result<(), BackendError> {
+        rows.whole = !self.finds_best;
+        if rows.whole {
+            return self.step_with_media(spans, tokens, media, wanted, rows.logits(wanted.len()));
         }
-        state.turns.clear();
-        state.turns.extend_from_slice(turns);
-        let vectors = match perceived {
-            Some(MediumKind::Image | MediumKind::Video) => tower.as_ref().map(|tower| &tower.vectors),
-            Some(MediumKind::Sound) => audio.as_ref().map(|tower| &tower.vectors),
-            None => None,
-        };
-        let vectors = vectors.filter(|_| !placed.is_empty());
-        if let Some(drafter) = drafter {
-            drafter.lay_out(spans, turns, chain);
-        }
-        let (tokens, chain) = (blanked.as_slice(), &*chain);
-        let mut operations = |backend: &mut B| {
-            graph::forward(backend, spec, weights, state, spans, tokens, (vectors, placed), wanted)?;
-            let Some((drafter, hidden)) = drafter.as_mut().zip(state.hidden.as_mut()) else { return Ok(()) };
-            let stepped = Stepped { spans, tokens, vectors, placed, chain };
-            drafter.take_in(backend, (spec, weights), hidden, &stepped)
-        };
-        // With media operations follow from more than a step says.
-        if placed.is_empty() && turns.is_empty() {
-            let step = Step {
-                pass: Pass::Forward,
-                spans: &[spans, &chain.spans],
-                lists: &[tokens, &chain.given, &chain.places],
-                fixed: &[wanted, &chain.embedded, &chain.kept],
-            };
-            backend.step(&step, &mut operations)?;
-        } else {
-            operations(backend)?;
-        }
-        if let Some(recurrent) = &mut self.recurrent {
-            recurrent.after(spans);
-        }
+        assert_eq!(rows.temperatures.len(), wanted.len());
+        self.compute(spans, tokens, media, wanted, &rows.temperatures)?;
+        self.backend.read(&self.state.best, &mut rows.best[..wanted.len() * Best::WIDTH])
+    }
+
+    fn read_logits(&mut self, logits: &mut [f32]) -> Result<(), BackendError> {
         self.backend.read(&self.state.logits, logits)
     }
 

@@ -30,6 +30,7 @@ pub struct State<B: Backend> {
     pub narrow: B::Buffer,       // (rows, latent): what experts of a width of their own read
     pub blended: B::Buffer,      // (rows, latent): what they give
     pub logits: B::Buffer,       // (logit_rows, vocab)
+    pub best: B::Buffer,         // (logit_rows, Best::WIDTH), where they are read in the place of logits
     pub caches: Vec<B::Cache>,   // one a layer, or one for all where nothing is kept between steps
     /// One a layer; none where it does not score positions.
     pub index_caches: Vec<Option<B::Cache>>,
@@ -72,6 +73,10 @@ impl<B: Backend> State<B> {
         }
         if let Some(cache) = plan.index_caches.iter().flatten().next() {
             backend.reserve_choose(cache.capacity as usize)?;
+        }
+        if plan.buffers.best > 0 {
+            let rows = plan.logit_rows as usize;
+            backend.reserve_best(rows, plan.buffers.logits as usize / rows)?;
         }
         let vision = plan.vision.as_ref();
         Ok(Self {
@@ -126,6 +131,7 @@ impl<B: Backend> State<B> {
             narrow: buffer(lens.narrow)?,
             blended: buffer(lens.blended)?,
             logits: buffer(lens.logits)?,
+            best: buffer(lens.best)?,
             caches: caches.iter().map(|shape| backend.cache(*shape)).collect::<Result<_, _>>()?,
             index_caches: Vec::new(),
             delta_states: Vec::new(),

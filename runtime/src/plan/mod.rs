@@ -256,7 +256,7 @@ impl Plan {
         let input_width = widest_input(spec, d);
         let product_rows = product_rows(spec, d);
         let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
-        let [quantized, partial, experts, heads, ranking] = scratch_bytes(spec, d);
+        let [quantized, partial, experts, heads, ranking, best] = scratch_bytes(spec, d);
         items.push(Item { what: "scratch", shape, bytes: quantized });
         let shape = "partial sums of attention, f32".into();
         items.push(Item { what: "scratch", shape, bytes: partial });
@@ -275,6 +275,10 @@ impl Plan {
         if buffers.logits > 0 {
             let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
             items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
+        }
+        if buffers.best > 0 {
+            let shape = format!("the best of {} rows of logits, and of their parts", d.logit_rows);
+            items.push(Item { what: "scratch", shape, bytes: 4 * buffers.best + best });
         }
         if spec.embedding.is_some() {
             let shape = format!("pooled: {} texts x 2 x {} f32", d.slots, pooled_dim(spec));

@@ -2,8 +2,9 @@
 
 use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
-    CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_attention_bytes,
-    cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
+    Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_attention_bytes,
+    cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes,
+    cuda_table_bytes,
 };
 
 use super::PROPOSED_MAX;
@@ -37,6 +38,8 @@ pub struct BufferLens {
     pub narrow: u64,
     pub blended: u64,
     pub logits: u64,
+    /// What [`Best`] holds of each row of logits, where a backend brings no more of them to the host: on a GPU.
+    pub best: u64,
 }
 
 impl BufferLens {
@@ -69,7 +72,7 @@ impl BufferLens {
 
     /// Bytes of all.
     pub(super) fn byte_len(&self) -> u64 {
-        4 * (self.rows().iter().map(|(_, len)| len).sum::<u64>() + self.logits)
+        4 * (self.rows().iter().map(|(_, len)| len).sum::<u64>() + self.logits + self.best)
     }
 }
 
@@ -274,12 +277,16 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
         narrow: rows(widest(latent_dim)),
         blended: rows(widest(latent_dim)),
         logits: u64::from(d.logit_rows) * u64::from(spec.vocab),
+        best: match d.backend {
+            BackendChoice::Cuda => u64::from(d.logit_rows) * Best::WIDTH as u64,
+            BackendChoice::Cpu | BackendChoice::Reference => 0,
+        },
     }
 }
 
-/// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs, of heads' inputs and of
-/// the scores of positions, which the reference backend does not keep.
-pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
+/// Bytes of quantized activations, of attention's partial sums, of experts' inputs and outputs, of heads' inputs, of
+/// the scores of positions and of the best of parts of logits, which the reference backend does not keep.
+pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 6] {
     let (rows, width) = (u64::from(product_rows(spec, d)), widest_input(spec, d).into());
     let batch = u64::from(d.batch_tokens);
     let experts =
@@ -293,6 +300,7 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
             experts(CpuBackend::experts_bytes),
             heads.map_or(0, |shape| CpuBackend::heads_bytes(batch, shape)),
             if positions > 0 { CpuBackend::choose_bytes(positions) } else { 0 },
+            0,
         ],
         BackendChoice::Cuda => {
             let layers = spec.layers.iter().filter_map(|layer| layer.experts.as_ref());
@@ -306,9 +314,10 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 5] {
                 experts(cuda_experts_bytes) + tables,
                 heads.map_or(0, |shape| cuda_heads_bytes(batch, shape)),
                 cuda_choose_bytes(positions),
+                cuda_best_bytes(d.logit_rows.into(), spec.vocab.into()),
             ]
         }
-        BackendChoice::Reference => [0; 5],
+        BackendChoice::Reference => [0; 6],
     }
 }
 

@@ -1,8 +1,12 @@
 //! Logits, parameters, seed and history to one token. Pure: the same four give the same token on every machine.
 //!
+//! A token is drawn from all logits of a row or, where an engine gives no more, from the best of them, and is the same: where
+//! the best do not say what all would, all are asked for.
+//!
 //! The order is that of Hugging Face `generate`: repetition penalty, temperature, top-k, top-p, min-p, draw.
 
 use muse_format::Generation;
+use muse_kernels::Best;
 
 use crate::{GenerateOptions, Refusal};
 
@@ -122,6 +126,35 @@ impl Sampler {
         Ok(self.choose(logits, best))
     }
 
+    /// The temperature that [`sample_best`](Self::sample_best) needs the sum of a row for, or 0; `None` where it draws from no
+    /// row's best.
+    pub fn temperature_of_best(&self) -> Option<f32> {
+        let SamplerOptions { temperature, top_k, top_p, min_p, repetition_penalty, .. } = self.options;
+        if repetition_penalty != 1.0 {
+            return None;
+        }
+        match top_k as usize {
+            _ if temperature == 0.0 => Some(0.0),
+            0 if top_p < 1.0 => Some(temperature),
+            0 if min_p > 0.0 => Some(0.0),
+            0 => None,
+            top_k => (top_k <= Best::COUNT).then_some(0.0),
+        }
+    }
+
+    /// What [`sample`](Self::sample) draws from all logits of a row, from the best of them. `None` where they do not say: then
+    /// nothing was drawn.
+    pub fn sample_best(&mut self, row: Best<'_>) -> Option<u32> {
+        self.temperature_of_best()?;
+        let (logit, id) = row.pairs().next().filter(|(logit, _)| logit.is_finite())?;
+        let best = Candidate { id: id as u32, logit };
+        if self.options.temperature == 0.0 {
+            return Some(best.id);
+        }
+        self.filter_best(row, best)?;
+        Some(self.draw(best))
+    }
+
     fn choose(&mut self, logits: &[f32], best: Candidate) -> u32 {
         if self.options.temperature == 0.0 {
             return best.id;
@@ -144,16 +177,55 @@ impl Sampler {
         }
     }
 
+    /// [`filter`](Self::filter) of the best of a row, where all that is kept is among them.
+    fn filter_best(&mut self, row: Best<'_>, best: Candidate) -> Option<()> {
+        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let pairs = row.pairs().take(if top_k > 0 { top_k as usize } else { usize::MAX });
+        let candidates = pairs.take_while(|(logit, _)| logit.is_finite());
+        self.candidates.clear();
+        self.candidates.extend(candidates.map(|(logit, id)| Candidate { id: id as u32, logit }));
+        match (top_k, self.candidates.last()) {
+            (1.., _) => self.keep_probable(best),
+            (0, _) if top_p < 1.0 => {
+                // The sum is known within bounds; where both cut behind the same token, so does what lies between.
+                let cuts = [1.0 - 2.0 * Best::SUM_ERROR, 1.0 + 2.0 * Best::SUM_ERROR].map(|bound| {
+                    let part = f64::from(top_p) * (f64::from(row.sum()) * bound);
+                    front(&self.candidates, best, temperature, 0.0, part).1
+                });
+                let keep = cuts[0].filter(|keep| cuts[1] == Some(*keep))?;
+                self.candidates.truncate(keep);
+                self.keep_near(best);
+            }
+            // A bound that no rounding of a power reaches.
+            (0, Some(last)) if weight(last.logit, best, temperature) < f64::from(min_p) * (1.0 - 1e-9) => {
+                self.keep_probable(best);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
     /// Leaves in `candidates` the tokens that top-k, top-p and min-p keep. Never empty: each of them keeps `best`.
     fn filter(&mut self, logits: &[f32], best: Candidate) {
-        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let top_k = self.options.top_k as usize;
         let all = logits.iter().zip(0..).filter(|(logit, _)| logit.is_finite());
         self.candidates.clear();
-        self.candidates.extend(all.map(|(&logit, id)| Candidate { id, logit }));
-        if top_k > 0 && (top_k as usize) < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(top_k as usize - 1, most_probable_first);
-            self.candidates.truncate(top_k as usize);
+        // -0 is 0, and equals are in the order of their ids.
+        self.candidates.extend(all.map(|(&logit, id)| Candidate { id, logit: logit + 0.0 }));
+        if top_k > 0 {
+            if top_k < self.candidates.len() {
+                self.candidates.select_nth_unstable_by(top_k - 1, most_probable_first);
+                self.candidates.truncate(top_k);
+            }
+            // Sums depend on the order.
+            self.candidates.sort_unstable_by(most_probable_first);
         }
+        self.keep_probable(best);
+    }
+
+    /// Of `candidates` in their order leaves what top-p and min-p keep.
+    fn keep_probable(&mut self, best: Candidate) {
+        let SamplerOptions { temperature, top_p, .. } = self.options;
         if top_p < 1.0 {
             let keep = nucleus(&mut self.candidates, best, temperature, f64::from(top_p));
             self.candidates.truncate(keep);
@@ -161,6 +233,12 @@ impl Sampler {
             // The draw walks the candidates in order, so their order is part of the result.
             self.candidates.sort_unstable_by_key(|c| c.id);
         }
+        self.keep_near(best);
+    }
+
+    /// Leaves what min-p keeps.
+    fn keep_near(&mut self, best: Candidate) {
+        let SamplerOptions { temperature, min_p, .. } = self.options;
         if min_p > 0.0 {
             let floor = f64::from(min_p);
             self.candidates.retain(|c| weight(c.logit, best, temperature) >= floor);
@@ -207,15 +285,30 @@ fn nucleus(candidates: &mut [Candidate], best: Candidate, temperature: f32, top_
             rest.select_nth_unstable_by(chunk - 1, most_probable_first);
         }
         rest[..chunk].sort_unstable_by(most_probable_first);
-        for candidate in &rest[..chunk] {
-            sum += weight(candidate.logit, best, temperature);
-            sorted += 1;
-            if sum >= top_p * total {
-                return sorted;
-            }
+        let (until, keep) = front(&rest[..chunk], best, temperature, sum, top_p * total);
+        if let Some(keep) = keep {
+            return sorted + keep;
         }
+        (sorted, sum) = (sorted + chunk, until);
     }
     sorted
+}
+
+/// Adds the weights of `sorted` to `sum` until it is `part`; the sum, and how many it took.
+fn front(
+    sorted: &[Candidate],
+    best: Candidate,
+    temperature: f32,
+    mut sum: f64,
+    part: f64,
+) -> (f64, Option<usize>) {
+    for (candidate, taken) in sorted.iter().zip(1..) {
+        sum += weight(candidate.logit, best, temperature);
+        if sum >= part {
+            return (sum, Some(taken));
+        }
+    }
+    (sum, None)
 }
 
 fn largest(logits: &[f32]) -> Result<Candidate, SampleError> {

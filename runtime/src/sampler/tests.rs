@@ -1,4 +1,5 @@
-use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
+use muse_kernels::{Backend, ReferenceBackend};
+use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::Strategy;
 
 use super::*;
@@ -134,7 +135,114 @@ fn some_options() -> impl Strategy<Value = SamplerOptions> {
     })
 }
 
+/// Flat or peaked, with and without equals, -inf and zeros of both signs, more and fewer than a row's best are.
+fn some_logits() -> impl Strategy<Value = Vec<f32>> {
+    let step = prop_oneof![Just(0.0_f64), Just(0.5), Just(2.0)];
+    (any::<u64>(), 1_usize..1500, 0.0_f64..12.0, step).prop_map(|(seed, len, scale, step)| {
+        let mut random = SplitMix64(seed);
+        let logit = |_| match random.unit() {
+            x if x < 0.01 => f32::NEG_INFINITY,
+            x if x < 0.02 => -0.0,
+            x => {
+                // Three in a row are as peaked as a normal distribution is.
+                let logit = scale * (x + random.unit() + random.unit() - 1.5);
+                (if step > 0.0 { (logit / step).round() * step } else { logit }) as f32
+            }
+        };
+        (0..len).map(logit).collect()
+    })
+}
+
+/// What an engine that finds the best gives of a row; the sum errs as much as it may, up or down.
+fn best_of(logits: &[f32], temperature: f32, up: bool) -> Vec<f32> {
+    let mut out = vec![f32::NAN; Best::WIDTH];
+    ReferenceBackend::new().best(&mut out, &logits.to_vec(), logits.len(), &[temperature]).unwrap();
+    let error = if up { Best::SUM_ERROR } else { -Best::SUM_ERROR };
+    out[Best::WIDTH - 1] *= (1.0 + 0.999 * error) as f32;
+    out
+}
+
+/// The next token from the best, and whether those said it.
+fn from_best(sampler: &mut Sampler, logits: &[f32], history: &[u32]) -> (Result<u32, SampleError>, bool) {
+    let temperature = sampler.temperature_of_best().unwrap_or(0.0);
+    let best = best_of(logits, temperature, history.len().is_multiple_of(2));
+    match sampler.sample_best(Best::new(&best)) {
+        Some(token) => (Ok(token), true),
+        None => (sampler.sample(&mut logits.to_vec(), history), false),
+    }
+}
+
+#[test]
+fn the_best_say_enough_of_what_is_asked_for_most() {
+    let mut random = SplitMix64(3);
+    let mut normal = || (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
+    let logits: Vec<f32> =
+        (0..20_000).map(|i| (normal() + if i % 4000 == 7 { 14.0 } else { 0.0 }) as f32).collect();
+    let cases = [
+        (SamplerOptions::GREEDY, true),
+        (SamplerOptions { top_k: 1, ..hot(0) }, true),
+        (SamplerOptions { top_k: 256, ..hot(0) }, true),
+        (SamplerOptions { top_k: 20, top_p: 0.95, temperature: 0.6, min_p: 0.01, ..hot(1) }, true),
+        (SamplerOptions { top_p: 0.9, temperature: 0.6, ..hot(2) }, true),
+        (SamplerOptions { min_p: 0.05, ..hot(3) }, true),
+        (SamplerOptions { top_k: 257, ..hot(0) }, false),
+        (hot(4), false),
+        (SamplerOptions { repetition_penalty: 1.1, ..SamplerOptions::GREEDY }, false),
+    ];
+    for (options, enough) in cases {
+        let (mut all, mut best) = (Sampler::new(&options), Sampler::new(&options));
+        for n in 0..20 {
+            let expected = all.sample(&mut logits.clone(), &[]);
+            assert_eq!(from_best(&mut best, &logits, &vec![0; n]), (expected, enough), "{options:?}");
+        }
+    }
+    // As flat as can be, the best are no nucleus.
+    let flat = SamplerOptions { top_p: 0.9, ..hot(2) };
+    let (token, enough) = from_best(&mut Sampler::new(&flat), &vec![1.0; 20_000], &[]);
+    assert!(!enough && token == draw(flat, &vec![1.0; 20_000], &[]));
+}
+
 proptest! {
+    /// One token after another, so that neither may have drawn more than the other.
+    #[test]
+    fn the_best_give_the_token_that_all_logits_give(
+        options in some_options(),
+        off in (any::<bool>(), any::<bool>(), any::<bool>(), 0..8, 0..8),
+        rows in prop::collection::vec(some_logits(), 1..4),
+    ) {
+        let options = SamplerOptions {
+            top_k: if off.0 { 0 } else { options.top_k },
+            top_p: if off.1 { 1.0 } else { options.top_p },
+            min_p: if off.2 { 0.0 } else { options.min_p * options.min_p },
+            temperature: if off.3 == 0 { 0.0 } else { options.temperature },
+            repetition_penalty: if off.4 == 0 { 1.3 } else { 1.0 },
+            ..options
+        };
+        let (mut all, mut best) = (Sampler::new(&options), Sampler::new(&options));
+        let mut history = Vec::new();
+        for logits in rows.iter().cycle().take(6) {
+            let expected = all.sample(&mut logits.clone(), &history);
+            prop_assert_eq!(from_best(&mut best, logits, &history).0, expected.clone());
+            history.extend(expected);
+        }
+    }
+
+    /// What is no distribution is the same error.
+    #[test]
+    fn the_best_hide_no_damage(
+        options in some_options(),
+        logits in some_logits(),
+        at in any::<prop::sample::Index>(),
+        damage in prop_oneof![Just(f32::NAN), Just(-f32::NAN), Just(f32::INFINITY)],
+    ) {
+        let mut logits = logits;
+        let at = at.index(logits.len());
+        logits[at] = damage;
+        let (drawn, _) = from_best(&mut Sampler::new(&options), &logits, &[]);
+        let named = matches!(drawn, Err(SampleError::NotFinite { index, .. }) if index == at);
+        prop_assert!(named, "{:?}", drawn);
+    }
+
     /// Up to 600 logits, so that the nucleus is found in more than one chunk.
     #[test]
     fn only_kept_tokens_are_drawn(

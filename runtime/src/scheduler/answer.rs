@@ -12,6 +12,7 @@ use super::media::Media;
 use super::speculate::{Acceptance, Gains, Offers, Proposer};
 use crate::constraint::Constraint;
 use crate::protocol::{Call, Part, Reader};
+use crate::rows::Row;
 use crate::stop::StopFilter;
 use crate::{Event, FinishReason, Priority, Sampler, SamplerOptions, Sink, Speculation, Timing, Usage};
 
@@ -173,19 +174,18 @@ impl Answer {
     }
 
     /// Takes the tokens after the last one for as long as they are those of `proposal`, and the one that is not.
-    /// `logits` is `(proposal.len() + 1, vocab)`; `learned` is what all answers see of a drafter. Says how the answer ends,
+    /// `first` is the first of `proposal.len() + 1` rows of logits; `learned` is what all answers see of a drafter. Says how the answer ends,
     /// where one of them ended it.
     pub(super) fn advance(
         &mut self,
-        logits: &mut [f32],
+        mut first: Row<'_>,
         proposal: &[u32],
         expected: &mut Expected,
         learned: &mut Acceptance,
     ) -> Option<End> {
-        let vocab = logits.len() / (proposal.len() + 1);
         let before = self.request.tokens.len() as u32;
         let mut end = None;
-        for (row, logits) in logits.chunks_exact_mut(vocab).enumerate() {
+        for row in 0..=proposal.len() {
             // Cancelled, or its reader is gone: the next turn ends it.
             if self.unwanted() {
                 break;
@@ -194,7 +194,7 @@ impl Answer {
                 // The token before was proposed: it is in the cache.
                 self.seat.as_mut().expect("only seated answers are stepped").written += 1;
             }
-            end = match self.take(logits) {
+            end = match self.take(first.nth(row)) {
                 Ok(reason) => reason.map(End::Finished),
                 Err(problem) => Some(End::Failed(problem)),
             };
@@ -216,15 +216,31 @@ impl Answer {
         end
     }
 
-    /// Takes the token after the last one and says whether it was the last of the answer.
-    fn take(&mut self, logits: &mut [f32]) -> Result<Option<FinishReason>, String> {
+    /// The temperature that the sum of each of its rows is for, 0 where it needs none; `None` where it needs all logits.
+    pub(super) fn temperature_of_best(&self) -> Option<f32> {
+        self.sampler.temperature_of_best().filter(|_| self.request.constraint.is_none())
+    }
+
+    /// Draws the token after the last one from the row's best, or from all of its logits where those do not say.
+    fn draw(&mut self, mut row: Row<'_>) -> Result<u32, String> {
+        let best = row.best().filter(|_| self.request.constraint.is_none());
+        if let Some(token) = best.and_then(|best| self.sampler.sample_best(best)) {
+            return Ok(token);
+        }
+        let logits = row.logits().map_err(|error| format!("the model failed: {error}"))?;
         // A schema is for the text: it waits while the model reasons, and lets it begin to.
         let free = self.reader.reasoning_token();
         let constraint = self.request.constraint.as_mut().filter(|_| self.reader.is_text());
         if let Some(constraint) = constraint {
             constraint.mask(logits, free)?;
         }
-        let token = self.sampler.sample(logits, &self.request.tokens).map_err(|error| error.to_string())?;
+        self.sampler.sample(logits, &self.request.tokens).map_err(|error| error.to_string())
+    }
+
+    /// Takes the token after the last one and says whether it was the last of the answer.
+    fn take(&mut self, row: Row<'_>) -> Result<Option<FinishReason>, String> {
+        let token = self.draw(row)?;
+        let free = self.reader.reasoning_token();
         self.first_token.get_or_insert_with(Instant::now);
         self.request.tokens.push(token);
         if self.stop_ids.contains(&token) {

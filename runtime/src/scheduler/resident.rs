@@ -19,7 +19,8 @@ use super::speculate::{Acceptance, Offers, Proposal, Source, choose};
 use super::state::Shared;
 use crate::engine::Placed;
 use crate::eval::top;
-use crate::{Draft, DrafterInfo, Engine, FinishReason, MediaRows, Medium, Priority};
+use crate::rows::Row;
+use crate::{Draft, DrafterInfo, Engine, FinishReason, LogitRows, MediaRows, Medium, Priority};
 
 /// Why an engine is of no more use.
 pub(super) enum Broken {
@@ -39,8 +40,8 @@ pub(super) struct Resident {
     /// Of a model that embeds, in place of answers.
     jobs: Jobs,
     steps: u64,
-    /// `(logit_rows, vocab)`, allocated once.
-    logits: Vec<f32>,
+    /// Of a step, or of a drafter; allocated once.
+    rows: LogitRows,
     /// One a slot, of the answer that runs in it.
     expected: Vec<Expected>,
     /// What drafts, until it fails.
@@ -59,7 +60,7 @@ pub(super) struct Resident {
 impl Resident {
     pub(super) fn new(key: u64, name: String, engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
         let info = engine.info();
-        let logits = vec![0.0; info.logit_rows as usize * info.vocab as usize];
+        let rows = LogitRows::new(info.logit_rows, info.vocab);
         let expected = (0..info.slots).map(|_| Expected::new(info)).collect();
         let (slots, costs) = (Slots::new(info.slots), Costs::new(info.logit_rows));
         let drafter = info.drafter.clone();
@@ -74,7 +75,7 @@ impl Resident {
             answers: Vec::new(),
             jobs,
             steps: 0,
-            logits,
+            rows,
             expected,
             drafter,
             costs,
@@ -180,17 +181,16 @@ impl Resident {
             return Ok(());
         }
         self.steps += 1;
-        let vocab = self.engine.info().vocab as usize;
         let failure = self.run(&batch).err();
         if let Some(error) = &failure {
             tracing::error!(model = self.name, %error, "a step failed");
         }
         let mut ends = Vec::new();
-        let (mut tokens, mut logits) = (batch.tokens.as_slice(), self.logits.as_mut_slice());
+        let (mut tokens, mut wanted) = (batch.tokens.as_slice(), 0);
         for (entry, span) in batch.entries.iter().zip(&batch.spans) {
             let (rows, rest) = tokens.split_at(span.len as usize);
-            let (wanted, others) = logits.split_at_mut(entry.wanted as usize * vocab);
-            (tokens, logits) = (rest, others);
+            let first = Row { engine: &mut *self.engine, rows: &mut self.rows, index: wanted };
+            (tokens, wanted) = (rest, wanted + entry.wanted as usize);
             if let Some(error) = &failure {
                 ends.push((entry.at, End::Failed(format!("the model failed: {error}"))));
                 continue;
@@ -200,7 +200,7 @@ impl Resident {
             answer.wrote(span.len, proposal, self.steps);
             if entry.wanted > 0 {
                 let expected = &mut self.expected[span.slot as usize];
-                let end = answer.advance(wanted, proposal, expected, &mut self.learned);
+                let end = answer.advance(first, proposal, expected, &mut self.learned);
                 ends.extend(end.map(|end| (entry.at, end)));
             }
         }
@@ -215,13 +215,26 @@ impl Resident {
         }
     }
 
-    /// Steps the engine and leaves the logits of the rows wanted.
+    /// Steps the engine and leaves what tokens are drawn from of the rows wanted.
     fn run(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        let vocab = self.engine.info().vocab as usize;
-        let logits = &mut self.logits[..batch.wanted.len() * vocab];
+        let Self { engine, rows, answers, .. } = self;
+        rows.temperatures.clear();
+        let mut of_best = false;
+        for entry in &batch.entries {
+            let temperature = answers[entry.at].temperature_of_best();
+            of_best |= entry.wanted > 0 && temperature.is_some();
+            let own = std::iter::repeat_n(temperature.unwrap_or(0.0), entry.wanted as usize);
+            rows.temperatures.extend(own);
+        }
         let began = Instant::now();
         let media = MediaRows { placed: &batch.placed, turns: &batch.turns };
-        self.engine.step_with_media(&batch.spans, &batch.tokens, media, &batch.wanted, logits)?;
+        let (spans, tokens, wanted) = (&batch.spans, &batch.tokens, &batch.wanted);
+        if of_best {
+            engine.step_to_draw(spans, tokens, media, wanted, rows)?;
+        } else {
+            rows.whole = true;
+            engine.step_with_media(spans, tokens, media, wanted, rows.logits(wanted.len()))?;
+        }
         if batch.wanted.len() == batch.tokens.len() {
             self.costs.note(batch.wanted.len() as u32, began.elapsed());
         }
@@ -314,7 +327,7 @@ impl Resident {
         }
         let vocab = self.engine.info().vocab as usize;
         let rows: usize = asked.iter().map(|draft| draft.count as usize).sum();
-        let logits = &mut self.logits[..rows * vocab];
+        let logits = self.rows.logits(rows);
         let began = Instant::now();
         if let Err(error) = self.engine.draft(&asked, logits) {
             tracing::error!(model = self.name, %error, "the drafter failed and is not asked again");

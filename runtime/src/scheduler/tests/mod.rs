@@ -1,6 +1,7 @@
 //! The scheduler on [`SimEngine`]. [`Gate`] holds the loop inside a step while a test acts, so nothing here waits
 //! for time to pass.
 
+mod drawing;
 mod embedding;
 mod endings;
 mod protocol;
