@@ -55,7 +55,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, ImportError> 
 /// [`ImportError`] where the tokenizer has another for an image's vectors than the config says.
 pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
     let token = import.spec.vision.as_ref().map(|vision| vision.token);
-    medium(checkpoint, import.spec.vocab, ["image", "images"], token.zip(import.image_markers))
+    medium(checkpoint, import.spec.vocab, "images", token.zip(import.image_markers))
 }
 
 /// As [`image`], of a sound.
@@ -64,19 +64,19 @@ pub fn image(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaTex
 /// As [`image`].
 pub fn audio(checkpoint: &Checkpoint, import: &Import) -> Result<Option<MediaText>, ImportError> {
     let token = import.spec.audio.as_ref().map(|audio| audio.token);
-    medium(checkpoint, import.spec.vocab, ["audio", "sounds"], token.zip(import.audio_markers))
+    medium(checkpoint, import.spec.vocab, "sounds", token.zip(import.audio_markers))
 }
 
-/// The token that the config says, under `KIND_token_id`, and what the tokenizer must have.
+/// The token that the config says, and what the tokenizer must have.
 fn medium(
     checkpoint: &Checkpoint,
     vocab: u32,
-    [kind, needed_by]: [&str; 2],
+    needed_by: &str,
     said: Option<(u32, ImageMarkers)>,
 ) -> Result<Option<MediaText>, ImportError> {
     let Some((says, markers)) = said else { return Ok(None) };
     let Some(tokenizer) = tokenizer(checkpoint)? else { return Ok(None) };
-    let ImageMarkers { token, written, around, tiles } = markers;
+    let ImageMarkers { key, token, written, around, tiles, lines } = markers;
     if matches!(token, Marker::Text(text) if tokenizer.token_to_id(text).is_none()) {
         return Ok(None);
     }
@@ -90,9 +90,7 @@ fn medium(
     };
     let token = id(token)?;
     let around = around.map(|[before, after]| Ok::<_, ImportError>([id(before)?, id(after)?])).transpose()?;
-    let rule = |rule: String| {
-        Err(ImportError::Config { key: format!("{kind}_token_id"), value: says.to_string(), rule })
-    };
+    let rule = |rule: String| Err(ImportError::Config { key: key.into(), value: says.to_string(), rule });
     if token != says {
         return rule(format!("the tokenizer's own is {token}"));
     }
@@ -107,7 +105,7 @@ fn medium(
         return rule(format!("a token beside it is {beyond}, beyond vocab_size"));
     }
     let [before, after] = around.map_or([None; 2], |around| around.map(Some));
-    Ok(Some(MediaText { token, before, after, tiles }))
+    Ok(Some(MediaText { token, before, after, tiles, lines }))
 }
 
 /// How a video is written in a prompt: `None` for a model that takes none, or whose tokenizer lacks a token of it.
@@ -303,20 +301,22 @@ mod tests {
         let checkpoint = checkpoint(false, json!({}), json!({}), json!({}));
         let read = |says: u32, vocab: u32, token, tiles: [&'static str; 3]| {
             let markers = ImageMarkers {
+                key: "image_token_index",
                 token: Marker::Text(token),
                 written: Some(Marker::Text("b")),
                 around: Some(["<s>", "</s>"].map(Marker::Text)),
                 tiles: Some(tiles.map(Marker::Text)),
+                lines: true,
             };
-            medium(&checkpoint, vocab, ["image", "images"], Some((says, markers)))
+            medium(&checkpoint, vocab, "images", Some((says, markers)))
         };
         let tiles = TileText { across: 1, down: 2, whole: 3 };
-        let whole = MediaText { token: 3, before: Some(1), after: Some(2), tiles: Some(tiles) };
+        let whole = MediaText { token: 3, before: Some(1), after: Some(2), tiles: Some(tiles), lines: true };
         assert_eq!(read(0, 4, "a", ["<s>", "</s>", "b"]).expect("all are there"), Some(whole));
         // A tokenizer without the vectors' own token is one of text alone.
         assert_eq!(read(0, 4, "<|patch|>", ["<s>", "</s>", "b"]).expect("no images"), None);
         for (says, vocab, last, expected) in [
-            (2, 4, "b", "the tokenizer's own is 0"),
+            (2, 4, "b", "image_token_index is 2: the tokenizer's own is 0"),
             (0, 3, "b", "a token beside it is 3, beyond vocab_size"),
             (0, 4, "<|image|>", "has no <|image|>, which images need"),
         ] {

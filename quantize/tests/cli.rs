@@ -155,6 +155,16 @@ fn logits_of_tokens_images_and_videos() {
     let whole = format!("{few} 308 308 308 308 2");
     let tiled = ["eval", "logits", &path, "--tokens", &whole, "--json", "--image", &first];
     assert_ne!(json_of(&tiled), json_of(&tiled[..6]));
+    // Of any size 9 tokens.
+    succeed(&["convert", &fixture("gemma3-images"), "-o", &path, "--bits", "32", "--force"]);
+    for of_a_size in [&picture, &first] {
+        let sized =
+            ["eval", "logits", &path, "--tokens", &format!("2 368{} 370 9", " 369".repeat(9)), "--json"];
+        assert_ne!(json_of(&[&sized[..], &["--image", of_a_size]].concat()), json_of(&sized));
+    }
+    let few = format!("2 368{} 370 9", " 369".repeat(8));
+    let sized = ["eval", "generate", &path, "--count", "1", "--tokens", &few, "--image", &first];
+    assert!(fail(&sized, 1).contains("image 0 is 9 tokens; 8 of id 369 are left for it"));
     succeed(&["convert", &fixture("llama"), "-o", &path, "--force"]);
     let blind = fail(&["eval", "logits", &path, "--tokens", "1 2", "--inputs", &inputs], 1);
     assert!(blind.contains("the model takes no images"), "{blind}");

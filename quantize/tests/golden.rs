@@ -19,7 +19,7 @@ use converted::{converted, fixture};
 use rounding::{beyond_half_a_step, rounding_of_activations};
 
 /// One folder of `tests/fixtures`, and how its weights are stored.
-const FIXTURES: [(&str, Bits); 29] = [
+const FIXTURES: [(&str, Bits); 30] = [
     ("muse-glimmer", Bits::Sixteen),
     ("muse-glimmer-options", Bits::Sixteen),
     ("muse-spark", Bits::Sixteen),
@@ -49,10 +49,11 @@ const FIXTURES: [(&str, Bits); 29] = [
     ("qwen3-5-moe-images", Bits::Sixteen),
     ("gemma3", Bits::Sixteen),
     ("gemma3-softcap", Bits::Sixteen),
+    ("gemma3-images", Bits::Sixteen),
 ];
 
 /// Those of which a prompt has images, or videos or sounds and an image.
-const SEEING: [(&str, &str, Bits); 12] = [
+const SEEING: [(&str, &str, Bits); 13] = [
     ("muse-glimmer", "image", Bits::Sixteen),
     ("muse-glimmer", "video", Bits::Sixteen),
     ("muse-glimmer-options", "image", Bits::Sixteen),
@@ -64,6 +65,7 @@ const SEEING: [(&str, &str, Bits); 12] = [
     ("qwen3-5-moe-images", "image", Bits::Sixteen),
     ("gemma4-moe", "image", Bits::Sixteen),
     ("gemma4-images", "image", Bits::Sixteen),
+    ("gemma3-images", "image", Bits::Sixteen),
     ("llama4", "image", Bits::Sixteen),
 ];
 

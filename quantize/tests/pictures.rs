@@ -376,7 +376,18 @@ fn pictures_that_are_read_whole_share_steps_with_other_answers() {
 
 #[test]
 fn a_picture_in_tiles_is_written_as_the_reference_does() {
-    let model = "llama4";
+    // 9 tokens and 25 for each picture, where 127 are.
+    are_written_as_the_reference_does("llama4", 5);
+}
+
+/// Empty lines around each make one token with the end of a template's own.
+#[test]
+fn a_picture_between_empty_lines_is_written_as_the_reference_does() {
+    are_written_as_the_reference_does("gemma3-images", 11);
+}
+
+/// Conversations about pictures of its `golden/image_chats.json`; `many` pictures are too long for the context.
+fn are_written_as_the_reference_does(model: &'static str, many: usize) {
     let path = folder().join("tests/fixtures").join(model).join("golden/image_chats.json");
     let chats: BTreeMap<String, Vec<u32>> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let mut alone = engine(model, 1, 64);
@@ -406,9 +417,8 @@ fn a_picture_in_tiles_is_written_as_the_reference_does() {
             scheduler.close_session(session);
             answers.push(shown);
         }
-        // 9 tokens and 25 for each picture, where 127 are.
         let session = scheduler.open_session("seeing").unwrap();
-        let many = Answer::begin(&scheduler, session, asked(&["wide.png"; 5], "?")).err().unwrap();
+        let many = Answer::begin(&scheduler, session, asked(&vec!["wide.png"; many], "?")).err().unwrap();
         assert!(matches!(many, Refusal::PromptTooLong { tokens: 128..=140, limit: 127 }), "{many:?}");
     }
     answers.sort();

@@ -7,7 +7,10 @@ use muse_runtime::{
     BackendChoice, Engine, Image, ImageError, LoadOptions, Mapped, Medium, eval, load_mapped, plan,
 };
 use support::perceived::{engine_of, logits, perceive_the_same};
-use support::{Rng, byte_text, difference, plain, seeing, seeing_jointly, seeing_with_a_class, write};
+use support::{
+    Rng, byte_text, difference, plain, seeing, seeing_jointly, seeing_jointly_everywhere,
+    seeing_with_a_class, write,
+};
 
 /// 3, 1 and 12 tokens, with text around them and without.
 const GRIDS: [(u64, u64); 3] = [(2, 6), (2, 2), (6, 8)];
@@ -50,7 +53,7 @@ fn the_cuda_backend_sees_the_same() {
 fn see_the_same(others: &[(BackendChoice, u32)]) {
     let tokens = prompt(&mut Rng(2));
     let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
-    for spec in [seeing(), seeing_jointly(), seeing_with_a_class()] {
+    for spec in [seeing(), seeing_jointly(), seeing_jointly_everywhere(), seeing_with_a_class()] {
         let Vision { joint, class, .. } = *spec.vision.as_ref().unwrap();
         perceive_the_same(&spec, &tokens, &images, others, &format!("joint: {joint}, class: {class}"));
     }
@@ -85,6 +88,23 @@ fn an_image_whose_tokens_see_each_other_is_read_in_one_step() {
     let file = write(&seeing_jointly(), Layout::F32, 5);
     let plan = plan(&Mapped::open(&file.path).unwrap(), &limited).unwrap();
     assert_eq!(plan.batch_tokens, 3);
+}
+
+/// Of 12 tokens, in the layers without a window.
+#[test]
+fn an_image_whose_tokens_see_each_other_everywhere_does_so_without_a_window() {
+    let tokens = prompt(&mut Rng(2));
+    let images: Vec<_> = GRIDS.into_iter().zip(1..).map(|(grid, seed)| image(grid, seed)).collect();
+    let seen = |everywhere: bool| {
+        let mut spec = seeing_jointly_everywhere();
+        spec.vision.as_mut().unwrap().joint_everywhere = everywhere;
+        logits(&mut *engine_of(&spec, Layout::F32, BackendChoice::Cpu, 64), &tokens, &images)
+    };
+    let (everywhere, by_windows) = (seen(true), seen(false));
+    let (error, deviation) = difference(&everywhere[..3 * 70], &by_windows[..3 * 70]);
+    assert!(error <= 1e-4 * deviation, "{error} of {deviation} before all images");
+    let (error, deviation) = difference(&everywhere[12 * 70..18 * 70], &by_windows[12 * 70..18 * 70]);
+    assert!(error > 0.01 * deviation, "{error} of {deviation}");
 }
 
 #[test]

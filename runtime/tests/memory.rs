@@ -10,7 +10,7 @@ use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Draft, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
 use support::{
     Rng, byte_text, chain, drafter, embedding_decoder, encoder, everything, gated, hearing, latent, mixture,
-    seeing, seeing_jointly, seeing_with_a_class, shared, sparse, steps, write,
+    seeing, seeing_jointly, seeing_jointly_everywhere, seeing_with_a_class, shared, sparse, steps, write,
 };
 
 #[global_allocator]
@@ -26,6 +26,7 @@ fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
             shared(),
             seeing(),
             seeing_jointly(),
+            seeing_jointly_everywhere(),
             seeing_with_a_class(),
             hearing(),
             latent(),

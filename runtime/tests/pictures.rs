@@ -62,6 +62,12 @@ fn in_tiles() -> Vision {
     Vision { pixels, positions: 4, ..vision() }
 }
 
+/// [`vision`], of images that are made 6 patches a side.
+fn of_one_size() -> Vision {
+    let pixels = Pixels { fit: Fit::Table, resampling: Resampling::Bilinear, ..vision().pixels };
+    Vision { pixels, positions: 6, ..vision() }
+}
+
 fn decode(bytes: &[u8]) -> Result<Image, ImageError> {
     decode_with(bytes, &vision(), TOKENS_MAX)
 }
@@ -122,6 +128,14 @@ fn pixels_are_those_of_the_reference_implementation() {
         let (largest, _) = difference(&image, &format!("{name}.fill.rgb"));
         assert!(largest < 0.01, "{name} filled: {largest}");
     }
+    for name in ["wide.png", "square.png", "tiny.png", "lossless.webp", "alpha.png", "gray.png"] {
+        let image = decode_with(&read(name), &of_one_size(), TOKENS_MAX).unwrap();
+        let (largest, _) = difference(&image, &format!("{name}.table.rgb"));
+        assert!(largest < 0.01, "{name} of one size: {largest}");
+    }
+    // It cannot be made smaller: 9 tokens, where 8 are allowed.
+    let few = decode_with(&read("tiny.png"), &of_one_size(), 8).unwrap_err();
+    assert_eq!(few, ImageError::TooLarge { tokens: 9, limit: 8 });
     // Decoders of lossy files round their transforms, and smooth colors, each in its own way.
     for name in ["lossy.webp", "plain.jpg", "turned.jpg"] {
         let (largest, mean) = difference(&decode(&read(name)).unwrap(), &format!("{name}.rgb"));

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Callable
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 import draws
@@ -91,6 +92,11 @@ def save(d: draws.Draw, family: str, folder: Path, seed: int):
     stored = d.choice(["float32", "float16", "bfloat16"])
     model.to(getattr(torch, stored))
     model.save_pretrained(folder, max_shard_size=d.choice(["1GB", "20KB"]))
+    if drawn.tensors:
+        for path in folder.glob("*.safetensors"):
+            save_file(drawn.tensors(load_file(path)), path, metadata={"format": "pt"})
+        for path in folder.glob("*.safetensors.index.json"):
+            rewrite(path, lambda index: index.update(weight_map=drawn.tensors(index["weight_map"])))
     if has_tokenizer:
         tokenizer.save_pretrained(folder)
     if drawn.published:

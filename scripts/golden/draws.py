@@ -25,6 +25,8 @@ class Drawn:
     tokenizer: str = "bytes"
     # Of `families`: config.json in the words of earlier versions.
     published: object = None
+    # Of `families`: tensors in the names of earlier versions.
+    tensors: object = None
     # Grids, and rows and columns of patches of each, of each video of a third.
     videos: list[tuple[int, int, int]] = field(default_factory=list)
     # Samples of each sound of another.
@@ -308,7 +310,38 @@ def gemma3(d: Draw, text: dict) -> Drawn:
         full = d.choice([dict(rope_type="default"), dict(rope_type="linear", factor=8.0)])
         local = dict(rope_type="default", rope_theta=theta(d))
         text |= dict(rope_parameters=dict(sliding_attention=local, full_attention=full | dict(rope_theta=theta(d))))
-    return Drawn(t.Gemma3ForCausalLM, t.Gemma3TextConfig(**text))
+    if d.flag(0.4):
+        return Drawn(t.Gemma3ForCausalLM, t.Gemma3TextConfig(**text))
+    if "rope_parameters" not in text:
+        # What larger ones have, which is not what they have where nothing is said.
+        text |= dict(rope_scaling=dict(rope_type="linear", factor=8.0))
+    tied = text.pop("tie_word_embeddings", True)
+    vision, merge = siglip(d), d.randint(1, 3)
+    vision["image_size"] = vision["patch_size"] * merge * (side := d.randint(1, 4))
+    settings = dict(text_config=text, vision_config=vision, mm_tokens_per_image=side**2)
+    settings |= dict(tie_word_embeddings=tied)
+    model, images = t.Gemma3ForConditionalGeneration, []
+    if d.flag(0.85):
+        settings |= {f"{name}_token_index": text["vocab_size"] - 3 + i for i, name in enumerate(["boi", "image", "eoi"])}
+        images = [(side * merge, side * merge)] * d.randint(1, 3)
+    published = families.gemma_keys_as_first_published if "rope_scaling" in text and "layer_types" not in text and d.flag() else None
+    named = d.choice([None, families.gemma_tensors_as_published, families.gemma_tensors_as_in_memory])
+    return Drawn(
+        model, t.Gemma3Config(**settings), images, "gemma3-images" if images else "bytes", published, tensors=named
+    )
+
+
+def siglip(d: Draw) -> dict:
+    heads = d.randint(1, 3)
+    return dict(
+        model_type="siglip_vision_model",
+        hidden_size=heads * d.even(2, 20),
+        intermediate_size=d.randint(5, 50),
+        num_hidden_layers=d.randint(1, 3),
+        num_attention_heads=heads,
+        patch_size=d.randint(1, 5),
+        vision_use_head=False,
+    ) | d.maybe("layer_norm_eps", 0.02)
 
 
 def gemma4(d: Draw, text: dict) -> Drawn:

@@ -5,7 +5,9 @@ from typing import Callable
 
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     Gemma4Config,
     Gemma4ForCausalLM,
@@ -41,6 +43,7 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SiglipVisionConfig,
 )
 
 
@@ -106,6 +109,38 @@ def gemma_keys_of_transformers_4(config: dict) -> None:
     config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
     config.pop("layer_types")
     config["torch_dtype"] = config.pop("dtype")
+
+
+def gemma_keys_as_first_published(config: dict) -> None:
+    """As the first Gemma 3 with a tower: nothing that is what the reference implementation fills in."""
+    config["torch_dtype"] = config.pop("dtype")
+    for part, whole in [("text_config", Gemma3TextConfig), ("vision_config", SiglipVisionConfig)]:
+        own = config[part]
+        if "rope_parameters" in own:
+            rope = own.pop("rope_parameters")["full_attention"]
+            own["rope_scaling"] = dict(factor=rope["factor"], rope_type=rope["rope_type"])
+            own.pop("_sliding_window_pattern", None)
+        filled = whole().to_dict()
+        config[part] = {
+            key: value for key, value in own.items() if key == "model_type" or filled.get(key) != value
+        }
+
+
+def gemma_tensors_as_published(tensors: dict) -> dict:
+    """The tower's have a name of its model in theirs."""
+    return {name.replace("vision_tower.", "vision_tower.vision_model."): values for name, values in tensors.items()}
+
+
+def gemma_tensors_as_in_memory(tensors: dict) -> dict:
+    """As transformers 4 named them, and whoever saved what it held."""
+    for before, after in [
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.", "model.vision_tower.vision_model."),
+        ("multi_modal_projector.", "model.multi_modal_projector."),
+    ]:
+        tensors = {after + name.removeprefix(before) if name.startswith(before) else name: v for name, v in tensors.items()}
+    return tensors
 
 
 def qwen_keys_of_transformers_4(config: dict) -> None:
@@ -928,6 +963,72 @@ FIXTURES = [
         "bfloat16",
         tokenizer="sentencepiece",
         published=gemma_keys_of_transformers_4,
+    ),
+    # A tower of 6 patches a side, of which each 2 x 2 are a vector: 9 of an image, more than a window has, see each other in
+    # both kinds of layers.
+    Fixture(
+        "gemma3-images",
+        Gemma3ForConditionalGeneration,
+        Gemma3Config,
+        dict(
+            text_config=BASE
+            | dict(
+                hidden_size=20,
+                intermediate_size=28,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                rms_norm_eps=1e-6,
+                head_dim=12,
+                num_hidden_layers=3,
+                sliding_window=6,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                query_pre_attn_scalar=14,
+                rope_parameters=dict(
+                    sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+                    full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
+                ),
+            ),
+            vision_config=dict(
+                model_type="siglip_vision_model",
+                hidden_size=12,
+                intermediate_size=22,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=12,
+                patch_size=2,
+                layer_norm_eps=1e-2,
+                vision_use_head=False,
+            ),
+            mm_tokens_per_image=9,
+            boi_token_index=368,
+            image_token_index=369,
+            eoi_token_index=370,
+        ),
+        "bfloat16",
+        tokenizer="gemma3-images",
+        published=gemma_keys_as_first_published,
+        published_tensors=gemma_tensors_as_published,
+        positions=18,
+        images=[(6, 6), (6, 6)],
+        # As published, but for its sizes.
+        processor=dict(
+            do_convert_rgb=None,
+            do_normalize=True,
+            do_pan_and_scan=None,
+            do_rescale=True,
+            do_resize=True,
+            image_mean=[0.5, 0.5, 0.5],
+            image_processor_type="Gemma3ImageProcessor",
+            image_seq_length=9,
+            image_std=[0.5, 0.5, 0.5],
+            pan_and_scan_max_num_crops=None,
+            pan_and_scan_min_crop_size=None,
+            pan_and_scan_min_ratio_to_activate=None,
+            processor_class="Gemma3Processor",
+            resample=2,
+            rescale_factor=1 / 255,
+            size=dict(height=12, width=12),
+        ),
     ),
     # Both soft caps, and the linear RoPE scaling that the larger Gemma 3 have on their full layers.
     Fixture(

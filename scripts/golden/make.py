@@ -14,6 +14,7 @@ Seeds are fixed: on the same versions the files come out byte for byte.
 
 import copy
 import json
+import math
 import shutil
 import sys
 import zlib
@@ -107,7 +108,7 @@ def randomized_vision(name: str, noise: torch.Tensor) -> torch.Tensor:
         return (1.0 if name.endswith("weight") else 0.0) + 0.25 * noise
     if name.endswith("bias"):
         return 0.3 * noise
-    if any(table in name for table in ("position_embedding_table", "pos_embed", "positional_embedding")):
+    if any(table in name for table in ("position_embedding", "pos_embed", "positional_embedding")):
         return 0.7 * noise
     # Queries, keys and values of Qwen are one tensor.
     gain = 2.5 if "q_proj" in name or "k_proj" in name else 1.8 if "qkv" in name else 1.2
@@ -204,6 +205,8 @@ def sizes(model) -> tuple[int, int]:
     vision = model.config.vision_config
     frames = getattr(vision, "patch_temporal", None) or getattr(vision, "temporal_patch_size", 1)
     merge = next((getattr(vision, key) for key in MERGES if hasattr(vision, key)), None)
+    if not merge and hasattr(model.config, "mm_tokens_per_image"):
+        merge = side(model) // math.isqrt(model.config.mm_tokens_per_image)
     merge = merge or round(1 / vision.pixel_shuffle_ratio)
     return frames * 3 * vision.patch_size**2, merge**2
 
@@ -276,8 +279,9 @@ def in_tiles(rows: int, cols: int, vectors: list[int], whole: int, across: int, 
 
 def values_of(fixture: Fixture, model, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Random patches of `fixture.images`, or pixels of their tiles, as the model takes them."""
-    if fixture.tokenizer == "llama-images":
+    if fixture.tokenizer in ("llama-images", "gemma3-images"):
         tiles = sum(rows * cols + (rows * cols > 1) for rows, cols in fixture.images)
+        tiles = len(fixture.images) if fixture.tokenizer == "gemma3-images" else tiles
         size = model.config.vision_config.image_size
         return dict(pixel_values=2 * torch.rand(tiles, 3, size, size, generator=generator) - 1)
     width, merged = sizes(model)
@@ -318,9 +322,11 @@ def with_sounds(fixture: Fixture, model, tokenizer) -> Seen:
 def kinds_of(model, ids: list[int]) -> dict[str, torch.Tensor]:
     """Which tokens are an image's or a video's, for models that turn by rows and columns, or in which they see each
     other."""
-    if not type(model).__name__.lower().startswith(("qwen", "gemma4")):
+    tokens, name = torch.tensor([ids]), type(model).__name__.lower()
+    if name.startswith("gemma3forconditional"):
+        return dict(token_type_ids=(tokens == model.config.image_token_id).int())
+    if not name.startswith(("qwen", "gemma4")):
         return {}
-    tokens = torch.tensor([ids])
     of_image, of_video = tokens == model.config.image_token_id, tokens == model.config.video_token_id
     return dict(mm_token_type_ids=of_image.int() + 2 * of_video.int())
 
@@ -338,8 +344,11 @@ def write_golden(fixture: Fixture, folder: Path, tokenizer) -> bool:
     assert logits.shape == (fixture.positions, len(tokenizer)) and logits.isfinite().all()
     generated, margin = greedy(lambda ids: model(torch.tensor([ids])).logits[0], ids[:PROMPT])
     golden = folder / "golden"
-    shutil.rmtree(golden, ignore_errors=True)
-    golden.mkdir()
+    golden.mkdir(exist_ok=True)
+    for path in golden.iterdir():
+        # Conversations are pictures.py's.
+        if not path.stem.endswith(("chat", "chats")):
+            path.unlink()
     save_file({"logits": logits.contiguous()}, golden / "logits.safetensors")
     record = {
         "input_ids": ids,

@@ -4,8 +4,8 @@ processor of Muse Glimmer makes of each, at 4 pixels a patch, squares of 2 patch
 `video.rgb` and `video.area.rgb`: grids, rows and columns, then the pixels of each frame of each grid. Of that video in a
 conversation with two of the models that make.py makes also their `golden/video_chat.json`, the ids that a processor makes. `NAME.fill.rgb`
 are the pixels that Gemma 4's makes of some, of at most 30 tokens too. `NAME.tiles.bf16` are the values that Llama 4's makes
-of some, behind rows and columns of tiles, and `golden/image_chats.json` of the model that make.py makes for it the ids of a
-conversation about each.
+of some, behind rows and columns of tiles, and `NAME.table.rgb` the pixels that Gemma 3's makes, 6 patches a side; and
+`golden/image_chats.json` of the models that make.py makes for these two the ids of a conversation about each.
 
     golden/bin/pip install pillow torchvision && golden/bin/python scripts/golden/pictures.py
 
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import (
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     Llama4ImageProcessor,
     Llama4Processor,
     MuseGlimmerImageProcessor,
@@ -124,6 +126,7 @@ def main() -> None:
         (ROOT / f"{name}.fill.rgb").write_bytes(bytes([rows, cols]) + pixels.tobytes())
         print(name, "filled", rows, cols)
     tiles()
+    of_one_size()
     videos()
 
 
@@ -140,20 +143,46 @@ def tiles() -> None:
         patch_size=2,
         chat_template=tokenizer.chat_template,
     )
-    chats = {}
     for name in TILED:
         loaded = ImageOps.exif_transpose(Image.open(ROOT / name))
         made = processor(loaded, return_tensors="pt")
         rows, cols = made["aspect_ratios"][0].tolist()
         values = made["pixel_values"].view(torch.int16).numpy().astype("<i2")
         (ROOT / f"{name}.tiles.bf16").write_bytes(bytes([rows, cols]) + values.tobytes())
+        print(name, "in tiles", rows, cols, tuple(made["pixel_values"].shape))
+    image_chats("llama4", asked)
+
+
+def of_one_size() -> None:
+    processor = Gemma3ImageProcessor(size=dict(height=6 * PATCH, width=6 * PATCH))
+    for name in TILED:
+        made = processor(ImageOps.exif_transpose(Image.open(ROOT / name)), return_tensors="np")
+        pixels = np.rint(made["pixel_values"][0] * 127.5 + 127.5).astype(np.uint8).transpose(1, 2, 0)
+        (ROOT / f"{name}.table.rgb").write_bytes(bytes([6, 6]) + pixels.tobytes())
+        print(name, "of one size", pixels.shape)
+    folder = FIXTURES / "gemma3-images" / "checkpoint"
+    names = dict(boi_token="<start_of_image>", image_token="<image_soft_token>", eoi_token="<end_of_image>")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, extra_special_tokens=names)
+    image_chats(
+        "gemma3-images",
+        Gemma3Processor(
+            image_processor=Gemma3ImageProcessor.from_pretrained(folder), tokenizer=tokenizer, image_seq_length=9
+        ),
+    )
+
+
+def image_chats(fixture: str, processor) -> None:
+    """The ids of a conversation about each."""
+    chats, tokenizer = {}, processor.tokenizer
+    for name in TILED:
+        loaded = ImageOps.exif_transpose(Image.open(ROOT / name))
         content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
         chat = [{"role": "user", "content": content}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        chats[name] = asked(text=text, images=[loaded])["input_ids"][0]
-        print(name, "in tiles", rows, cols, tuple(made["pixel_values"].shape), len(chats[name]))
+        chats[name] = processor(text=text, images=[loaded])["input_ids"][0]
+        print(name, fixture, len(chats[name]))
     lines = ",\n".join(f' "{name}": {json.dumps(ids)}' for name, ids in chats.items())
-    (FIXTURES / "llama4" / "golden" / "image_chats.json").write_text("{\n" + lines + "\n}\n")
+    (FIXTURES / fixture / "golden" / "image_chats.json").write_text("{\n" + lines + "\n}\n")
 
 
 def videos() -> None:

@@ -81,6 +81,9 @@ def processor_of(d: draws.Draw, model):
         size = dict(height=vision.image_size, width=vision.image_size)
         half = [dict(image_mean=[0.481, 0.458, 0.408], image_std=[0.269, 0.261, 0.276]), {}]
         return t.Llama4ImageProcessor(size=size, max_patches=d.randint(1, 6), **d.choice(half))
+    if name.startswith("Gemma3"):
+        size = dict(height=vision.image_size, width=vision.image_size)
+        return t.Gemma3ImageProcessor(size=size, **d.choice([dict(image_mean=[0.481, 0.458, 0.408]), {}]))
     if name.startswith("Gemma4"):
         of_gemma = dict(patch_size=vision.patch_size, pooling_kernel_size=vision.pooling_kernel_size)
         return t.Gemma4ImageProcessor(**of_gemma, max_soft_tokens=70)
@@ -111,7 +114,7 @@ def pictures(d: draws.Draw, model, folder: Path) -> Shown | None:
         loaded.append(Image.open(file).convert("RGB"))
         options += ["--image", file]
     inputs = dict(processor(loaded, return_tensors="pt"))
-    for of_the_prompt in ["aspect_ratios", "num_soft_tokens_per_image"]:
+    for of_the_prompt in ["aspect_ratios", "num_crops", "num_soft_tokens_per_image"]:
         inputs.pop(of_the_prompt, None)
     inputs["pixel_values"] = inputs["pixel_values"].float()
     return Shown(inputs, options, runs_of_images(model, inputs))

@@ -43,6 +43,10 @@ LLAMA_IMAGE_TOKENS += ["<|image|>", "<|tile_x_separator|>", "<|tile_y_separator|
 CHATML_WITH_TILES = CHATML_WITH_IMAGES.replace("<|patch|>", "<|image|>")
 # As those, of Gemma.
 GEMMA_IMAGE_TOKENS = ["<|image>", "<|image|>", "<image|>", "<|video|>"]
+# As those, of Gemma 3, whose template writes the first for all of an image.
+GEMMA3_IMAGE_TOKENS = ["<start_of_image>", "<image_soft_token>", "<end_of_image>"]
+# Runs of line ends are tokens of Gemma: the empty lines around an image and a template's own are one.
+LINES = ["\n\n", "\n\n\n"]
 # In front of a sound, for its vectors, and behind it.
 AUDIO_TOKENS = ["<|soft_audio_start|>", "<|audio|>", "<|soft_audio_end|>"]
 # Gemma's turns: the assistant is called model, and a system message goes in front of the first user message.
@@ -64,6 +68,7 @@ TURNS_WITH_IMAGES = (
     "{%- if part['type'] == 'image' -%}{{ '<|image|>' }}{%- else -%}{{ part['text'] | trim }}{%- endif -%}{%- endfor -%}"
     "{%- endif -%}{{ '</turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<turn>model\n' }}{%- endif -%}"
 )
+TURNS_WITH_WHOLE_IMAGES = TURNS_WITH_IMAGES.replace("<|image|>", "<start_of_image>")
 
 
 def lines() -> list[str]:
@@ -100,9 +105,11 @@ def byte_level(images: list[str] = [], template: str = CHATML) -> PreTrainedToke
     )
 
 
-def sentencepiece(images: list[str] = [], template: str = TURNS) -> PreTrainedTokenizerFast:
-    """Specials, then 256 byte tokens, then pieces: characters that are not among them fall back to bytes; behind them the
-    specials of `images`."""
+def sentencepiece(
+    images: list[str] = [], template: str = TURNS, runs: list[str] = []
+) -> PreTrainedTokenizerFast:
+    """Specials, then 256 byte tokens, then pieces: characters that are not among them fall back to bytes; behind them
+    `runs`, and the specials of `images`."""
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn>", "</turn>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -127,6 +134,7 @@ def sentencepiece(images: list[str] = [], template: str = TURNS) -> PreTrainedTo
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in runs])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in images])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -148,6 +156,7 @@ MAKERS = {
     "sentencepiece": sentencepiece,
     "llama-images": lambda: byte_level(LLAMA_IMAGE_TOKENS, CHATML_WITH_TILES),
     "gemma-images": lambda: sentencepiece(GEMMA_IMAGE_TOKENS, TURNS_WITH_IMAGES),
+    "gemma3-images": lambda: sentencepiece(GEMMA3_IMAGE_TOKENS, TURNS_WITH_WHOLE_IMAGES, LINES),
 }
 
 # The specials of an image, by tokenizer.
@@ -158,4 +167,5 @@ IMAGE_TOKENS_OF = {
     "qwen-images": QWEN_IMAGE_TOKENS,
     "llama-images": LLAMA_IMAGE_TOKENS,
     "gemma-images": GEMMA_IMAGE_TOKENS,
+    "gemma3-images": GEMMA3_IMAGE_TOKENS,
 }

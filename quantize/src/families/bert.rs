@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 /// Our name and theirs of a layer's parts; each has a weight and a bias.

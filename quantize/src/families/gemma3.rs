@@ -1,25 +1,26 @@
-//! Gemma 3, the text model (`gemma3_text`): norms around both halves, query and key norms, and local layers that
-//! have a window and a rotation table of their own.
+//! Gemma 3, the text model, with its tower over images in a file of its own: norms around both halves, query and key norms,
+//! and local layers that have a window and a rotation table of their own.
 //!
 //! The embedding's factor `sqrt(hidden_size)` is the f32 one. transformers rounds it to the type that it computes in;
 //! our runtime computes in f32, whatever type the weights are stored in.
 //!
 //! With `use_bidirectional_attention` it embeds texts, see `embedding.rs`.
 //!
-//! The multimodal `gemma3` is not imported: dropping its vision half silently would be a different model.
+//! The first published configs leave out what the reference implementation fills in; so does [`common`].
+
+pub(super) mod vision;
 
 use muse_format::{Activation, Attention, Ffn, Layer, Spec};
 
-use super::{Common, Config, Draft, Family, Rope, windows};
+use super::{Common, Config, Draft, Family, Named, Rope, windows};
 use crate::checkpoint::ImportError;
 
-pub(super) const FAMILY: Family = Family {
+/// The text model alone.
+pub(super) const TEXT: Family = Family {
     model_type: "gemma3_text",
     architecture: "Gemma3ForCausalLM",
     read,
-    // The pattern behind layer_types, kept by transformers for its own use; and a key left over from Gemma 2, which
-    // the reference implementation carries and does not apply.
-    harmless: &["_sliding_window_pattern", "attn_logit_softcapping"],
+    harmless: HARMLESS,
     prefix: "model",
     layer: &[
         ("attn.norm", "input_layernorm.weight"),
@@ -40,11 +41,64 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |name| name.ends_with("norm"),
     left_out: &[],
+    spelled: &[],
+};
+
+/// The text model beside a tower.
+pub(super) const FAMILY: Family = Family {
+    model_type: "gemma3",
+    architecture: "Gemma3ForConditionalGeneration",
+    read: |config| {
+        let text = config.model("text_config")?;
+        text.only("model_type", &["gemma3_text".into()], "only gemma3_text is supported")?;
+        text.only("use_bidirectional_attention", &[false.into()], "only images are seen from both sides")?;
+        let mut draft = read(&text)?;
+        text.finish(HARMLESS)?;
+        vision::read(config, &mut draft)?;
+        // The reference implementation reads the outer key; the text model has one of its own.
+        draft.spec.tied_head = config.bool("tie_word_embeddings", true)?;
+        // It caps the logits of the text model alone.
+        draft.spec.logit_softcap = None;
+        let head = "language_model.lm_head.weight";
+        draft.named.insert("head".into(), Named::whole(head.into()));
+        if draft.spec.tied_head {
+            draft.ignored.push(head.into());
+        }
+        Ok(draft)
+    },
+    // Of the other modality.
+    harmless: &[
+        "boi_token_index",
+        "eoi_token_index",
+        "image_token_id",
+        "image_token_index",
+        "mm_tokens_per_image",
+        "vision_config",
+    ],
+    prefix: "language_model.model",
+    left_out: &[(
+        "vision",
+        &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."],
+    )],
+    // As published, as transformers 4 holds them in memory, and as transformers 5 holds a tower.
+    spelled: &[
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.vision_model.", "vision_tower."),
+        ("vision_tower.vision_model.", "model.vision_tower.vision_model."),
+        ("vision_tower.vision_model.", "model.vision_tower."),
+        ("multi_modal_projector.", "model.multi_modal_projector."),
+    ],
+    ..TEXT
 };
 
 /// EmbeddingGemma: the layers alone, and every token sees both sides.
 pub(super) const EMBEDDING: Family =
-    Family { architecture: "Gemma3TextModel", prefix: "", read: read_embedding, ..FAMILY };
+    Family { architecture: "Gemma3TextModel", prefix: "", read: read_embedding, ..TEXT };
+
+/// The pattern behind layer_types, kept by transformers for its own use; and a key left over from Gemma 2, which the
+/// reference implementation carries and does not apply.
+const HARMLESS: &[&str] = &["_sliding_window_pattern", "attn_logit_softcapping"];
 
 fn read_embedding(config: &Config<'_>) -> Result<Draft, ImportError> {
     if !config.bool("use_bidirectional_attention", false)? {
@@ -54,15 +108,30 @@ fn read_embedding(config: &Config<'_>) -> Result<Draft, ImportError> {
     read(config)
 }
 
+/// Sizes, and what they are where a config does not say.
+fn common(config: &Config<'_>) -> Result<Common, ImportError> {
+    let size = |key: &str, max, or| if config.has(key) { config.size(key, max) } else { Ok(or) };
+    Ok(Common {
+        dim: size("hidden_size", 1 << 20, 2304)?,
+        vocab: size("vocab_size", 1 << 24, 262_208)?,
+        context: size("max_position_embeddings", 1 << 27, 131_072)?,
+        layers: size("num_hidden_layers", 1024, 26)?,
+        heads: size("num_attention_heads", 4096, 8)?,
+        ffn_dim: size("intermediate_size", 1 << 20, 9216)?,
+        norm_eps: config.f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+    })
+}
+
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
-    let common = Common::read(config)?;
+    let common = common(config)?;
     for key in ["hidden_activation", "hidden_act"] {
         config.only(key, &["gelu_pytorch_tanh".into()], "only gelu_pytorch_tanh is supported")?;
     }
     // Where both sides are seen, the config says how far from end to end.
     let bidirectional = config.bool("use_bidirectional_attention", false)?;
-    let window =
-        config.u32("sliding_window")?.map(|window| if bidirectional { window / 2 + 1 } else { window });
+    let window = if config.is_null("sliding_window") { None } else { Some(4096) };
+    let window = config.u32("sliding_window")?.or(window);
+    let window = window.map(|window| if bidirectional { window / 2 + 1 } else { window });
     let pattern = config.u32("sliding_window_pattern")?.unwrap_or(6);
     if pattern == 0 {
         return Err(config.refuse("sliding_window_pattern", "it must be at least 1"));
@@ -75,13 +144,14 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let ropes: Vec<_> =
         [any_local.then_some(local), any_full.then_some(full)].into_iter().flatten().collect();
     let bias = config.bool("attention_bias", false)?;
-    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 256 };
+    let size = |key: &str, or| if config.has(key) { config.size(key, 4096) } else { Ok(or) };
+    let (kv_heads, head_dim) = (size("num_key_value_heads", 4)?, size("head_dim", 256)?);
     let attention = Attention {
         scale: config.f64("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5) as f32,
         qk_norm: true,
         qkv_bias: bias,
         out_bias: bias,
-        ..Attention::new(common.heads, config.size("num_key_value_heads", 4096)?, head_dim)
+        ..Attention::new(common.heads, kv_heads, head_dim)
     };
     let layer = |window: Option<u32>| Layer {
         ffn: Some(Ffn { dim: common.ffn_dim, activation: Activation::GeluTanh, bias: false }),

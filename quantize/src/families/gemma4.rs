@@ -31,6 +31,7 @@ pub(super) const TEXT: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 /// The text model among others.

@@ -34,6 +34,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: true,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {

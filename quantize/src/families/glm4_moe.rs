@@ -48,6 +48,7 @@ pub(super) const FAMILY: Family = Family {
     centred: |_| false,
     // A layer behind the last one of each published model, by its number, as the reference implementation ignores it.
     left_out: &[("guesses of the token after the next (--mtp)", &["model.layers.46.", "model.layers.92."])],
+    spelled: &[],
 };
 
 /// The layer that guesses.

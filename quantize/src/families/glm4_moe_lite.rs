@@ -17,6 +17,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[("guesses of the token after the next", &["model.layers.47."])],
+    spelled: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {

@@ -57,6 +57,16 @@ pub(super) fn read_with(
     steps(config, vision, resampling, harmless)
 }
 
+/// Refuses a size of images, or of their tiles, other than the tower's.
+pub(super) fn only_size(config: &Config<'_>, side: u32) -> Result<(), ImportError> {
+    let Some(size) = config.object("size")? else { return Ok(()) };
+    let rule = format!("it must be the tower's image_size, {side}");
+    for key in ["height", "width"] {
+        size.only(key, &[side.into()], &rule)?;
+    }
+    size.finish(&[])
+}
+
 /// [`read`] of a processor that leaves values between 0 and 1.
 pub(super) fn read_unmoved(
     config: &Config<'_>,

@@ -44,6 +44,7 @@ pub(super) const TEXT: Family = Family {
     interleaved: true,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 /// The text model beside a tower.

@@ -33,6 +33,7 @@ mod tests;
 mod video_processor;
 
 use std::collections::{HashMap, HashSet};
+use std::iter;
 
 use muse_format::{Audio, Expected, Layer, Role, Spec, Vision};
 use serde::Serialize;
@@ -44,9 +45,9 @@ use self::origin::Named;
 pub use self::origin::{Blocks, Origin, Pairs, Rows, Transform};
 use self::place::{Place, of_any_expert};
 use self::rope::Rope;
-use crate::checkpoint::{Checkpoint, ImportError};
+use crate::checkpoint::{Checkpoint, ImportError, TensorSource};
 
-const FAMILIES: [&Family; 23] = [
+const FAMILIES: [&Family; 24] = [
     &bert::FAMILY,
     &muse_glimmer::FAMILY,
     &muse_glimmer_assistant::FAMILY,
@@ -63,6 +64,7 @@ const FAMILIES: [&Family; 23] = [
     &qwen3_5::MOE,
     &qwen3_5::MOE_TEXT,
     &gemma3::FAMILY,
+    &gemma3::TEXT,
     &gemma3::EMBEDDING,
     &gemma4::FAMILY,
     &gemma4::TEXT,
@@ -105,6 +107,8 @@ struct Family {
     centred: fn(&str) -> bool,
     /// Parts of the model that are not imported: what people call one, and what its tensors' names begin with.
     left_out: &'static [(&'static str, &'static [&'static str])],
+    /// What names of tensors begin with, and what they begin with in checkpoints that were written by another version.
+    spelled: &'static [(&'static str, &'static str)],
 }
 
 /// Changes what a tower says of pixels.
@@ -210,6 +214,8 @@ pub struct Import {
 /// The tokens that a prompt has for an image or a sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageMarkers {
+    /// The config's key that says `token`.
+    pub key: &'static str,
     /// For each of its vectors.
     pub token: Marker,
     /// What a template writes for all of it, where that is another.
@@ -218,12 +224,14 @@ pub struct ImageMarkers {
     pub around: Option<[Marker; 2]>,
     /// Behind a tile beside another, behind a row of them, and in front of all of it in one.
     pub tiles: Option<[Marker; 3]>,
+    /// Whether an empty line stands in front of it and behind it.
+    pub lines: bool,
 }
 
 impl ImageMarkers {
     /// Those of what a template writes as one of its vectors' tokens, and which is whole.
-    fn new(token: Marker, around: Option<[Marker; 2]>) -> Self {
-        Self { token, written: None, around, tiles: None }
+    fn new(key: &'static str, token: Marker, around: Option<[Marker; 2]>) -> Self {
+        Self { key, token, written: None, around, tiles: None, lines: false }
     }
 }
 
@@ -360,8 +368,7 @@ impl Family {
             return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(values.clone()) });
         }
         if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
-            let source = checkpoint.tensors.get(theirs);
-            let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
+            let (theirs, source) = self.find(checkpoint, theirs)?;
             let expected = match transform {
                 Transform::Transpose { .. } => (cols, rows),
                 _ if rows == 1 => (rows, of * cols),
@@ -374,14 +381,12 @@ impl Family {
             return Ok(Imported { name, role, rows, cols, origin });
         }
         if let Some(part) = draft.parts.get(&name) {
-            let source = checkpoint.tensors.get(&part.theirs);
-            let source = source.ok_or_else(|| ImportError::MissingTensor(part.theirs.clone()))?;
+            let (theirs, source) = self.find(checkpoint, &part.theirs)?;
             if source.shape() != part.shape {
-                let (name, actual, expected) = (part.theirs.clone(), source.shape(), part.shape);
+                let (name, actual, expected) = (theirs.clone(), source.shape(), part.shape);
                 return Err(ImportError::Shape { name, actual, expected });
             }
-            let (theirs, rows_of, transform) = (part.theirs.clone(), part.rows, part.transform);
-            let origin = Origin::Tensor { name: theirs, rows: rows_of, transform };
+            let origin = Origin::Tensor { name: theirs.clone(), rows: part.rows, transform: part.transform };
             return Ok(Imported { name, role, rows, cols, origin });
         }
         if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
@@ -395,8 +400,7 @@ impl Family {
         if let Some(apart) = apart {
             (theirs, place) = (apart, Place::ALONE);
         }
-        let source = checkpoint.tensors.get(&theirs);
-        let source = source.ok_or_else(|| ImportError::MissingTensor(theirs.clone()))?;
+        let (theirs, source) = self.find(checkpoint, &theirs)?;
         let first = (place.expert * place.of + place.index) * rows;
         let mut from = Rows { first, pairs: self.pairs(&name, draft), ..Rows::default() };
         if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(&name)) {
@@ -420,15 +424,25 @@ impl Family {
             (*first, from.first) = (place.expert * cols, place.index * rows);
         }
         if source.shape() != expected {
-            return Err(ImportError::Shape { name: theirs, actual: source.shape(), expected });
+            return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
         }
-        Ok(Imported {
-            name,
-            role,
-            rows,
-            cols,
-            origin: Origin::Tensor { name: theirs, rows: from, transform },
-        })
+        let origin = Origin::Tensor { name: theirs.clone(), rows: from, transform };
+        Ok(Imported { name, role, rows, cols, origin })
+    }
+
+    /// The tensor of the name `theirs`, and how this checkpoint spells it.
+    fn find<'a>(
+        &self,
+        checkpoint: &'a Checkpoint,
+        theirs: &str,
+    ) -> Result<(&'a String, &'a dyn TensorSource), ImportError> {
+        let spelled = self.spelled.iter();
+        let others = spelled.filter_map(|(from, to)| Some(format!("{to}{}", theirs.strip_prefix(from)?)));
+        let mut names = iter::once(theirs.to_owned()).chain(others);
+        names
+            .find_map(|name| checkpoint.tensors.get_key_value(&name))
+            .map(|(name, source)| (name, source.as_ref()))
+            .ok_or_else(|| ImportError::MissingTensor(theirs.to_owned()))
     }
 
     /// How the pairs of our tensor `name` lie in the source, where they are to be moved.

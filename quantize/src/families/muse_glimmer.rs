@@ -46,6 +46,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |name| name != "norm" && name.ends_with("norm"),
     left_out: &[("vision", &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."])],
+    spelled: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {

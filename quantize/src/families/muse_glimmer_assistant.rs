@@ -22,6 +22,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 /// Our name and theirs of what makes keys and values of the target's layers.

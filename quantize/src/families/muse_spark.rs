@@ -71,6 +71,7 @@ pub(super) const FAMILY: Family = Family {
         ("vision", &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."]),
         ("audio", &["model.audio_tower."]),
     ],
+    spelled: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {

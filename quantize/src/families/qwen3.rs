@@ -17,6 +17,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 /// The layers alone, as a model that embeds is saved.

@@ -35,6 +35,7 @@ pub(super) const TEXT: Family = Family {
     interleaved: false,
     centred: |name| name.ends_with("norm") && !name.ends_with("delta.norm"),
     left_out: LEFT_OUT,
+    spelled: &[],
 };
 
 /// The text model beside a vision tower.

@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     interleaved: false,
     centred: |_| false,
     left_out: &[],
+    spelled: &[],
 };
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {

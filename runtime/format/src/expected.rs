@@ -248,7 +248,9 @@ impl Vision {
         for part in ["class", "class_position"].into_iter().filter(|_| self.class) {
             add(Role::Vector, named(part), 1, self.dim)?;
         }
-        add(Role::Vector, named("rope"), 1, self.frequencies)?;
+        if self.frequencies > 0 {
+            add(Role::Vector, named("rope"), 1, self.frequencies)?;
+        }
         let norm = |add: &mut dyn FnMut(Role, String, u32, u32) -> Result<(), E>, name: String| {
             add(Role::Vector, name.clone(), 1, self.dim)?;
             if self.rms { Ok(()) } else { add(Role::Vector, format!("{name}_bias"), 1, self.dim) }
@@ -280,7 +282,7 @@ impl Vision {
         if self.post_norm {
             norm(add, named("post_norm"))?;
         }
-        if let Join::Mean { standardized } = self.join {
+        if let Join::Mean { standardized, .. } = self.join {
             for part in ["mean_shift", "mean_scale"].into_iter().filter(|_| standardized) {
                 add(Role::Vector, named(part), 1, self.dim)?;
             }

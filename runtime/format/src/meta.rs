@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::is_false;
+
 /// What a sampler uses where the caller says nothing; from `generation_config.json` or GGUF metadata.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +52,9 @@ pub struct MediaText {
     /// What is between its tiles, where it is cut into some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TileText>,
+    /// Whether an empty line is written in front of it and behind it, `"\n\n"`, before the text around it becomes tokens.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lines: bool,
 }
 
 /// The tokens between the tiles of a medium.

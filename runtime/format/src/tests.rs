@@ -484,10 +484,10 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
     fn video(v: &mut Vision) -> &mut Video {
         v.video.as_mut().unwrap()
     }
-    let cases: [(&str, Change); 33] = [
+    let cases: [(&str, Change); 36] = [
         ("vision.token", |v| v.blank = u32::MAX),
         ("vision.scale", |v| v.scale = Some(0.0)),
-        ("vision.adapter_dim", |v| v.join = Join::Mean { standardized: false }),
+        ("vision.adapter_dim", |v| v.join = Join::Mean { standardized: false, rooted: true }),
         ("vision.pixels.frames", |v| v.pixels.given = Given::Padded),
         ("vision.pixels.frames", |v| v.pixels.given = Given::Planes),
         ("vision.class", |v| v.class = true),
@@ -496,6 +496,9 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
         ("vision.pixels.tiles", |v| {
             (v.positions, v.pixels.patch, v.pixels.tiles) = (4, 256, Some(64));
         }),
+        ("vision.positions", |v| v.pixels.fit = Fit::Table),
+        ("vision.pixels.fit", |v| (v.positions, v.pixels.patch, v.pixels.fit) = (4096, 256, Fit::Table)),
+        ("vision.joint_everywhere", |v| v.joint_everywhere = true),
         ("vision.token", |v| v.token = u32::MAX),
         ("vision.token", |v| v.blank_tokens.push(u32::MAX)),
         ("vision.blank_tokens", |v| v.blank_tokens = vec![0; 17]),
@@ -538,7 +541,7 @@ fn a_tower_of_other_blocks_has_other_tensors() {
     let vision = spec.vision.as_mut().unwrap();
     (vision.rms, vision.post_norms, vision.head_norms, vision.gated) = (true, true, true, true);
     (vision.bias, vision.clipped, vision.post_norm) = (false, true, false);
-    (vision.laid, vision.join) = (Laid::Axes, Join::Mean { standardized: true });
+    (vision.laid, vision.join) = (Laid::Axes, Join::Mean { standardized: true, rooted: true });
     (vision.adapter_dim, vision.adapter_down) = (8, false);
     spec.validate().unwrap();
     let tensors: Vec<_> = spec.tensors().into_iter().map(|t| (t.name, t.rows, t.cols)).collect();

@@ -41,4 +41,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut values = Vec::new();
     images.iter().for_each(|image| image.patch(15, &vision.pixels, &mut values));
     assert!(values.len() == images.len() * 48 && values.iter().all(|value| value.is_finite()));
+    let pixels = Pixels { fit: Fit::Table, tiles: None, ..vision.pixels };
+    let vision = Vision { pixels, ..vision };
+    let Tiles { cols, images } = Tiles::decode(bytes, &vision, 30).unwrap();
+    assert_eq!((cols, images.len(), images[0].tokens(&vision)), (1, 1, 4));
 });

@@ -34,7 +34,7 @@ pub(super) fn attention<B: Backend>(
     eps: f32,
 ) -> Result<(), BackendError> {
     let own = state.own_cache(index);
-    let State { y, q, k, v, mix, gate, caches, turns, axes, pieces, joint, .. } = state;
+    let State { y, q, k, v, mix, gate, caches, turns, axes, pieces, joint, joint_everywhere, .. } = state;
     let (rows, turns) = (row_count(spans), axes.map(|axes| (turns.as_slice(), axes)));
     let on_q = product(q, &w.q);
     let on_gate = w.gate.as_ref().map(|weight| Linear { out: &mut *gate, weight, bias: None });
@@ -58,7 +58,7 @@ pub(super) fn attention<B: Backend>(
         store(backend, a, w, ropes, k, v, &mut caches[own], spans, turns, eps)?;
     }
     let cache = &caches[a.kv_from.map_or(own, |from| from as usize)];
-    if pieces.is_empty() || a.window.is_none() {
+    if pieces.is_empty() || a.window.is_none() && !*joint_everywhere {
         backend.attention(mix, q, cache, spans, &shape(a))?;
     } else {
         backend.attention_joint(mix, q, cache, pieces, &shape(a), joint)?;

@@ -43,6 +43,8 @@ pub struct State<B: Backend> {
     /// The spans of a step cut where rows see each other, and which of them do; empty where none do.
     pub pieces: Vec<Span>, // (rows)
     pub joint: Vec<bool>, // (rows)
+    /// Whether they do in layers without a window too.
+    pub joint_everywhere: bool,
     /// Experts that stay in the file.
     pub flash: Option<Flash>,
     /// What a drafter reads.
@@ -84,6 +86,7 @@ impl<B: Backend> State<B> {
             turns: Vec::with_capacity(vision.map_or(0, |vision| vision.turned as usize)),
             pieces: Vec::with_capacity(vision.map_or(0, |vision| vision.pieces as usize)),
             joint: Vec::with_capacity(vision.map_or(0, |vision| vision.pieces as usize)),
+            joint_everywhere: vision.is_some_and(|vision| vision.joint_everywhere),
             flash,
             index_caches: plan
                 .index_caches
@@ -139,6 +142,7 @@ impl<B: Backend> State<B> {
             turns: Vec::new(),
             pieces: Vec::new(),
             joint: Vec::new(),
+            joint_everywhere: false,
             flash: None,
             hidden: None,
         })

@@ -133,7 +133,13 @@ impl Text for HfText {
         let mark = disguise.mark(messages, options.tools.as_ref())?;
         let turns = messages.iter().map(|message| turn(message, disguise, mark)).collect();
         let tools = options.tools.as_ref().map(|tools| disguise.hide_json(tools, mark));
-        let rendered = template.render(turns, tools, options.mode)?;
+        let mut rendered = template.render(turns, tools, options.mode)?;
+        for media in [self.image, self.audio].into_iter().flatten().filter(|media| media.lines) {
+            // A message's own mention has the mark in it.
+            if let Some(token) = self.tokenizer.id_to_token(media.token) {
+                rendered = rendered.replace(&token, &format!("\n\n{token}\n\n"));
+            }
+        }
         self.ids(&rendered, Some(mark))
     }
 
@@ -145,6 +151,7 @@ impl Text for HfText {
                 before: None,
                 after: None,
                 tiles: None,
+                lines: false,
             }),
             MediumKind::Sound => self.audio,
         }

@@ -67,6 +67,7 @@ impl Image {
         let fit = match pixels.fit {
             Fit::Shape => Some(fit::tokens(height, width, side, limit)),
             Fit::Fill => Some(fit::fill(height, width, side, limit)),
+            Fit::Table => Some((vision.positions / vision.merge, vision.positions / vision.merge)),
             Fit::Area { pixels_min, pixels_max } => {
                 let most = u64::from(limit) * u64::from(side) * u64::from(side);
                 let most = u32::try_from(most).map_or(pixels_max, |most| most.min(pixels_max));

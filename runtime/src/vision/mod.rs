@@ -87,7 +87,7 @@ impl<B: Backend> Tower<B> {
                 mapped.tensor("vision.class_position", 1, vision.dim)?,
             ]),
         };
-        let moved = vision.join == Join::Mean { standardized: true };
+        let moved = matches!(vision.join, Join::Mean { standardized: true, .. });
         let mean_shift = moved.then(|| mapped.tensor("vision.mean_shift", 1, vision.dim)).transpose()?;
         let fit = |len: u64| usize::try_from(len).expect("a length within the budget fits the address space");
         let (chunk, rows) = (fit(plan.chunk_len()), plan.rows as usize);

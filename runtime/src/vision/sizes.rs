@@ -20,6 +20,8 @@ pub struct VisionPlan {
     pub turned: u32,
     /// Most pieces of such a step where rows of an image see each other.
     pub pieces: u32,
+    /// [`Vision::joint_everywhere`].
+    pub joint_everywhere: bool,
     /// Keys and values of one layer at a time.
     pub cache: CacheShape,
     /// Width of the vectors that an image becomes.
@@ -51,6 +53,7 @@ impl VisionPlan {
             axes: vision.axes,
             turned: if vision.axes.is_some() { batch } else { 0 },
             pieces: if vision.joint { batch } else { 0 },
+            joint_everywhere: vision.joint_everywhere,
             cache: CacheShape {
                 dtype,
                 slots: 1,

@@ -1,6 +1,6 @@
 //! How an image becomes vectors, a chunk of its patches at a time, so that somebody else may be served between two.
 
-use muse_format::Vision;
+use muse_format::{Join, Vision};
 use muse_kernels::{AttentionShape, Backend, BackendError, Span};
 
 use super::weights::{Block, linear, products};
@@ -138,7 +138,9 @@ impl<B: Backend> Tower<B> {
             backend.rms_norm_in_place(v, of_values, rows * heads as usize, eps)?;
         }
         turned_by(places, &order[start..start + rows], image);
-        backend.rope_2d(k, &self.weights.rope, places, heads, head_dim)?;
+        if let Some(rope) = &self.weights.rope {
+            backend.rope_2d(k, rope, places, heads, head_dim)?;
+        }
         backend.store(cache, k, v, &[span])
     }
 
@@ -166,7 +168,9 @@ impl<B: Backend> Tower<B> {
             backend.rms_norm_in_place(q, of_queries, rows * heads as usize, norm_eps)?;
         }
         turned_by(places, &order[start..start + rows], image);
-        backend.rope_2d(q, &self.weights.rope, places, heads, head_dim)?;
+        if let Some(rope) = &self.weights.rope {
+            backend.rope_2d(q, rope, places, heads, head_dim)?;
+        }
         let shape = AttentionShape {
             heads,
             kv_heads: heads,
@@ -280,7 +284,9 @@ impl<B: Backend> Tower<B> {
         squares.clear();
         squares.extend((0..rows as u32).map(|square| Span { slot: 0, start: square * merged, len: merged }));
         backend.mean(wide, x, squares, dim)?;
-        backend.scale_and_cap(wide, rows * dim, (dim as f64).sqrt() as f32, None)?;
+        if matches!(self.spec.join, Join::Mean { rooted: true, .. }) {
+            backend.scale_and_cap(wide, rows * dim, (dim as f64).sqrt() as f32, None)?;
+        }
         if let Some((scale, shift)) = w.mean_scale.as_ref().zip(self.mean_shift.as_ref()) {
             host.clear();
             (0..rows).for_each(|_| host.extend_from_slice(shift.f32()));

@@ -235,6 +235,7 @@ impl Grids<'_> {
         let fit = match video.as_ref().expect("the tower takes videos").fit {
             Fit::Shape => Some(fit::tokens(height, width, side, self.limit)),
             Fit::Fill => Some(fit::fill(height, width, side, self.limit)),
+            Fit::Table => Some((self.vision.positions / merge, self.vision.positions / merge)),
             Fit::Area { pixels_min, pixels_max } => {
                 let frames = [self.taken.len() as u32, pixels.frames];
                 fit::area_of_frames(frames, [height, width], side, [pixels_min, pixels_max], self.limit)

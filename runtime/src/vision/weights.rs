@@ -7,7 +7,7 @@ use crate::model::{Affine, Loader};
 
 pub(super) struct TowerWeights<W> {
     pub(super) patch: Affine<W>, // (dim, values)
-    pub(super) rope: W,          // (frequencies)
+    pub(super) rope: Option<W>,  // (frequencies)
     pub(super) pre_norm: Option<Norm<W>>,
     pub(super) blocks: Vec<Block<W>>,
     pub(super) post_norm: Option<Norm<W>>,
@@ -147,9 +147,10 @@ impl<W> TowerWeights<W> {
         let up = up.then(|| loader.affine("vision.adapter.up", adapter, inner * vision.merged(), bias));
         let down = vision.adapter_down;
         let down = down.then(|| loader.affine("vision.adapter.down", adapter, adapter, bias));
+        let turns = vision.frequencies > 0;
         let (mean, standardized) = match vision.join {
             Join::Beside => (false, false),
-            Join::Mean { standardized } => (true, standardized),
+            Join::Mean { standardized, .. } => (true, standardized),
         };
         Ok(Self {
             pre_norm: Norm::load_if(vision.pre_norm, loader, vision, "vision.pre_norm")?,
@@ -157,7 +158,7 @@ impl<W> TowerWeights<W> {
             adapter_up: up.transpose()?,
             adapter_down: down.transpose()?,
             patch: loader.affine("vision.patch", inner, vision.pixels.values(), vision.patch_bias)?,
-            rope: loader.take("vision.rope", 1, vision.frequencies)?,
+            rope: turns.then(|| loader.take("vision.rope", 1, vision.frequencies)).transpose()?,
             post_norm: Norm::load_if(vision.post_norm, loader, vision, "vision.post_norm")?,
             mean_norm: mean.then(|| loader.take("vision.mean_norm", 1, inner)).transpose()?,
             mean_scale: standardized.then(|| loader.take("vision.mean_scale", 1, inner)).transpose()?,

@@ -315,7 +315,25 @@ pub fn seeing_jointly() -> Spec {
         post_norm: false,
         positions: 8,
         laid: Laid::Axes,
-        join: Join::Mean { standardized: true },
+        join: Join::Mean { standardized: true, rooted: true },
+        adapter_dim: 36,
+        adapter_down: false,
+        vector_norm: false,
+        ..seeing().vision.unwrap()
+    };
+    Spec { vision: Some(vision), ..shared() }
+}
+
+/// [`shared`] with a tower that does not turn, in which patches become their plain mean and the tokens of an image see each
+/// other in every layer.
+pub fn seeing_jointly_everywhere() -> Spec {
+    let vision = Vision {
+        joint: true,
+        joint_everywhere: true,
+        patch_bias: true,
+        pre_norm: false,
+        frequencies: 0,
+        join: Join::Mean { standardized: false, rooted: false },
         adapter_dim: 36,
         adapter_down: false,
         vector_norm: false,

@@ -114,7 +114,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
         laid: Laid::Axes,
         frequencies: head_dim / 4,
         merge,
-        join: Join::Mean { standardized },
+        join: Join::Mean { standardized, rooted: true },
         adapter_dim: dim,
         adapter_down: false,
         vector_norm: false,
@@ -127,7 +127,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
     draft.computed.insert("vision.mean_norm".into(), vec![1.0; dim as usize]);
     name_tensors(draft, entries as usize);
     let around = Some(around.map(Marker::Id));
-    draft.image_markers = Some(ImageMarkers::new(Marker::Id(image), around));
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Id(image), around));
     draft.read_processor = Some(read_processor);
     Ok(())
 }
@@ -156,7 +156,7 @@ fn name_tensors(draft: &mut Draft, entries: usize) {
     whole("vision.patch".into(), tower("patch_embedder.input_proj.weight"), patch);
     let projection = "model.embed_vision.embedding_projection.weight";
     whole("vision.projection".into(), projection.into(), Transform::AsIs);
-    if vision.join == (Join::Mean { standardized: true }) {
+    if matches!(vision.join, Join::Mean { standardized: true, .. }) {
         whole("vision.mean_shift".into(), tower("std_bias"), Transform::Times { factor: -1.0 });
         whole("vision.mean_scale".into(), tower("std_scale"), Transform::AsIs);
     }

@@ -104,10 +104,12 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     draft.computed.insert("vision.rope".into(), frequencies);
     name_tensors(draft);
     draft.image_markers = Some(ImageMarkers {
+        key: "image_token_index",
         token: Marker::Text("<|patch|>"),
         written: Some(Marker::Text("<|image|>")),
         around: Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text)),
         tiles: Some(["<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>"].map(Marker::Text)),
+        lines: false,
     });
     draft.read_processor = Some(read_processor);
     Ok(())
@@ -175,13 +177,6 @@ pub(in super::super) fn read_processor(config: &Config<'_>, vision: &mut Vision)
     }
     let rule = "pictures are made as large as their canvas only where they are smaller than a tile";
     config.only("resize_to_max_canvas", &[false.into()], rule)?;
-    let side = vision.tile();
-    if let Some(size) = config.object("size")? {
-        let rule = format!("it must be the tower's image_size, {side}");
-        for key in ["height", "width"] {
-            size.only(key, &[side.into()], &rule)?;
-        }
-        size.finish(&[])?;
-    }
+    image_processor::only_size(config, vision.tile())?;
     image_processor::read(config, vision, (2, "bilinear"))
 }

@@ -117,7 +117,7 @@ pub(in super::super) fn read(
     draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
     name_tensors(draft);
     let around = Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text));
-    draft.image_markers = Some(ImageMarkers::new(Marker::Text("<|patch|>"), around));
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|patch|>"), around));
     draft.video_markers = Some(VideoMarkers {
         token: "<|video|>",
         begin: Some("<|vid_start|>"),

@@ -48,7 +48,7 @@ pub(super) fn read(
     draft.computed.insert("audio.vector_norm".into(), vec![1.0; dim as usize]);
     name_tensors(draft);
     let around = Some(["<|soft_audio_start|>", "<|soft_audio_end|>"].map(Marker::Text));
-    draft.audio_markers = Some(ImageMarkers::new(Marker::Text("<|audio|>"), around));
+    draft.audio_markers = Some(ImageMarkers::new("audio_token_id", Marker::Text("<|audio|>"), around));
     Ok(())
 }
 

@@ -106,7 +106,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     tower.finish(&[])?;
     draft.computed.insert("vision.rope".into(), frequencies);
     name_tensors(draft);
-    draft.image_markers = Some(ImageMarkers::new(Marker::Text("<|image_pad|>"), None));
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|image_pad|>"), None));
     // The template writes the first and the last of these around a video as well, which the reference keeps.
     draft.video_markers = Some(VideoMarkers {
         token: "<|video_pad|>",

@@ -145,14 +145,14 @@ fn gemma4_sees_by_the_means_of_squares() {
     // A token for sound is beyond the vocabulary.
     assert_eq!((vision.token, vision.blank_tokens.as_slice(), vision.blank), (98, [98, 99].as_slice(), 0));
     assert_eq!((vision.laid, vision.positions, vision.frequencies), (Laid::Axes, 3360, 2));
-    assert_eq!((vision.join, vision.merge), (Join::Mean { standardized: false }, 3));
+    assert_eq!((vision.join, vision.merge), (Join::Mean { standardized: false, rooted: true }, 3));
     assert_eq!((vision.pixels.fit, vision.pixels.tokens_max), (Fit::Fill, 280));
     assert!(vision.joint && vision.clipped && vision.gated && vision.rms && !vision.bias);
     let mut causal = seeing(&json!({"standardize": true, "position_embedding_size": 12}));
     causal["text_config"]["use_bidirectional_attention"] = Value::Null;
     causal["text_config"]["pad_token_id"] = 5.into();
     let vision = spec(causal).expect("a small one").vision.expect("a tower");
-    assert_eq!((vision.joint, vision.join), (false, Join::Mean { standardized: true }));
+    assert_eq!((vision.joint, vision.join), (false, Join::Mean { standardized: true, rooted: true }));
     assert_eq!((vision.positions, vision.blank), (12, 5));
     let cases = [
         ("model_type", json!("siglip_vision_model")),

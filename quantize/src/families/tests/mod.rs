@@ -1,4 +1,5 @@
 mod experts;
+mod gemma3;
 mod gemma4;
 mod glm4;
 mod llama4;
@@ -432,7 +433,7 @@ fn gemma_norms_get_their_one_unless_they_hold_it() {
     let config = with(family("gemma3"), &json!({}));
     let tensors: Vec<_> = {
         let spec = spec(config.clone()).expect("gemma3");
-        let family = &super::gemma3::FAMILY;
+        let family = &super::gemma3::TEXT;
         let all = spec.tensors().into_iter().filter(|e| !e.name.starts_with("rope."));
         all.map(|e| (family.their_name(&e.name), e.rows as usize, e.cols as usize)).collect()
     };
@@ -452,7 +453,7 @@ fn gemma_norms_get_their_one_unless_they_hold_it() {
 #[test]
 fn other_models_are_refused_with_what_is_supported() {
     let cases = [
-        json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}),
+        json!({"model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"]}),
         json!({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}),
         json!({"model_type": 7}),
         json!({}),

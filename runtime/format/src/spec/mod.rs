@@ -148,7 +148,7 @@ fn is_default<T: Default + PartialEq>(choice: &T) -> bool {
 }
 
 /// Whether a flag is left out of the file.
-fn is_false(flag: &bool) -> bool {
+pub(crate) fn is_false(flag: &bool) -> bool {
     !flag
 }
 

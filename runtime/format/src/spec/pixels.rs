@@ -58,6 +58,8 @@ pub enum Fit {
     Area { pixels_min: u32, pixels_max: u32 },
     /// Scaled to the size of most tokens, each side rounded down to whole squares; one at least.
     Fill,
+    /// As many patches a side as the table of positions has, whatever its shape.
+    Table,
 }
 
 impl Fit {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Activation, DIM_MAX, Given, LAYERS_MAX, Pixels, Video, bounded, finite_positive, is_default, is_false,
-    is_yes, yes,
+    Activation, DIM_MAX, Fit, Given, LAYERS_MAX, Pixels, Video, bounded, finite_positive, is_default,
+    is_false, is_yes, yes,
 };
 use crate::FormatError;
 
@@ -34,6 +34,9 @@ pub struct Vision {
     /// window: all of an image is read in one step then.
     #[serde(default, skip_serializing_if = "is_false")]
     pub joint: bool,
+    /// Whether those that are `joint` are so in layers without a window too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joint_everywhere: bool,
     pub pixels: Pixels,
     /// Whether the product over a patch's pixels has a bias.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -84,7 +87,7 @@ pub struct Vision {
     #[serde(default, skip_serializing_if = "is_default")]
     pub laid: Laid,
     /// Inverse frequencies of the rotation of each coordinate; a head's first pairs turn by the column, as many by the
-    /// row, both counted from 1.
+    /// row, both counted from 1. With 0 nothing turns.
     pub frequencies: u32,
     /// Patches on a side of what becomes one vector.
     pub merge: u32,
@@ -138,9 +141,13 @@ pub enum Join {
     /// One behind the other, through the adapter.
     #[default]
     Beside,
-    /// `projection(norm([scale * (shift +] root of dim * mean[)]))`, an RMS norm without weights; what is in brackets is
-    /// there where it is `standardized`. There is no adapter, and its width is `dim`.
-    Mean { standardized: bool },
+    /// `projection(norm([scale * (shift +] {root of dim *} mean[)]))`, an RMS norm; what is in brackets is there where it is
+    /// `standardized`, and in braces where it is `rooted`. There is no adapter, and its width is `dim`.
+    Mean {
+        standardized: bool,
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        rooted: bool,
+    },
 }
 
 /// One block of a tower.
@@ -160,6 +167,7 @@ impl Default for Vision {
             blank_tokens: Vec::new(),
             blank: 0,
             joint: false,
+            joint_everywhere: false,
             pixels: Pixels::default(),
             patch_bias: false,
             dim: 0,
@@ -238,7 +246,8 @@ impl Vision {
         self.layers.iter().find_map(|layer| layer.window)
     }
 
-    /// Tiles of whole squares of patches, which together are no more pixels than an image that is read.
+    /// Tiles of whole squares of patches, which together are no more pixels than an image that is read; or one image of a
+    /// tile's size.
     fn validate_tiles(&self, tiles: u32) -> Result<(), FormatError> {
         let refuse = |name: &str, value: String, rule| {
             Err(FormatError::Spec { field: format!("vision.{name}"), value, rule })
@@ -247,10 +256,10 @@ impl Vision {
             return refuse("positions", self.positions.to_string(), "a tile is whole squares of patches");
         }
         let pixels = u64::from(self.tile()).pow(2).saturating_mul(u64::from(tiles) + 1);
-        bounded("vision.pixels.tiles", tiles, 256)?;
         if pixels > TILED_PIXELS_MAX {
+            let name = if tiles == 0 { "pixels.fit" } else { "pixels.tiles" };
             let (value, rule) = (format!("{tiles} tiles of {}", self.tile()), "they are 2^26 pixels at most");
-            return refuse("pixels.tiles", value, rule);
+            return refuse(name, value, rule);
         }
         Ok(())
     }
@@ -268,7 +277,6 @@ impl Vision {
             ("heads", self.heads, 4096),
             ("ffn_dim", self.ffn_dim, DIM_MAX),
             ("positions", self.positions, 1 << 12),
-            ("frequencies", self.frequencies, 1 << 12),
             ("merge", self.merge, 16),
             ("adapter_dim", self.adapter_dim, DIM_MAX),
         ] {
@@ -279,7 +287,15 @@ impl Vision {
         }
         self.pixels.fit.validate(&field("pixels.fit"))?;
         if let Some(tiles) = self.pixels.tiles {
+            bounded("vision.pixels.tiles", tiles, 256)?;
             self.validate_tiles(tiles)?;
+        }
+        let fit_of_videos = self.video.as_ref().map(|video| video.fit);
+        if [Some(self.pixels.fit), fit_of_videos].contains(&Some(Fit::Table)) {
+            self.validate_tiles(0)?;
+        }
+        if self.joint_everywhere && !self.joint {
+            return refuse("joint_everywhere", "true".into(), "only what is joint is so everywhere");
         }
         if self.class && (self.patch_bias || self.window().is_some()) {
             let rule = "a class sees all patches, and is no product, which would have a bias";
