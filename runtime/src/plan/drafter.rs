@@ -42,20 +42,27 @@ struct Read {
     hidden: u64,
     pairs: u64,
     pass: u64,
+    /// Bytes of lists that say which rows meet which, and what they turn by.
+    lists: u64,
 }
 
 impl Read {
-    /// Of a drafter of `spec` beside a target of `vocab` tokens.
-    fn new(spec: &Spec, vocab: u32, d: Dims) -> Self {
-        let [rows, slots, vocab] = [d.batch_tokens, d.slots, vocab].map(u64::from);
+    fn new(spec: &Spec, target: &Spec, d: Dims) -> Self {
+        let [rows, slots, vocab] = [d.batch_tokens, d.slots, target.vocab].map(u64::from);
+        let turns = target.vision.as_ref().is_some_and(|vision| vision.axes.is_some());
+        let turned = if turns { rows } else { 0 };
         let width = |drafter: &Drafter| u64::from(drafter.width(spec.dim));
         match &spec.drafter {
-            None => Self { hidden: 0, pairs: 0, pass: 0 },
-            Some(drafter @ Drafter::Block(_)) => Self { hidden: rows * width(drafter), pairs: 0, pass: 0 },
+            None => Self { hidden: 0, pairs: 0, pass: 0, lists: 0 },
+            Some(drafter @ Drafter::Block(_)) => {
+                Self { hidden: rows * width(drafter), pairs: 0, pass: 0, lists: 0 }
+            }
             Some(drafter @ Drafter::Chain(_)) => Self {
                 hidden: (rows + slots * u64::from(CHAIN_KEPT)) * u64::from(spec.dim),
                 pairs: rows * width(drafter),
                 pass: slots * vocab,
+                // Four lists of rows and a span and a token of each slot, what is kept of it, and three numbers of what turns.
+                lists: 16 * rows + (12 + 4 + 8) * slots + 12 * (turned + slots * u64::from(CHAIN_KEPT)),
             },
         }
     }
@@ -63,8 +70,9 @@ impl Read {
 
 /// Bytes beside its weights, `target`'s rows read.
 pub(super) fn working_bytes(spec: &Spec, target: &Spec, d: Dims) -> u128 {
-    let (own, Read { hidden, pairs, pass }) = (beside(spec, d), Read::new(spec, target.vocab, d));
-    u128::from(buffer_lens(spec, own).byte_len() + 4 * (hidden + pairs + pass)) + cache_bytes(spec, own)
+    let (own, Read { hidden, pairs, pass, lists }) = (beside(spec, d), Read::new(spec, target, d));
+    u128::from(buffer_lens(spec, own).byte_len() + 4 * (hidden + pairs + pass) + lists)
+        + cache_bytes(spec, own)
 }
 
 /// What of a plan is a drafter's.
@@ -81,11 +89,12 @@ pub(crate) struct DrafterPlan {
     pub pairs: u64,
     /// Logits of one pass of a chain.
     pub pass: u64,
+    lists: u64,
 }
 
 impl DrafterPlan {
     pub(super) fn new(spec: &Spec, target: &Spec, d: Dims) -> Self {
-        let (own, Read { hidden, pairs, pass }) = (beside(spec, d), Read::new(spec, target.vocab, d));
+        let (own, Read { hidden, pairs, pass, lists }) = (beside(spec, d), Read::new(spec, target, d));
         Self {
             rows: own.batch_tokens,
             buffers: buffer_lens(spec, own),
@@ -93,6 +102,7 @@ impl DrafterPlan {
             hidden,
             pairs,
             pass,
+            lists,
         }
     }
 
@@ -110,7 +120,9 @@ impl DrafterPlan {
         let chain = (self.pass > 0).then(|| {
             let shape = format!("{} rows x {} f32", d.slots, self.pass / u64::from(d.slots));
             let logits = of_drafter(Item { what: "logits", shape, bytes: 4 * self.pass });
-            [line("embeddings and what it reads", d.batch_tokens, self.pairs), logits]
+            let shape = format!("lists of {} rows", d.batch_tokens);
+            let lists = of_drafter(Item { what: "activations", shape, bytes: self.lists });
+            [line("embeddings and what it reads", d.batch_tokens, self.pairs), logits, lists]
         });
         own.chain([read])
             .chain(chain.into_iter().flatten())
