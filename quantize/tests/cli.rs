@@ -533,6 +533,23 @@ fn a_drafter_proposes_what_its_target_says() {
     assert!(none.contains("is no drafter"), "{none}");
 }
 
+/// A copy of a checkpoint in which the first byte of a tensor is another.
+fn trained(from: &str, tensor: &str) -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    for file in fs::read_dir(from).expect("a checkpoint") {
+        let file = file.expect("an entry");
+        fs::copy(file.path(), folder.path().join(file.file_name())).expect("a copy");
+    }
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("weights");
+    let header = u64::from_le_bytes(*bytes.first_chunk().expect("a length")) as usize;
+    let entries: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let start = entries[tensor]["data_offsets"][0].as_u64().expect("an offset") as usize;
+    bytes[8 + header + start] ^= 1;
+    fs::write(path, bytes).expect("weights");
+    folder
+}
+
 /// What a checkpoint holds beside its model becomes a drafter of it.
 #[test]
 fn a_head_is_a_file_of_its_own() {
@@ -552,6 +569,11 @@ fn a_head_is_a_file_of_its_own() {
     let number = |key: &str| with[key].as_u64().expect("a number");
     assert_eq!(number("steps") + number("accepted_tokens"), 30);
     assert!(number("proposed_tokens") > 30, "{with}");
+    // The same model after training that changed one number of its last norm.
+    let trained = trained(&fixture("qwen3-5"), "model.language_model.norm.weight");
+    succeed(&["convert", trained.path().to_str().expect("a path"), "-o", &target, "--force"]);
+    let another = fail(&[&ask[..], &["--drafter", &head]].concat(), 1);
+    assert!(another.contains("was made of another checkpoint than"), "{another}");
     let (_dir, none) = output();
     let refused = fail(&["convert", &fixture("llama"), "--mtp", "-o", &none], 1);
     assert!(refused.contains("LlamaForCausalLM") && refused.contains("supported are Glm4Moe"), "{refused}");

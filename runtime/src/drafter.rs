@@ -42,7 +42,7 @@ pub struct Draft {
 /// Whether `drafter` proposes tokens of `target`.
 ///
 /// # Errors
-/// [`LoadError::NotADrafter`], or [`LoadError::DrafterFits`] with what both say.
+/// [`LoadError::NotADrafter`], [`LoadError::DrafterFits`] with what both say, or [`LoadError::DrafterOfAnother`].
 pub(crate) fn check(target: &Mapped, drafter: &Mapped) -> Result<(), LoadError> {
     let not = || LoadError::NotADrafter { path: drafter.path.clone(), family: drafter.spec.family.clone() };
     let reads = drafter.spec.drafter.as_ref().ok_or_else(not)?.reads();
@@ -57,6 +57,13 @@ pub(crate) fn check(target: &Mapped, drafter: &Mapped) -> Result<(), LoadError> 
     };
     fits("rows of a width of", own.dim, theirs.dim, own.dim == theirs.dim)?;
     fits("a vocabulary of at least", own.vocab, theirs.vocab, own.vocab <= theirs.vocab)?;
+    let weights = [drafter, target].map(|file| file.provenance.weights.as_ref());
+    if let [Some(own), Some(theirs)] = weights
+        && own != theirs
+    {
+        let (drafter, target) = (drafter.path.clone(), target.path.clone());
+        return Err(LoadError::DrafterOfAnother { drafter, target });
+    }
     // Behind the last layer there are rows only where logits are wanted.
     let Some(last) = reads.iter().max().copied() else { return Ok(()) };
     let layers = theirs.layers.len() as u32;

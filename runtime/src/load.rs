@@ -159,6 +159,12 @@ pub enum LoadError {
         wanted: u32,
         has: u32,
     },
+    #[error(
+        "{} was made of another checkpoint than {}: convert both of one, the drafter with --mtp",
+        drafter.display(),
+        target.display()
+    )]
+    DrafterOfAnother { drafter: PathBuf, target: PathBuf },
     #[error("{name} is {value}; it must be 1 to {max}, {rule}")]
     Option { name: &'static str, value: u64, max: u64, rule: &'static str },
     #[error("the model does not fit: {0}")]

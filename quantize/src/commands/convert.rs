@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use muse_format::{Meta, Provenance, Text};
+use muse_format::{Drafter, Meta, Provenance, Text};
 use muse_quantize::checkpoint::{self, Checkpoint};
 use muse_quantize::convert::{self, Done, Job, Watch};
 use muse_quantize::families::{self, Import, LeftOut};
@@ -114,6 +114,9 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
             (board.name.as_str(), board.layout.target.as_str())
         }
     };
+    // Of another checkpoint than its target's is what drafts in blocks.
+    let alone = matches!(import.spec.drafter, Some(Drafter::Block(_)));
+    let weights = if alone { None } else { families::identity(checkpoint)? };
     let provenance = Provenance {
         tool: concat!("muse-quantize ", env!("CARGO_PKG_VERSION")).into(),
         source: checkpoint.source.clone(),
@@ -124,6 +127,7 @@ fn meta(args: &Convert, checkpoint: &Checkpoint, import: &Import, jobs: &[Job<'_
         target: target.into(),
         license: checkpoint.license.clone(),
         left_out: import.left_out.iter().map(|left| left.part.into()).collect(),
+        weights,
     };
     Ok(Meta { spec: import.spec.clone(), text, generation, provenance, tokenizer, chat_template })
 }

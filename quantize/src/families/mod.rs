@@ -14,6 +14,7 @@ mod glm4_moe;
 mod glm4_moe_lite;
 mod glm_moe_dsa;
 mod head;
+mod identity;
 mod image_processor;
 mod llama;
 mod llama4;
@@ -41,6 +42,7 @@ use serde_json::Value;
 
 use self::common::{Common, LAYER, windows};
 use self::config::Config;
+pub use self::identity::identity;
 use self::origin::Named;
 pub use self::origin::{Blocks, Origin, Pairs, Rows, Transform};
 use self::place::{Place, of_any_expert};

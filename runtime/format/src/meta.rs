@@ -123,4 +123,8 @@ pub struct Provenance {
     /// Parts of the source that the file does not hold: `vision`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What tells the source's weights from those of another model of the same sizes: the same of a model and of what its
+    /// checkpoint holds to draft for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
