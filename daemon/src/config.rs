@@ -54,13 +54,17 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// `cpu`, `cuda` or `reference`. Nothing else is tried where the one that is named cannot be used.
+    /// `cpu`, `cuda` or `reference`. Nothing else is tried where the one that is named cannot be used, but as
+    /// `cpu_fallback` says.
     pub backend: BackendChoice,
+    /// Whether a model that the GPU cannot run is run on the CPU, which its status then says with the reason.
+    pub cpu_fallback: bool,
     /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]
     pub threads: Option<u64>,
     /// `mapped`, or `copied` into huge pages of the service's own memory, which is faster where the kernel holds files
     /// in small pages and cannot be reclaimed, or `reserved`: copied into huge pages that are set aside, or not loaded.
+    /// On a GPU weights are copied to it, but for `shared`: it reads the file in place, or the model is not loaded.
     pub weights: Placement,
     /// Tokens of context a session may have; where absent, the model's own, at most 8192.
     #[serde(deserialize_with = "some_bounded::<16, 16_777_216, _>")]
@@ -148,6 +152,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             backend: BackendChoice::Cpu,
+            cpu_fallback: false,
             threads: None,
             weights: Placement::Mapped,
             context: None,
@@ -288,6 +293,7 @@ mod tests {
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.idle, Idle::default());
         assert_eq!(config.engine.slots, Engine::default().slots);
+        assert_eq!(config.engine.cpu_fallback, Engine::default().cpu_fallback);
         assert_eq!(config.engine.batch_tokens, Engine::default().batch_tokens);
         assert_eq!(config.engine.speculation, Engine::default().speculation);
         assert_eq!(config.engine.cache, Some(CacheDtype::F16));
@@ -301,6 +307,8 @@ mod tests {
             ("unknown section", "[limit]\nsessions = 1", &["line 1", "limit"]),
             ("too small", "[limits]\nsessions = 0", &["line 2", "0 is out of range: 1 to 4096"]),
             ("negative", "[limits]\n\nqueue = -1", &["line 3", "-1 is out of range"]),
+            ("not a yes", "[engine]\ncpu_fallback = 1", &["line 2", "expected a boolean"]),
+            ("no such place", "[engine]\nweights = \"gpu\"", &["line 2", "shared"]),
             ("wrong type", "[engine]\nslots = \"4\"", &["line 2", "expected i64"]),
             (
                 "no such cache",

@@ -122,6 +122,7 @@ fn load_options(config: &Config, threads: usize) -> LoadOptions {
         weights: engine.weights,
         expert_memory: config.memory.experts_mib.map(|mib| mib << 20),
         backend: engine.backend,
+        cpu_fallback: engine.cpu_fallback,
         ..LoadOptions::default()
     }
 }

@@ -124,7 +124,9 @@ pub trait Backend {
     type DeltaState;
 
     /// Whether [`load`](Self::load) copies a tensor, so that what it was read from may be given back.
-    const COPIES_WEIGHTS: bool = false;
+    fn copies_weights(&self) -> bool {
+        false
+    }
 
     /// Makes room for tensors of so many bytes each, all of them or none, so that [`load`](Self::load) of those allocates
     /// nothing, in whatever order. A backend that copies none does nothing.

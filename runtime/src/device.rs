@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use muse_kernels::BackendError;
 #[cfg(feature = "cuda")]
-use muse_kernels::{CudaBackend, CudaMemory};
+use muse_kernels::{CudaBackend, CudaMemory, CudaSharing};
 
+#[cfg(feature = "cuda")]
+use crate::Placement;
 use crate::{BackendChoice, Engine, LoadError, LoadOptions, Mapped, Text};
 
 /// Opens the GPU that [`BackendChoice::Cuda`] takes and loads its kernels; returns what it is, for people: name, compute
@@ -64,10 +66,19 @@ pub(crate) fn load(
     options: &LoadOptions,
     text: Arc<dyn Text>,
 ) -> Result<Box<dyn Engine>, LoadError> {
-    let backend = CudaBackend::new()?;
+    let mut backend = CudaBackend::new()?;
     let free = free_of(backend.memory()?, Path::new("/"));
     let memory_budget = options.memory_budget.into_iter().chain(free).min();
     let plan = crate::plan(mapped, &LoadOptions { memory_budget, ..options.clone() })?;
+    if options.weights == Placement::Shared {
+        mapped.read_ahead();
+        for file in [Some(mapped), mapped.drafter()].into_iter().flatten() {
+            let (bytes, tensors) = file.shared();
+            let CudaSharing { in_place, copied } = backend.share(&bytes, &tensors)?;
+            let path = file.path.display();
+            tracing::info!("{path} is read in place, at {in_place:.1} GB/s; copied at {copied:.1} GB/s");
+        }
+    }
     let name = backend.describe();
     crate::load::model(mapped, backend, name, &plan, text)
 }

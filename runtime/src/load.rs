@@ -26,7 +26,8 @@ pub enum BackendChoice {
     /// The fastest that this machine's features allow.
     #[default]
     Cpu,
-    /// The first NVIDIA GPU. Where it cannot be used a model is not loaded, on the CPU neither.
+    /// The first NVIDIA GPU. Where it cannot be used a model is not loaded, on the CPU neither unless
+    /// [`LoadOptions::cpu_fallback`] allows it.
     Cuda,
     /// Plain loops with f64 sums: slow, the definition of every answer.
     Reference,
@@ -36,10 +37,13 @@ pub enum BackendChoice {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
-    /// In the file's mapping: nothing is copied, and memory can be reclaimed. On a GPU weights lie in its own memory, the
-    /// only copy, whatever is chosen here.
+    /// In the file's mapping: nothing is copied, and memory can be reclaimed. On a GPU weights are copied to its memory
+    /// and the file's pages given back, also where they are to be copied or reserved.
     #[default]
     Mapped,
+    /// In the file's mapping on a GPU too, which reads it in place; a model is refused where the GPU cannot. The pages
+    /// stay in memory.
+    Shared,
     /// In memory of the process, see [`Mapped::into_memory`].
     Copied,
     /// In memory of the kernel's reserve of huge pages, see [`Mapped::into_reserved`].
@@ -73,6 +77,8 @@ pub struct LoadOptions {
     /// By default one a core.
     pub threads: Option<usize>,
     pub backend: BackendChoice,
+    /// Whether a model that a GPU cannot run is run on the CPU; [`ModelInfo::backend`](crate::ModelInfo::backend) says why.
+    pub cpu_fallback: bool,
     pub weights: Placement,
     /// The file of what drafts for the model, for [`load`] and [`open`].
     pub drafter: Option<PathBuf>,
@@ -92,6 +98,7 @@ impl Default for LoadOptions {
             expert_memory: None,
             threads: None,
             backend: BackendChoice::Cpu,
+            cpu_fallback: false,
             weights: Placement::Mapped,
             drafter: None,
         }
@@ -227,7 +234,7 @@ pub fn read_text(
 pub fn place(mapped: Mapped, options: &LoadOptions) -> Result<Mapped, LoadError> {
     match options.weights {
         _ if options.backend == BackendChoice::Cuda => Ok(mapped),
-        Placement::Mapped => Ok(mapped),
+        Placement::Mapped | Placement::Shared => Ok(mapped),
         Placement::Copied => {
             plan(&mapped, options)?;
             mapped.into_memory()
@@ -259,23 +266,40 @@ pub fn load_mapped(
             rule,
         });
     }
-    let plan = || plan(mapped, options);
     match options.backend {
         BackendChoice::Reference => {
             let name = "reference".to_owned();
-            model(mapped, ReferenceBackend::new(), name, &plan()?, text)
+            model(mapped, ReferenceBackend::new(), name, &plan(mapped, options)?, text)
         }
-        BackendChoice::Cpu => {
-            let plan = plan()?;
-            let threads =
-                options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-            let backend = CpuBackend::new(threads.unwrap_or(1));
-            let name = backend.describe();
-            model(mapped, backend, name, &plan, text)
-        }
+        BackendChoice::Cpu => on_cpu(mapped, options, None, text),
         // Its budget is what the GPU finds free, not the machine's memory.
-        BackendChoice::Cuda => crate::device::load(mapped, options, text),
+        BackendChoice::Cuda => match crate::device::load(mapped, options, text.clone()) {
+            Err(LoadError::Backend(reason)) if options.cpu_fallback => {
+                let path = mapped.path.display();
+                tracing::warn!(
+                    "{path} runs on the CPU, as cpu_fallback allows: the GPU cannot run it: {reason}"
+                );
+                let options = LoadOptions { backend: BackendChoice::Cpu, ..options.clone() };
+                on_cpu(mapped, &options, Some(&reason), text)
+            }
+            done => done,
+        },
     }
+}
+
+/// A model on the CPU; `not_gpu` is why it is not on the GPU that was asked for.
+fn on_cpu(
+    mapped: &Mapped,
+    options: &LoadOptions,
+    not_gpu: Option<&BackendError>,
+    text: Arc<dyn Text>,
+) -> Result<Box<dyn Engine>, LoadError> {
+    let plan = plan(mapped, options)?;
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+    let backend = CpuBackend::new(threads.unwrap_or(1));
+    let not_gpu = not_gpu.map_or(String::new(), |reason| format!(", not on the GPU: {reason}"));
+    let name = backend.describe() + &not_gpu;
+    model(mapped, backend, name, &plan, text)
 }
 
 /// A model of the kind that its spec says.
@@ -290,7 +314,7 @@ where
     B: Backend<Weight: Send, Buffer: Send, Cache: Send, DeltaState: Send> + Send + 'static,
 {
     tracing::info!("memory of {}:\n{plan}", mapped.path.display());
-    if plan.experts_on_flash.is_none() && !B::COPIES_WEIGHTS {
+    if plan.experts_on_flash.is_none() && !backend.copies_weights() {
         mapped.read_ahead();
     }
     backend.reserve_weights(&mapped.tensor_bytes())?;

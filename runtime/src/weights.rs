@@ -274,6 +274,12 @@ impl Mapped {
         own.chain(self.drafter.iter().flat_map(|drafter| drafter.tensor_bytes())).collect()
     }
 
+    /// The mapping, and where in it each tensor lies.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn shared(&self) -> (Bytes, Vec<Range<usize>>) {
+        (self.owner.clone(), self.tensors.values().map(|tensor| tensor.range.clone()).collect())
+    }
+
     /// Where a tensor's bytes lie in [`bytes`](Self::bytes).
     pub(crate) fn extent(&self, name: &str) -> Option<Range<usize>> {
         self.tensors.get(name).map(|tensor| tensor.range.clone())

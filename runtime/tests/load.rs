@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use muse_format::{FormatError, Layout};
+use muse_kernels::BackendError;
 use muse_runtime::{BackendChoice, LoadError, LoadOptions, Mapped, Placement, TARGET, load_mapped, place};
 use support::{byte_text, plain, write, write_for};
 
@@ -183,4 +184,19 @@ fn a_loaded_model_tells_what_it_is() {
     let bytes: usize =
         muse_format::File::parse(mapped.bytes()).unwrap().tensors().iter().map(|t| t.bytes.len()).sum();
     assert_eq!(info.weight_bytes as usize, bytes);
+}
+
+#[test]
+fn a_model_that_no_gpu_can_run_is_refused_unless_the_cpu_may_run_it() {
+    let file = write(&plain(), Layout::Q4 { group: 32 }, 3);
+    let mapped = Mapped::open(&file.path).unwrap();
+    let load = |options: &LoadOptions| load_mapped(&mapped, options, byte_text(plain().vocab));
+    let asked = LoadOptions { backend: BackendChoice::Cuda, threads: Some(1), ..LoadOptions::default() };
+    // A machine with a driver may have a GPU.
+    let Err(refused) = load(&asked) else { return };
+    assert!(matches!(refused, LoadError::Backend(BackendError::Cuda(_))), "{refused}");
+    let mut engine = load(&LoadOptions { cpu_fallback: true, ..asked }).unwrap();
+    let mut cpu = load(&LoadOptions { threads: Some(1), ..LoadOptions::default() }).unwrap();
+    assert_eq!(engine.info().backend, format!("{}, not on the GPU: {refused}", cpu.info().backend));
+    assert_eq!(support::steps(&mut *engine, 0, &[1, 2, 3], 3), support::steps(&mut *cpu, 0, &[1, 2, 3], 3));
 }

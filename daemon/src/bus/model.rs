@@ -99,7 +99,8 @@ impl Model {
         self.while_loaded(|info| info.working_bytes)
     }
 
-    /// What computes while loaded: "cpu (avx2, 4 threads)"; empty while not.
+    /// What computes while loaded: "cpu (avx2, 4 threads)", and why not the GPU where the configuration asks for it and allows
+    /// the CPU; empty while not.
     #[zbus(property)]
     fn backend(&self) -> String {
         self.while_loaded(|info| info.backend)

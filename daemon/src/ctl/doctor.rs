@@ -137,13 +137,19 @@ fn library(root: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// What `engine.backend = "cuda"` needs, or that it could be set.
-fn cuda(root: &Path, backend: BackendChoice) -> Check {
+fn cuda(root: &Path, engine: &crate::config::Engine) -> Check {
     let device = muse_runtime::cuda_device();
-    if backend == BackendChoice::Cuda {
+    if engine.backend == BackendChoice::Cuda {
         return match device {
             Ok(found) => Check::ok("cuda", found),
+            Err(problem) if engine.cpu_fallback => Check::note(
+                "cuda",
+                problem.to_string(),
+                "models run on the CPU: engine.cpu_fallback allows it",
+            ),
             Err(problem) => {
-                let remedy = "models are refused until then; or set engine.backend to \"cpu\"";
+                let remedy =
+                    "models are refused until then; or set engine.backend to \"cpu\", or engine.cpu_fallback";
                 Check::fail("cuda", format!("{problem}, and engine.backend is \"cuda\""), remedy)
             }
         };
@@ -181,7 +187,7 @@ fn configuration(root: &Path, path: Option<&Path>, session: bool) -> (Vec<Check>
             }
         },
     };
-    let backend = cuda(root, config.engine.backend);
+    let backend = cuda(root, &config.engine);
     let checks = vec![Check::ok("config", found), backend, models_folder(&config.models_dir, session)];
     (checks, config.engine.backend)
 }
@@ -271,15 +277,20 @@ async fn service(connection: &zbus::Connection) -> Check {
 #[cfg(all(test, not(feature = "cuda")))]
 mod tests {
     use super::*;
+    use crate::config::Engine;
 
     #[test]
     fn a_gpu_that_is_asked_for_and_cannot_be_used_is_a_failure_with_its_reason() {
         let root = tempfile::tempdir().unwrap();
-        let asked = cuda(root.path(), BackendChoice::Cuda);
+        let engine = |backend, cpu_fallback| Engine { backend, cpu_fallback, ..Engine::default() };
+        let asked = cuda(root.path(), &engine(BackendChoice::Cuda, false));
         assert_eq!(asked.state, State::Fail);
         assert!(asked.found.contains("this build has no CUDA"), "{}", asked.found);
         assert!(asked.remedy.contains("engine.backend"), "{}", asked.remedy);
-        let not_asked = cuda(root.path(), BackendChoice::Cpu);
+        let allowed = cuda(root.path(), &engine(BackendChoice::Cuda, true));
+        assert_eq!(allowed.state, State::Note);
+        assert!(allowed.found.contains("this build has no CUDA"), "{}", allowed.found);
+        let not_asked = cuda(root.path(), &engine(BackendChoice::Cpu, false));
         assert_eq!((not_asked.state, &*not_asked.found), (State::Note, "libcuda.so.1 is not installed"));
     }
 }

@@ -1,7 +1,8 @@
 // A libcuda.so.1 without a device: what the backend calls of the driver, on the emulator.
 //
 // MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
-// `memory=BYTES` (of the device), `integrated=0` (memory of its own),
+// `memory=BYTES` (of the device), `integrated=0` (memory of its own), `register=0` and `read_only=0` (no memory of others is
+// registered, or none that is mapped read-only), `registration=N` (the N-th is refused), `shared_bytes=0` (are others),
 // `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
 // fail), `capture=0` (no stream can be captured), `instantiate=N` and `upload=N` (the N-th is refused), `graph=N` (the N-th launch of a
 // graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has),
@@ -13,6 +14,8 @@
 #include <thread>
 #include <unordered_map>
 #include <vector>
+
+#include <sys/mman.h>
 
 #include "../module.cu"
 
@@ -31,6 +34,8 @@ enum Result {
   ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
   LAUNCH_FAILED = 719,
+  ALREADY_REGISTERED = 712,
+  NOT_REGISTERED = 713,
   NOT_SUPPORTED = 801,
   CAPTURE_UNSUPPORTED = 900,
   CAPTURE_INVALIDATED = 901,
@@ -56,7 +61,10 @@ bool ready = false;
 std::map<std::string, std::string> plan;
 std::unordered_map<Pointer, std::size_t> allocations;
 std::size_t used = 0;
-long launches = 0, allocated = 0, instantiated = 0, uploaded = 0, graphs = 0;
+std::size_t peak = 0;
+// What is registered: how many bytes from where on, and where the device finds them.
+std::map<const char*, std::pair<std::size_t, void*>> registered;
+long launches = 0, registrations = 0, allocated = 0, instantiated = 0, uploaded = 0, graphs = 0;
 bool failed = false;
 thread_local bool has_context = false;
 
@@ -67,7 +75,7 @@ long planned(const char* what, long otherwise) {
 
 struct Counts {
   ~Counts() {
-    if (planned("count", 0) != 0) std::printf("outcome: launches %ld, graphs %ld\n", launches, graphs);
+    if (planned("count", 0) != 0) std::printf("outcome: launches %ld, graphs %ld, peak %zu, registered %zu\n", launches, graphs, peak, registered.size());
   }
 } counts;
 
@@ -187,6 +195,8 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
     case 18: *value = static_cast<int>(planned("integrated", 1)); break;
     case 75: *value = sm / 10; break;
     case 76: *value = sm % 10; break;
+    case 99: *value = static_cast<int>(planned("register", 1)); break;
+    case 113: *value = static_cast<int>(planned("read_only", 1)); break;
     default: return INVALID_VALUE;
   }
   return SUCCESS;
@@ -248,6 +258,7 @@ Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
   *out = reinterpret_cast<Pointer>(memory);
   allocations[*out] = size;
   used += size;
+  peak = std::max(peak, used);
   return SUCCESS;
 }
 
@@ -273,6 +284,63 @@ Result cuMemHostAlloc(void** out, std::size_t size, unsigned) { return cuMemAllo
 Result cuMemFreeHost(void* memory) {
   std::free(memory);
   return SUCCESS;
+}
+
+// Whether a mapping may be written, as the kernel says.
+static bool writable(const void* at) {
+  std::FILE* const maps = std::fopen("/proc/self/maps", "r");
+  unsigned long long from, to;
+  char mode[8];
+  bool found = false;
+  for (char line[512]; maps != nullptr && std::fgets(line, sizeof line, maps) != nullptr;) {
+    if (std::sscanf(line, "%llx-%llx %7s", &from, &to, mode) != 3) continue;
+    const auto own = reinterpret_cast<unsigned long long>(at);
+    if (own >= from && own < to) found = mode[1] == 'w';
+  }
+  if (maps != nullptr) std::fclose(maps);
+  return found;
+}
+
+// Flags 2, an address on the device, and 8, of memory that is only read. The device finds the same pages elsewhere, as a
+// driver may say, so that nothing reads them by the host's address.
+Result cuMemHostRegister_v2(void* host, std::size_t size, unsigned flags) {
+  NEEDS_CONTEXT;
+  if (const Result bad = safe_to_call(); bad) return bad;
+  const bool reads = (flags & 8u) != 0;
+  if (planned("register", 1) == 0 || (reads && planned("read_only", 1) == 0)) return NOT_SUPPORTED;
+  if (size == 0 || (flags & ~15u) != 0 || (!reads && !writable(host))) return INVALID_VALUE;
+  const char* const at = static_cast<const char*>(host);
+  for (const auto& [start, piece] : registered) {
+    if (at < start + piece.first && start < at + size) return ALREADY_REGISTERED;
+  }
+  if (++registrations == planned("registration", 0)) return OUT_OF_MEMORY;
+  void* device = nullptr;
+  if (planned("shared_bytes", 1) == 0) {
+    device = mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  } else {
+    device = mremap(host, 0, size, MREMAP_MAYMOVE);  // of a shared mapping: the same pages once more
+  }
+  if (device == MAP_FAILED) return INVALID_VALUE;
+  registered[at] = {size, device};
+  return SUCCESS;
+}
+
+Result cuMemHostGetDevicePointer_v2(Pointer* out, void* host, unsigned flags) {
+  NEEDS_CONTEXT;
+  const auto found = registered.find(static_cast<const char*>(host));
+  if (found == registered.end() || flags != 0) return INVALID_VALUE;
+  *out = reinterpret_cast<Pointer>(found->second.second);
+  return SUCCESS;
+}
+
+Result cuMemHostUnregister(void* host) {
+  LOCKED;
+  if (const Result bad = safe_to_call(); bad) return bad;
+  const auto found = registered.find(static_cast<const char*>(host));
+  if (found == registered.end()) return NOT_REGISTERED;
+  munmap(found->second.second, found->second.first);
+  registered.erase(found);
+  return failed ? LAUNCH_FAILED : SUCCESS;
 }
 
 Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, std::size_t size, void* stream) {
@@ -421,6 +489,8 @@ Result cuGetErrorName(Result error, const char** name) {
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
     case NO_BINARY_FOR_GPU: *name = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
     case ILLEGAL_STATE: *name = "CUDA_ERROR_ILLEGAL_STATE"; break;
+    case ALREADY_REGISTERED: *name = "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"; break;
+    case NOT_REGISTERED: *name = "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"; break;
     case NOT_SUPPORTED: *name = "CUDA_ERROR_NOT_SUPPORTED"; break;
     case CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
     case CAPTURE_INVALIDATED: *name = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;

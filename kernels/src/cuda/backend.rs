@@ -11,6 +11,7 @@ use super::launch::{self as kernels, Kernels, THREADS, launch};
 use super::memory::{Bounce, Chunks, Memory, Part};
 use super::recording::places;
 use super::scratch::Scratch;
+use super::shared::Registered;
 use super::step::Steps;
 use crate::delta::Stretch;
 use crate::reference::GROUP;
@@ -33,6 +34,8 @@ pub struct CudaBackend {
     pub(super) bounce: Bounce,
     /// Room for weights that are not loaded yet.
     pub(super) chunks: Chunks,
+    /// What is read in place.
+    pub(super) shared: Vec<Arc<Registered>>,
     /// One of each mixture of experts.
     pub(super) tables: Vec<Table>,
     pub(super) context: Arc<Context>,
@@ -83,8 +86,21 @@ impl CudaBackend {
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
         let (spans, pieces) = (Vec::new(), Vec::new());
         let (stretches, held, tables) = (Vec::new(), Vec::new(), Vec::new());
-        let (steps, chunks) = (Steps::default(), Chunks::default());
-        Ok(Self { steps, kernels, scratch, spans, pieces, stretches, held, bounce, chunks, tables, context })
+        let (steps, chunks, shared) = (Steps::default(), Chunks::default(), Vec::new());
+        Ok(Self {
+            steps,
+            kernels,
+            scratch,
+            spans,
+            pieces,
+            stretches,
+            held,
+            bounce,
+            chunks,
+            shared,
+            tables,
+            context,
+        })
     }
 
     /// What memory there is for a model.
@@ -115,7 +131,13 @@ impl CudaBackend {
             CudaMemory::Own { free, total } => format!("{} of {} MiB free", free >> 20, total >> 20),
         };
         let (major, minor, driver) = (sm / 10, sm % 10, self.context.driver());
-        Ok(format!("{name}, compute capability {major}.{minor}, {kernels}; {memory}; driver for {driver}"))
+        let shares = match self.context.can_share() {
+            Ok(()) => "files can be read in place",
+            Err(_) => "weights are copied",
+        };
+        Ok(format!(
+            "{name}, compute capability {major}.{minor}, {kernels}; {memory}, {shares}; driver for {driver}"
+        ))
     }
 
     /// Puts the slot and position of each row of `spans`, and the last of its span, on the device; the layers of a step

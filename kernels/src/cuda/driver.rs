@@ -188,6 +188,12 @@ impl Context {
         }
     }
 
+    /// What the driver says of the device; 0 of what it knows nothing of.
+    pub(super) fn attribute(&self, attribute: Attribute) -> i32 {
+        // SAFETY: `device` is one that the driver gave.
+        unsafe { result::device::get_attribute(self.device, attribute) }.unwrap_or(0)
+    }
+
     /// What memory there is.
     pub(super) fn memory(&self) -> Result<CudaMemory, CudaError> {
         if self.integrated {

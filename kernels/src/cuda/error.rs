@@ -21,6 +21,15 @@ pub enum CudaError {
     Image { sm: u32, problem: String },
     #[error("this build's kernels lack `{kernel}`: {problem}")]
     MissingKernel { kernel: &'static str, problem: String },
+    #[error(
+        "{device} cannot read a file in place, as CU_DEVICE_ATTRIBUTE_{missing}; leave out weights = \"shared\", and they \
+         are copied to it"
+    )]
+    NotShared { device: String, missing: &'static str },
+    #[error(
+        "{device} reads other bytes in place than the file holds; leave out weights = \"shared\", and they are copied to it"
+    )]
+    SharedBytes { device: String },
     #[error("{call} failed: {problem}")]
     Call { call: &'static str, problem: String },
 }

@@ -12,12 +12,13 @@ use cudarc::driver::{result, sys};
 use zerocopy::IntoBytes;
 
 use super::driver::{Context, failed};
+use super::shared::Registered;
 use crate::{BackendError, CudaError};
 
 /// Bytes that weights pass through on their way to the device.
 const BOUNCE_BYTES: usize = 4 << 20;
 /// Most bytes that tensors share. Drivers of boards fail at larger ones where memory is in pieces.
-const CHUNK_BYTES: usize = 256 << 20;
+pub(super) const CHUNK_BYTES: usize = 256 << 20;
 /// Where a tensor may begin, as in memory of its own.
 const ALIGNMENT: usize = 256;
 
@@ -126,24 +127,27 @@ impl Drop for Memory {
     }
 }
 
-/// A tensor's bytes in a chunk.
+/// A tensor's bytes: in a chunk, or in place.
 #[derive(Debug)]
-pub(super) struct Part {
-    chunk: Arc<Memory>,
-    offset: usize,
+pub(super) enum Part {
+    Own { chunk: Arc<Memory>, offset: usize },
+    Shared { piece: Arc<Registered>, offset: usize },
 }
 
 impl Part {
     /// The device's address of the first byte; 0 where there are none.
     pub(super) fn at(&self) -> u64 {
-        self.chunk.at() + self.offset as u64
+        match self {
+            Self::Own { chunk, offset } => chunk.at() + *offset as u64,
+            Self::Shared { piece, offset } => piece.at() + *offset as u64,
+        }
     }
 }
 
 /// Room for tensors, by their bytes.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
-    free: HashMap<usize, Vec<Part>>,
+    free: HashMap<usize, Vec<(Arc<Memory>, usize)>>,
 }
 
 /// Which tensors of so many bytes share a chunk: where each begins and how long it is, chunk by chunk.
@@ -174,7 +178,7 @@ impl Chunks {
         }
         for (chunk, tensors) in made {
             for (offset, bytes) in tensors {
-                self.free.entry(bytes).or_default().push(Part { chunk: chunk.clone(), offset });
+                self.free.entry(bytes).or_default().push((chunk.clone(), offset));
             }
         }
         Ok(())
@@ -183,10 +187,10 @@ impl Chunks {
     /// Copies a tensor to the room that was reserved for it, or to memory of its own where there is none.
     pub(super) fn upload(&mut self, bounce: &mut Bounce, from: &[u8]) -> Result<Part, BackendError> {
         match self.free.get_mut(&from.len()).and_then(Vec::pop) {
-            None => Ok(Part { chunk: Arc::new(bounce.upload(from)?), offset: 0 }),
-            Some(part) => {
-                bounce.fill(&part.chunk, part.offset, from)?;
-                Ok(part)
+            None => Ok(Part::Own { chunk: Arc::new(bounce.upload(from)?), offset: 0 }),
+            Some((chunk, offset)) => {
+                bounce.fill(&chunk, offset, from)?;
+                Ok(Part::Own { chunk, offset })
             }
         }
     }

@@ -4,8 +4,8 @@
 //! `scripts/cubins.sh` compiled them. [`CudaBackend::new`] says what is missing where it cannot run. All work goes
 //! through one stream in order; the host waits for [`Backend::read`] alone. Steps of a few rows are graphs (`step.rs`).
 //!
-//! A weight is copied to the device once, as the bytes that the file holds: the packed `cpu` layouts suit a warp as they
-//! suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
+//! A weight is copied to the device once, as the bytes that the file holds, or read in place where the device shares the
+//! machine's memory (`shared.rs`): the packed `cpu` layouts suit a warp as they suit a vector register. `scripts/cuda.sh` runs this on an emulator; `kernels/cuda/NOTES.md` says what ran where.
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -42,6 +42,8 @@ mod rotations;
 mod rows;
 mod scratch;
 #[cfg(feature = "cuda")]
+mod shared;
+#[cfg(feature = "cuda")]
 mod sounds;
 #[cfg(feature = "cuda")]
 mod step;
@@ -58,6 +60,7 @@ pub use self::{
     cache::CudaCache,
     delta::CudaDeltaState,
     driver::CudaMemory,
+    shared::CudaSharing,
 };
 
 use crate::BackendError;

@@ -20,17 +20,22 @@ impl Backend for CudaBackend {
     type Cache = CudaCache;
     type DeltaState = CudaDeltaState;
 
-    const COPIES_WEIGHTS: bool = true;
+    fn copies_weights(&self) -> bool {
+        self.shared.is_empty()
+    }
 
     fn reserve_weights(&mut self, bytes: &[u64]) -> Result<(), BackendError> {
-        self.chunks.reserve(&self.context, bytes)
+        if self.copies_weights() { self.chunks.reserve(&self.context, bytes) } else { Ok(()) }
     }
 
     fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
         let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));
         let (rows, cols) = (u32::try_from(tensor.rows()), u32::try_from(tensor.cols()));
         let (rows, cols) = (rows.map_err(|_| unsupported())?, cols.map_err(|_| unsupported())?);
-        let memory = self.chunks.upload(&mut self.bounce, tensor.bytes())?;
+        let memory = match self.in_place(tensor.bytes()) {
+            Some(part) => part,
+            None => self.chunks.upload(&mut self.bounce, tensor.bytes())?,
+        };
         Ok(CudaWeight { layout: tensor.layout(), rows, cols, memory })
     }
 

@@ -17,13 +17,12 @@ pub(crate) struct Loader<'a, B> {
 
 impl<B: Backend> Loader<'_, B> {
     pub(crate) fn take(&mut self, name: &str, rows: u32, cols: u32) -> Result<B::Weight, BackendError> {
-        if B::COPIES_WEIGHTS
-            && let Some(range) = self.mapped.extent(name)
-        {
+        let copies = self.backend.copies_weights();
+        if copies && let Some(range) = self.mapped.extent(name) {
             self.mapped.pages().want(&range);
         }
         let weight = self.backend.load(self.mapped.tensor(name, rows, cols)?)?;
-        if B::COPIES_WEIGHTS {
+        if copies {
             self.mapped.give_back(name);
         }
         Ok(weight)

@@ -64,9 +64,9 @@ pub struct ExpertsOnFlash {
 }
 
 /// What of the file counts as memory.
-pub(super) fn weight_items(weights: WeightBytes, on_flash: Option<ExpertsOnFlash>) -> Vec<Item> {
+pub(super) fn weight_items(weights: WeightBytes, on_flash: Option<ExpertsOnFlash>, place: &str) -> Vec<Item> {
     let Some(ExpertsOnFlash { file_bytes, hot_bytes, .. }) = on_flash else {
-        return vec![Item { what: "weights", shape: "mapped file".into(), bytes: weights.all }];
+        return vec![Item { what: "weights", shape: place.into(), bytes: weights.all }];
     };
     let shape = format!("the hot ones of {:.1} MiB that stay in the file", mib(file_bytes));
     vec![

@@ -23,7 +23,7 @@ pub use self::sizes::BufferLens;
 use self::sizes::{
     Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, index_capacity,
     index_shape, mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
-    widest_input, working_bytes,
+    weights_lie, widest_input, working_bytes,
 };
 use crate::audio::AudioPlan;
 use crate::flash::Flash;
@@ -169,6 +169,7 @@ impl Plan {
             audio_tokens: options
                 .audio_tokens
                 .map_or(Ok(u32::MAX), |most| checked("audio_tokens", most, 1 << 20, "tokens of one sound"))?,
+            weights: options.weights,
             dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
             products: Products::default(),
         };
@@ -192,7 +193,7 @@ impl Plan {
         };
         // A device and a copy hold all experts; otherwise those of one token and layer are the least in memory.
         let may_stay = weights.experts > 0
-            && options.weights == Placement::Mapped
+            && matches!(options.weights, Placement::Mapped | Placement::Shared)
             && options.backend != BackendChoice::Cuda;
         let beside = weights.resident().saturating_add(Flash::bytes(spec, dims.batch_tokens));
         let one_token = beside.saturating_add(weights.chosen);
@@ -236,10 +237,11 @@ impl Plan {
         let index_caches: Vec<_> = spec.layers.iter().map(|layer| index_shape(layer, d)).collect();
         let delta_states: Vec<_> = spec.layers.iter().map(|layer| delta_shape(layer, d)).collect();
         let buffers = buffer_lens(spec, d);
-        let mut items = weight_items(weights, experts_on_flash);
+        let place = weights_lie(d);
+        let mut items = weight_items(weights, experts_on_flash, place);
         if let Some(DrafterFile { weight_bytes: bytes, .. }) = drafter {
             items[0].bytes -= bytes;
-            items.push(Item { what: "weights", shape: "drafter, mapped file".into(), bytes });
+            items.push(Item { what: "weights", shape: format!("drafter, {place}"), bytes });
         }
         let weight_bytes = items.iter().map(|item| item.bytes).sum();
         let weight_lines = items.len();

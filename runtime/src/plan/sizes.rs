@@ -9,9 +9,9 @@ use muse_kernels::{
 
 use super::PROPOSED_MAX;
 use super::mixers::{Widths, heads_shape, kept};
-use crate::BackendChoice;
 use crate::audio::AudioPlan;
 use crate::vision::VisionPlan;
+use crate::{BackendChoice, Placement};
 
 /// Lengths in f32 of the buffers of [`crate::model::State`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,6 +176,7 @@ pub(super) struct Dims {
     pub logit_rows: u32,
     pub dtype: CacheDtype,
     pub backend: BackendChoice,
+    pub weights: Placement,
     /// Most tokens of one image.
     pub image_tokens: u32,
     /// Most tokens of one sound.
@@ -318,6 +319,16 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 6] {
             ]
         }
         BackendChoice::Reference => [0; 6],
+    }
+}
+
+/// Where weights lie, for people.
+pub(super) fn weights_lie(d: Dims) -> &'static str {
+    match (d.backend, d.weights) {
+        (BackendChoice::Cuda, Placement::Shared) => "mapped file, read in place",
+        (BackendChoice::Cuda, _) => "copied to the GPU",
+        (_, Placement::Mapped | Placement::Shared) => "mapped file",
+        (_, Placement::Copied | Placement::Reserved) => "copied to memory",
     }
 }
 
