@@ -10,6 +10,7 @@
 // Nothing is repacked. Weights pass through shared memory only to be on their way early: a thread reads what it wrote.
 // No two lanes meet in a bank: weights are 16 bytes at 16 i for thread i, activations 8 bytes at 8 i for lane i (a token's
 // 32 bytes lie behind another's), scales of activations 8 bytes at 8 t, the same for all g.
+#include "activation.cuh"
 #include "blocks.cuh"
 #include "products.cuh"
 
@@ -26,7 +27,7 @@ constexpr u32 BIAS_BITS = 0x4b400000;
 constexpr float BIAS = 12582912.0f;
 
 // How a block of threads shares out its work. `Prompt`: 64 tokens, which all warps share, and 32 rows each. `Few`: 8
-// tokens and 32 rows, of which a warp takes every fourth stage of columns.
+// tokens and 32 rows, of which a warp takes every fourth stage of columns; where a product has a second matrix, 16 rows of both.
 struct Prompt {
   static constexpr u32 TOKENS = 64, TEAM = THREADS;
 };
@@ -70,8 +71,9 @@ struct Source {
     block_bytes = blocks.bytes();
     const u32 last = (job.product.rows + TILE_ROWS - 1) / TILE_ROWS - 1;
     const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
-    const u32 own = tile_index + g / 4;
-    const u8* const bytes = static_cast<const u8*>(job.weight) + blocks.tile(own < last ? own : last, p.cols);
+    const bool gated = Shape::TEAM == WARP && job.up;
+    const u32 own = gated ? tile_index : tile_index + g / 4;
+    const u8* const bytes = static_cast<const u8*>(gated && g / 4 ? job.up : job.weight) + blocks.tile(own < last ? own : last, p.cols);
     tile = bytes + Blocks<kind>::HEAD + 64 * To::LOADS * t + 16 * (g % 4);
     to_weights = ptx::shared(&first.weights[0][0][threadIdx.x]);
     // Of the four lanes that need them, each copies the scales or the offsets of one group.
@@ -193,7 +195,8 @@ static __device__ __forceinline__ void matmul(const Products& p, const Choices& 
   Job job;
   if (!find_job(p, choices, Shape::TOKENS, job)) return;
   const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  const u32 first_row = (PROMPT ? job.block * WARPS + warp : job.block) * WARP_ROWS;
+  const u32 rows = !PROMPT && job.up ? TILE_ROWS : WARP_ROWS;
+  const u32 first_row = (PROMPT ? job.block * WARPS + warp : job.block) * rows;
   const Source<kind, Shape> source(p, job, choices, first_row / TILE_ROWS, stages[0]);
   const u32 all = (source.groups + STAGE_GROUPS - 1) / STAGE_GROUPS;
   const u32 start = PROMPT ? 0 : warp, step = PROMPT ? 1 : WARPS;
@@ -244,11 +247,16 @@ static __device__ __forceinline__ void matmul(const Products& p, const Choices& 
       for (u32 c = 0; c < 2; ++c) parts[warp][2 * (lane % 4) + c][4 * (lane / 4) + r] = sums.of[0][r / 2][2 * (r % 2) + c];
     }
     __syncthreads();
-    for (u32 i = threadIdx.x; i < job.rows.count * WARP_ROWS; i += THREADS) {
-      const u32 token = i / WARP_ROWS, row = first_row + i % WARP_ROWS;
+    for (u32 i = threadIdx.x; i < job.rows.count * rows; i += THREADS) {
+      const u32 token = i / rows, row = first_row + i % rows;
       if (row >= product.rows) continue;
       float sum = product.bias ? product.bias[row] : 0.0f;
-      for (u32 w = 0; w < WARPS; ++w) sum += parts[w][token][i % WARP_ROWS];
+      for (u32 w = 0; w < WARPS; ++w) sum += parts[w][token][i % rows];
+      if (job.up) {
+        float up = 0.0f;
+        for (u32 w = 0; w < WARPS; ++w) up += parts[w][token][TILE_ROWS + i % rows];
+        sum = activated(sum, product.activation) * up;
+      }
       product.out[static_cast<u64>(output_of(choices, job.rows, token)) * product.rows + row] = sum;
     }
   }

@@ -11,8 +11,13 @@ struct Product {
   const void* weight;             // (rows, cols)
   const void* const* of_experts;  // (experts), one each in place of `weight`, or null
   const float* bias;              // (rows) or null
+  // A second matrix, alike: then out is activation(the first's) * the second's, and there is no bias. Of packed weights, few
+  // tokens.
+  const void* up;
+  const void* const* up_of_experts;
   u32 rows;
   u32 group;                      // columns of a block, of packed weights
+  u32 activation;                 // where there is a second one
   u32 end;                        // blocks of threads along the rows of this product and of those before it
 };
 
@@ -45,6 +50,7 @@ struct Job {
   Product product;
   Work rows;
   const void* weight;
+  const void* up;
   u32 block;  // of the product's rows
 };
 
@@ -70,7 +76,9 @@ static __device__ __forceinline__ bool find_job(const Products& p, const Choices
     before = p.each[i - 1].end;
   }
   job.block = block - before;
-  job.weight = job.product.of_experts ? job.product.of_experts[job.rows.expert] : job.product.weight;
+  const Product& product = job.product;
+  job.weight = product.of_experts ? product.of_experts[job.rows.expert] : product.weight;
+  job.up = product.up_of_experts ? product.up_of_experts[job.rows.expert] : product.up;
   return true;
 }
 

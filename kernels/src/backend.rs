@@ -242,6 +242,21 @@ pub trait Backend {
         products: &mut [Linear<'_, Self>],
     ) -> Result<(), BackendError>;
 
+    /// [`linear`](Self::linear) of two products and [`glu`](Self::glu) of the `len` numbers of their outputs: the first's is
+    /// the result, what is in the second's is lost.
+    fn linear_glu(
+        &mut self,
+        x: &Self::Buffer,
+        tokens: usize,
+        mut products: [Linear<'_, Self>; 2],
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        self.linear(x, tokens, &mut products)?;
+        let [gate, up] = products;
+        self.glu(gate.out, up.out, len, activation)
+    }
+
     /// A product for each head: `out[t][h] = weight[h] * x[t][h]`, where `x` is `(tokens, heads, shape.cols)`, of which
     /// the first `weight.cols` of a head are read. `weight` is the heads' matrices one below the other, `out`
     /// `(tokens, weight.rows)`. Activations are quantized as those of a head alone.

@@ -165,6 +165,45 @@ fn products_of_one_input_agree() {
     }
 }
 
+/// A gated product has the bits of its parts, whether a kernel makes it at once or not.
+#[test]
+fn gated_products_are_their_parts() {
+    let mut random = Random::new(17);
+    for layout in layouts() {
+        for (rows, cols, tokens) in
+            [(1, 1, 1), (16, 40, 8), (17, 172, 3), (100, 576, 1), (33, 64, 9), (250, 96, 2)]
+        {
+            let weights = [(); 2].map(|()| tensor(layout, rows, cols, &mut random));
+            let bias = vector(random.normal(rows));
+            let (x, len) = (random.normal(tokens * cols), tokens * rows);
+            let activation =
+                [Activation::Silu, Activation::Sigmoid, Activation::GeluTanh, Activation::Gelu][cols % 4];
+            for bias in [None, Some(&bias)] {
+                each_backend!(|backend| {
+                    let mut outs = [(); 4].map(|()| vec![f32::NAN; len + 1]);
+                    let [gate, up, fused, lost] = &mut outs;
+                    let [on_gate, on_up] = &weights;
+                    let mut parts = [
+                        Linear { out: &mut *gate, weight: on_gate, bias },
+                        Linear { out: &mut *up, weight: on_up, bias },
+                    ];
+                    backend.linear(&x, tokens, &mut parts).unwrap();
+                    backend.glu(gate, up, len, activation).unwrap();
+                    let both = [
+                        Linear { out: &mut *fused, weight: on_gate, bias },
+                        Linear { out: lost, weight: on_up, bias },
+                    ];
+                    backend.linear_glu(&x, tokens, both, len, activation).unwrap();
+                    let bits = |out: &[f32]| out[..len].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    let case = format!("{} {layout} {rows} x {cols}, {tokens} tokens", backend.describe());
+                    assert!(gate[..len].iter().all(|x| x.is_finite()) && bits(fused) == bits(gate), "{case}");
+                    assert!(fused[len].is_nan(), "{case}: wrote past the batch");
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn embed_and_gather_are_exact() {
     let mut random = Random::new(11);

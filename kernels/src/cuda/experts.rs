@@ -43,7 +43,7 @@ fn operand(
     assert!(matrices().all(|w| w.rows == *rows && w.cols == *cols));
     let of_experts = table + 8 * (nth * mixture.experts.len()) as u64;
     let group = small(layout.group());
-    let product = Product { out, weight: 0, of_experts, bias: 0, rows: *rows, group, end: 0 };
+    let product = Product { out, of_experts, rows: *rows, group, ..Product::default() };
     Ok((Operand { layout: *layout, product }, *cols))
 }
 
@@ -95,10 +95,16 @@ impl CudaBackend {
         let batch = self.batch_of_experts(rows, shape)?;
         let (input, share) = self.experts_input(x, rows, shape, mixture, [gated.layout, upped.layout])?;
         let pairs = rows * used;
+        let activation = mixture.routing.activation;
+        let fused = gated.gated_by(upped, activation).filter(|_| !batch.prompt);
+        let both = [gated, upped];
+        let operands = fused.as_ref().map_or(&both[..], std::slice::from_ref);
         // SAFETY: `reserve_experts` made room for the outputs, `operand` checked every matrix's shape, and
         // `experts_input` made the input in the form that the layouts read.
-        unsafe { self.run_products(&[gated, upped], input, batch.sharing(share)) }?;
-        self.gate(gate, up, pairs * shape.ffn_dim, mixture.routing.activation)?;
+        unsafe { self.run_products(operands, input, batch.sharing(share)) }?;
+        if fused.is_none() {
+            self.gate(gate, up, pairs * shape.ffn_dim, activation)?;
+        }
         let quantized = [&self.scratch.hidden_quants, &self.scratch.hidden_scales].map(scratch);
         if downed.layout.is_quantized() {
             self.quantize(quantized, gate, pairs, ffn_dim)?;

@@ -218,8 +218,11 @@ pub(super) struct Product {
     pub weight: u64,
     pub of_experts: u64,
     pub bias: u64,
+    pub up: u64,
+    pub up_of_experts: u64,
     pub rows: u32,
     pub group: u32,
+    pub activation: u32,
     pub end: u32,
 }
 

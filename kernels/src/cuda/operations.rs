@@ -145,6 +145,17 @@ impl Backend for CudaBackend {
         self.multiplied_by_all(x, tokens, products)
     }
 
+    fn linear_glu(
+        &mut self,
+        x: &CudaBuffer,
+        tokens: usize,
+        products: [Linear<'_, Self>; 2],
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        self.multiplied_and_gated(x, tokens, products, len, activation)
+    }
+
     fn linear_heads(
         &mut self,
         out: &mut CudaBuffer,

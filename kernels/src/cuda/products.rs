@@ -1,9 +1,10 @@
 //! Matrix products: those of one input whose weights are alike go in one launch.
 
-use muse_format::{Layout, TILE_ROWS};
+use muse_format::{Activation, Layout, TILE_ROWS};
 
 use super::backend::{CudaBackend, CudaBuffer, CudaWeight, small};
 use super::launch::{Choices, FEW, PRODUCTS_MAX, Product, Products, THREADS, launch, layout_name};
+use super::rows::activation_index;
 use super::scratch::PROMPT;
 use crate::{BackendError, Linear};
 
@@ -62,8 +63,24 @@ impl Operand {
         let bias = bias_at(product.bias, rows);
         Self {
             layout,
-            product: Product { out, weight: memory.at(), of_experts: 0, bias, rows, group, end: 0 },
+            product: Product { out, weight: memory.at(), bias, rows, group, ..Product::default() },
         }
+    }
+
+    /// Both as one whose product is gated, where a kernel makes that; only of few rows.
+    pub(super) fn gated_by(self, up: Self, activation: Activation) -> Option<Self> {
+        let (gate, other) = (self.product, up.product);
+        let alike = self.layout == up.layout && self.layout.is_quantized() && gate.rows == other.rows;
+        let up_weights = (other.weight, other.of_experts);
+        (alike && [gate.bias, other.bias] == [0; 2]).then(|| {
+            let (up, up_of_experts) = up_weights;
+            let activation = activation_index(activation);
+            Self { product: Product { up, up_of_experts, activation, ..gate }, ..self }
+        })
+    }
+
+    fn is_gated(&self) -> bool {
+        self.product.up != 0 || self.product.up_of_experts != 0
     }
 
     /// The kernel for it, of rows of `cols`, and the rows that a block of threads makes.
@@ -73,6 +90,7 @@ impl Operand {
         let (prompt, warps) = (prompt && (packed || halves), THREADS / 32);
         let rows = match (packed, prompt) {
             (_, true) => warps * 2 * TILE_ROWS as u32,
+            (true, false) if self.is_gated() => TILE_ROWS as u32,
             (true, false) => 2 * TILE_ROWS as u32,
             (false, false) => warps,
         };
@@ -92,17 +110,49 @@ impl CudaBackend {
         let cols = first.weight.cols;
         let at = x.at(tokens * cols as usize);
         assert!(products.iter().all(|product| product.weight.cols == cols), "products of other inputs");
-        if products.iter().any(|product| product.weight.layout.is_quantized()) {
+        let operands: Vec<Operand> = products.iter().map(|product| Operand::new(product, tokens)).collect();
+        self.multiply_rows(at, (tokens, cols), &operands)
+    }
+
+    /// See [`crate::Backend::linear_glu`].
+    pub(super) fn multiplied_and_gated(
+        &mut self,
+        x: &CudaBuffer,
+        tokens: usize,
+        mut products: [Linear<'_, Self>; 2],
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let cols = products[0].weight.cols;
+        let [gate, up] = products.each_ref().map(|product| Operand::new(product, tokens));
+        let fused =
+            gate.gated_by(up, activation).filter(|_| tokens <= FEW && products[1].weight.cols == cols);
+        if let Some(fused) = fused {
+            assert_eq!(len, tokens * fused.product.rows as usize);
+            return self.multiply_rows(x.at(tokens * cols as usize), (tokens, cols), &[fused]);
+        }
+        self.multiplied_by_all(x, tokens, &products)?;
+        let [gate, up] = &mut products;
+        self.gate(gate.out.at(len), up.out.at(len), len, activation)
+    }
+
+    /// Products of `tokens` rows of `cols` at `x`.
+    fn multiply_rows(
+        &mut self,
+        at: u64,
+        (tokens, cols): (usize, u32),
+        operands: &[Operand],
+    ) -> Result<(), BackendError> {
+        if operands.iter().any(|operand| operand.layout.is_quantized()) {
             self.scratch.reserve(tokens, cols as usize)?;
             let to = [self.scratch.quants.at(), self.scratch.scales.at()];
             self.quantize(to, at, tokens, cols)?;
         }
-        let operands: Vec<Operand> = products.iter().map(|product| Operand::new(product, tokens)).collect();
         let quantized = [self.scratch.quants.at(), self.scratch.scales.at()];
         let input = Input { x: at, quantized, cols, tokens: small(tokens) };
         // SAFETY: `Operand::new` and `at` checked the outputs and the input, `Tensor::new` the weights; the input was
         // quantized above where a weight is.
-        unsafe { self.run_products(&operands, input, Batch::of_rows(tokens)) }
+        unsafe { self.run_products(operands, input, Batch::of_rows(tokens)) }
     }
 
     /// Launches the products, as many at once as there are alike beside each other.

@@ -13,7 +13,7 @@ fn along(cols: u32) -> u32 {
 }
 
 /// As the kernels count them.
-fn activation_index(activation: Activation) -> u32 {
+pub(super) fn activation_index(activation: Activation) -> u32 {
     match activation {
         Activation::Silu => 0,
         Activation::Sigmoid => 1,

@@ -143,6 +143,28 @@ impl Backend for Hosted {
         Ok(())
     }
 
+    fn linear_glu(
+        &mut self,
+        x: &Vec<f32>,
+        tokens: usize,
+        products: [Linear<'_, Self>; 2],
+        len: usize,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let x = self.put(x)?;
+        let [gate, up] = products;
+        let weights = [self.cuda.load(gate.weight.clone())?, self.cuda.load(up.weight.clone())?];
+        let biases = [self.load_if(gate.bias)?, self.load_if(up.bias)?];
+        let mut outs = [self.put(gate.out)?, self.put(up.out)?];
+        let [gate_out, up_out] = &mut outs;
+        let on_device = [
+            Linear { out: gate_out, weight: &weights[0], bias: biases[0].as_ref() },
+            Linear { out: up_out, weight: &weights[1], bias: biases[1].as_ref() },
+        ];
+        self.cuda.linear_glu(&x, tokens, on_device, len, activation)?;
+        self.cuda.read(&outs[0], gate.out)
+    }
+
     fn rope(
         &mut self,
         x: &mut Vec<f32>,

@@ -34,14 +34,15 @@ pub(super) fn feed_forward<B: Backend>(
         return Ok(());
     };
     let (on_gate, on_up) = (product(gate, &dense.gate), product(up, &dense.up));
+    let len = rows * ffn.dim as usize;
     match &dense.token_gate {
-        None => backend.linear(y, rows, &mut [on_gate, on_up])?,
+        None => backend.linear_glu(y, rows, [on_gate, on_up], len, ffn.activation)?,
         Some(weight) => {
             let on_token = Linear { out: &mut *token_gate, weight, bias: None };
             backend.linear(y, rows, &mut [on_gate, on_up, on_token])?;
+            backend.glu(gate, up, len, ffn.activation)?;
         }
     }
-    backend.glu(gate, up, rows * ffn.dim as usize, ffn.activation)?;
     backend.linear(gate, rows, &mut [product(y, &dense.down)])?;
     if dense.token_gate.is_some() {
         backend.gate_rows(y, token_gate, rows, dim)?;
