@@ -21,7 +21,8 @@ use tempfile::NamedTempFile;
 
 const ASSISTANT: &str = "muse-glimmer-assistant";
 /// Fixtures of layers that a target's own checkpoint holds.
-const HEADS: [&str; 4] = ["qwen3-5-mtp", "qwen3-5-moe-mtp", "qwen3-5-images-mtp", "glm4-moe-mtp"];
+const HEADS: [&str; 5] =
+    ["qwen3-5-mtp", "qwen3-5-moe-mtp", "qwen3-5-images-mtp", "glm4-moe-mtp", "glm4-moe-lite-mtp"];
 /// As of `golden.rs`.
 const TOLERANCE: f64 = 1e-3;
 

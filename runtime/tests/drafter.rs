@@ -11,7 +11,8 @@ use muse_runtime::{
     BackendChoice, Draft, Engine, LoadError, LoadOptions, Mapped, eval, load, load_mapped, open, plan,
 };
 use support::{
-    Rng, byte_text, chain, drafter, encoder, everything, mixture, plain, recurrent, write, write_for,
+    Rng, byte_text, chain, drafter, encoder, everything, latent_chain, mixture, plain, recurrent, write,
+    write_for,
 };
 
 const BLOCK: u32 = 7;
@@ -133,7 +134,7 @@ fn a_chain_follows_from_the_tokens_before_it() {
 fn chains_of_several_sequences_are_those_of_each() {
     let mut experts = chain();
     experts.layers[0].experts = mixture().layers[0].experts.clone();
-    for drafter in [chain(), experts] {
+    for drafter in [chain(), experts, latent_chain()] {
         let (target, file) = (write(&plain(), Layout::F32, 3), write(&drafter, Layout::F32, 4));
         let tokens = Rng(9).tokens(40, 70);
         let mut engine = engine(&target.path, &options(Some(&file.path), 8));

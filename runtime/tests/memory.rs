@@ -9,8 +9,9 @@ use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Draft, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
 use support::{
-    Rng, byte_text, chain, drafter, embedding_decoder, encoder, everything, gated, hearing, latent, mixture,
-    seeing, seeing_jointly, seeing_jointly_everywhere, seeing_with_a_class, shared, sparse, steps, write,
+    Rng, byte_text, chain, drafter, embedding_decoder, encoder, everything, gated, hearing, latent,
+    latent_chain, mixture, seeing, seeing_jointly, seeing_jointly_everywhere, seeing_with_a_class, shared,
+    sparse, steps, write,
 };
 
 #[global_allocator]
@@ -39,7 +40,7 @@ fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
         check(everything(), backend, None, Some(drafter()));
         let mut experts = chain();
         experts.layers[0].experts = mixture().layers[0].experts.clone();
-        for chain in [chain(), experts] {
+        for chain in [chain(), experts, latent_chain()] {
             check(everything(), backend, None, Some(chain));
         }
         for spec in [encoder(), embedding_decoder()] {

@@ -7,7 +7,8 @@ position the normed embedding of the token of the next one and the normed output
 this order, go through `mtp.fc`, a text model of one layer with attention and its norm; the target's head gives the logits,
 and what it was given is read in the place of the target's output by the row of the next token. Rows turn by the position
 of what was given. vLLM has it so (vllm/model_executor/models/qwen3_5_mtp.py, vllm/v1/spec_decode/llm_base_proposer.py), and
-SGLang of GLM-4.5 (python/sglang/srt/models/glm4_moe_nextn.py), whose layer is the one behind the model's last.
+SGLang of GLM-4.5 and GLM-4.7-Flash (python/sglang/srt/models/glm4_moe_nextn.py, glm4_moe_lite_nextn.py), whose layer is the
+one behind the model's last.
 
 A fixture is `golden/`: `ids.json` (`target`, whose checkpoint holds the layer too; `input_ids`; `starts`, at which of them a
 proposal begins; `images`, whether these are the target's prompt with images) and `logits.safetensors` (`logits`, f32, one row a proposed token, proposal after proposal). Everything is
@@ -20,8 +21,14 @@ import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Glm4MoeForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForConditionalGeneration
+from transformers import (
+    Glm4MoeForCausalLM,
+    Glm4MoeLiteForCausalLM,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
+)
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeModel, Glm4MoeRMSNorm
+from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteModel, Glm4MoeLiteRMSNorm
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm, Qwen3_5TextModel
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeTextModel
 from transformers.utils import logging
@@ -35,7 +42,10 @@ FIXTURES = [
     ("qwen3-5-moe", Qwen3_5MoeForConditionalGeneration, Qwen3_5MoeTextModel, False),
     ("qwen3-5-images", Qwen3_5ForConditionalGeneration, Qwen3_5TextModel, True),
     ("glm4-moe", Glm4MoeForCausalLM, Glm4MoeModel, False),
+    ("glm4-moe-lite", Glm4MoeLiteForCausalLM, Glm4MoeLiteModel, False),
 ]
+# Of those whose layer is the one behind the model's last.
+NORMS = {"glm4-moe": Glm4MoeRMSNorm, "glm4-moe-lite": Glm4MoeLiteRMSNorm}
 STARTS = [1, 4, 6, 7, 12, 17]
 POSITIONS, CHAIN = 18, 4
 # Which token is next must not hang on the last bits: in standard deviations.
@@ -49,7 +59,7 @@ class Head:
         own = {name.removeprefix("mtp."): tensor.float() for name, tensor in tensors.items() if name.startswith("mtp.")}
         config = copy.deepcopy(config)
         config.num_hidden_layers, config.layer_types = 1, ["full_attention"]
-        config.first_k_dense_replace = 0
+        config.first_k_dense_replace, config.mlp_layer_types = 0, ["sparse"]
         self.fc = own.pop("fc.weight")
         self.norms = []
         for name in ["pre_fc_norm_embedding", "pre_fc_norm_hidden"]:
@@ -148,8 +158,8 @@ def main() -> None:
         checkpoint = ROOT / name / "checkpoint"
         target = whole.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
         text = target.config.get_text_config()
-        if name == "glm4-moe":
-            head = Head(behind_the_last(name, text.num_hidden_layers), text, layers, Glm4MoeRMSNorm)
+        if name in NORMS:
+            head = Head(behind_the_last(name, text.num_hidden_layers), text, layers, NORMS[name])
         else:
             head = Head(load_file(checkpoint / "model.safetensors"), text, layers)
         made = of_images(target, head, ROOT / name / "golden") if sees else of_text(target, head)

@@ -89,7 +89,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
 }
 
 /// The layer behind the last one of `draft`, like that but for what it reads.
-fn guess(config: &Config<'_>, draft: Draft) -> Result<Draft, ImportError> {
+pub(super) fn guess(config: &Config<'_>, draft: Draft) -> Result<Draft, ImportError> {
     config.only("num_nextn_predict_layers", &[1.into()], "only one layer that guesses is supported")?;
     let behind = draft.spec.layers.len();
     let last = draft.spec.layers.last().expect("`Common::read` asks for layers").clone();

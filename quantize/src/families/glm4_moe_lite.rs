@@ -2,6 +2,7 @@
 
 use muse_format::{Activation, Ffn, Layer, Mixer};
 
+use super::head::THE_MODEL;
 use super::{Common, Config, Draft, Family, Rope, glm4_moe, mla};
 use crate::checkpoint::ImportError;
 
@@ -16,9 +17,20 @@ pub(super) const FAMILY: Family = Family {
     // Parts say it of their rows.
     interleaved: false,
     centred: |_| false,
-    left_out: &[("guesses of the token after the next", &["model.layers.47."])],
+    left_out: &[("guesses of the token after the next (--mtp)", &["model.layers.47."])],
     spelled: &[],
 };
+
+/// The layer that guesses.
+pub(super) const HEAD: Family = Family { read: read_head, left_out: THE_MODEL, ..FAMILY };
+
+fn read_head(config: &Config<'_>) -> Result<Draft, ImportError> {
+    let whole = read(config)?;
+    let behind = whole.spec.layers.len();
+    let mut draft = glm4_moe::guess(config, whole)?;
+    mla::name_parts(&mut draft, behind, config.bool("rope_interleave", true)?);
+    Ok(draft)
+}
 
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
@@ -31,7 +43,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
         return Err(config.refuse("first_k_dense_replace", rule));
     }
     let mut draft = draft(config, &common, Mixer::Latent(latent), 1, 1.8)?;
-    mla::name_parts(&mut draft, interleaved);
+    mla::name_parts(&mut draft, 0, interleaved);
     Ok(draft)
 }
 

@@ -47,7 +47,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
             latent.sparse = Some(Sparse::Own(indexer));
         }
     }
-    mla::name_parts(&mut draft, true);
+    mla::name_parts(&mut draft, 0, true);
     Ok(draft)
 }
 

@@ -50,18 +50,24 @@ pub(super) fn only_sigmoids_choose(config: &Config<'_>) -> Result<(), ImportErro
     Ok(())
 }
 
-/// Says which parts of theirs the mixers of `draft` are made of; pairs are side by side where `interleaved`.
-pub(super) fn name_parts(draft: &mut Draft, interleaved: bool) {
+/// Says which parts of theirs the mixers of `draft` are made of; the first layer is theirs of number `first`; pairs are
+/// side by side where `interleaved`.
+pub(super) fn name_parts(draft: &mut Draft, first: usize, interleaved: bool) {
     let dim = draft.spec.dim as usize;
     let latents = |(i, layer): (usize, &Layer)| match &layer.mixer {
-        Mixer::Latent(latent) => parts(i, dim, latent, interleaved),
+        Mixer::Latent(latent) => parts([i, first + i], dim, latent, interleaved),
         Mixer::Attention(_) | Mixer::DeltaNet(_) => Vec::new(),
     };
     let all: Vec<_> = draft.spec.layers.iter().enumerate().flat_map(latents).collect();
     draft.parts.extend(all);
 }
 
-fn parts(i: usize, dim: usize, a: &LatentAttention, interleaved: bool) -> Vec<(String, Part)> {
+fn parts(
+    [ours, theirs]: [usize; 2],
+    dim: usize,
+    a: &LatentAttention,
+    interleaved: bool,
+) -> Vec<(String, Part)> {
     let [heads, rank, key, turned, value] =
         [a.heads, a.rank, a.key_dim, a.rope_dim, a.value_dim].map(|n| n as usize);
     let query = a.query_rank.map(|n| n as usize);
@@ -100,7 +106,8 @@ fn parts(i: usize, dim: usize, a: &LatentAttention, interleaved: bool) -> Vec<(S
         parts.push(("q_down", "q_a_proj", (rank, dim), whole, Transform::AsIs));
         parts.push(("q_down_norm", "q_a_layernorm", (1, rank), whole, Transform::AsIs));
     }
-    let name = |theirs: &str, kind: &str| format!("model.layers.{i}.self_attn.{theirs}.{kind}");
+    let (i, number) = (ours, theirs);
+    let name = |theirs: &str, kind: &str| format!("model.layers.{number}.self_attn.{theirs}.{kind}");
     let mut all = Vec::new();
     for (ours, theirs, shape, rows, transform) in parts {
         let part = |kind, shape| Part { theirs: name(theirs, kind), shape, rows, transform };

@@ -77,8 +77,9 @@ const FAMILIES: [&Family; 24] = [
 ];
 
 /// What drafts for a model whose checkpoint holds it: layers that guess tokens after the next.
-const HEADS: [&Family; 5] = [
+const HEADS: [&Family; 6] = [
     &glm4_moe::HEAD,
+    &glm4_moe_lite::HEAD,
     &qwen3_5::head::OF_OUTER,
     &qwen3_5::head::OF_TEXT,
     &qwen3_5::head::OF_MOE,

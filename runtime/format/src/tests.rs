@@ -839,7 +839,7 @@ fn a_chain_is_whole_or_refused() {
     fn attention(spec: &mut Spec) -> &mut Attention {
         spec.layers[0].attention_mut().unwrap()
     }
-    let cases: [(&str, Change); 13] = [
+    let cases: [(&str, Change); 14] = [
         ("it must be at least 1", |s| s.drafter = Some(Drafter::Chain(ChainDrafter { chain: 0 }))),
         ("it must be at least 1", |s| s.drafter = Some(Drafter::Chain(ChainDrafter { chain: 17 }))),
         ("dim must be 524288 at most", |s| s.dim = (1 << 19) + 2),
@@ -852,6 +852,22 @@ fn a_chain_is_whole_or_refused() {
         }),
         ("attention to all that lies before", |s| s.layers[0].post_norms = true),
         ("attention to all that lies before", |s| s.layers[0].residual_gates = true),
+        ("attention to all that lies before", |s| {
+            let choosing = Indexer { heads: 1, head_dim: 4, top: 2, norm_eps: 1e-6 };
+            s.layers[0].mixer = Mixer::Latent(LatentAttention {
+                heads: 2,
+                query_rank: Some(4),
+                rank: 8,
+                key_dim: 4,
+                rope_dim: 2,
+                value_dim: 4,
+                scale: 0.5,
+                rope: 0,
+                norm_eps: 1e-6,
+                bias: false,
+                sparse: Some(Sparse::Own(choosing)),
+            });
+        }),
         ("a drafter has layers alone", |s| s.tied_head = false),
         ("a drafter has layers alone", |s| s.embed_norm = true),
         ("a drafter has layers alone", |s| s.vision = spec_with_vision().vision),

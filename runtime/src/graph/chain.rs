@@ -1,9 +1,9 @@
 //! A drafter's rows that read what its target gave and the token behind that, and the tokens that they propose.
 
-use muse_format::Spec;
+use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
-use super::{attention, drafter, place, product};
+use super::{attention, drafter, latent, place, product};
 use crate::engine::Placed;
 use crate::model::{DrafterWeights, MixerWeights, State, Weights};
 
@@ -94,11 +94,16 @@ pub fn take_in_chain<B: Backend>(
         lay(backend, pairs, y, picked, [count, 1], dim)?;
         backend.linear(pairs, count, &mut [product(x, &w.into)])?;
         for (i, (layer, lw)) in spec.layers.iter().zip(&w.layers).enumerate() {
-            let (Some(a), MixerWeights::Attention(mixer)) = (layer.attention(), &lw.mixer) else {
-                unreachable!("`Drafter::validate` asks for attention");
-            };
             backend.rms_norm(&mut state.y, &state.x, &lw.attn_norm, count, eps)?;
-            attention::keep(backend, a, mixer, &w.ropes, state, i, &rows.spans, eps)?;
+            match (&layer.mixer, &lw.mixer) {
+                (Mixer::Attention(a), MixerWeights::Attention(mixer)) => {
+                    attention::keep(backend, a, mixer, &w.ropes, state, i, &rows.spans, eps)?;
+                }
+                (Mixer::Latent(a), MixerWeights::Latent(mixer)) => {
+                    latent::keep(backend, a, mixer, &w.ropes, state, i, &rows.spans)?;
+                }
+                _ => unreachable!("`Drafter::validate` asks for attention"),
+            }
         }
     }
     backend.gather(&mut state.y, hidden, &rows.kept, dim)?;

@@ -1,9 +1,9 @@
 //! What a drafter makes of its target's layers, and the blocks that it proposes.
 
-use muse_format::Spec;
+use muse_format::{Mixer, Spec};
 use muse_kernels::{Backend, BackendError, Linear, Span};
 
-use super::{attention, feed_forward, product, row_count};
+use super::{attention, feed_forward, latent, product, row_count};
 use crate::model::{DrafterWeights, Hidden, MixerWeights, State, Weights};
 
 /// Keeps what layer `index` of the target gave, `state.x`, where its drafter reads that. Not the last layer's, which has
@@ -98,11 +98,16 @@ pub(super) fn layers<B: Backend>(
 ) -> Result<(), BackendError> {
     let (dim, eps) = (spec.dim as usize, spec.norm_eps);
     for (i, (layer, lw)) in spec.layers.iter().zip(&w.layers).enumerate() {
-        let (Some(a), MixerWeights::Attention(mixer)) = (layer.attention(), &lw.mixer) else {
-            unreachable!("`Drafter::validate` asks for attention");
-        };
         backend.rms_norm(&mut state.y, &state.x, &lw.attn_norm, rows, eps)?;
-        attention::attention(backend, a, mixer, &w.ropes, state, i, spans, eps)?;
+        match (&layer.mixer, &lw.mixer) {
+            (Mixer::Attention(a), MixerWeights::Attention(mixer)) => {
+                attention::attention(backend, a, mixer, &w.ropes, state, i, spans, eps)?;
+            }
+            (Mixer::Latent(a), MixerWeights::Latent(mixer)) => {
+                latent::latent(backend, a, mixer, &w.ropes, state, i, spans, None)?;
+            }
+            _ => unreachable!("`Drafter::validate` asks for attention"),
+        }
         backend.add(&mut state.x, &state.y, rows * dim)?;
         feed_forward::feed_forward(backend, layer, lw, state, i, rows, dim, eps)?;
         backend.add(&mut state.x, &state.y, rows * dim)?;

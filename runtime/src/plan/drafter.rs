@@ -3,6 +3,7 @@
 use muse_format::{Drafter, Spec};
 use muse_kernels::CacheShape;
 
+use super::mixers::heads_shape;
 use super::sizes::{
     BufferLens, Dims, Products, buffer_lens, cache_bytes, cache_shapes, experts_shape, widest_input,
 };
@@ -30,10 +31,15 @@ pub(super) fn beside(spec: &Spec, d: Dims) -> Dims {
     Dims { batch_tokens, logit_rows: 0, products: Products::default(), ..d }
 }
 
-/// Rows and width of its widest product, and its experts.
+/// Rows and width of its widest product, its experts, and its heads with products of their own.
 pub(super) fn products(spec: &Spec, d: Dims) -> Products {
     let d = beside(spec, d);
-    Products { rows: d.batch_tokens, width: widest_input(spec, d), experts: experts_shape(spec) }
+    Products {
+        rows: d.batch_tokens,
+        width: widest_input(spec, d),
+        experts: experts_shape(spec),
+        heads: heads_shape(spec, Products::default()),
+    }
 }
 
 /// Numbers of what it reads of its target and of what it makes of that before its layers.

@@ -1,7 +1,9 @@
 //! How wide a row is in the buffers that a layer's mixer uses, and what its cache keeps of a position.
 
-use muse_format::{Indexer, Layer, Mixer, Spec};
+use muse_format::{Indexer, LatentAttention, Layer, Mixer, Spec};
 use muse_kernels::HeadsShape;
+
+use super::sizes::Products;
 
 /// Widths of rows; 0 for what a mixer does not use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,10 +99,11 @@ pub(super) fn kept(layer: &Layer) -> Option<(u32, u32)> {
     }
 }
 
-/// The most and widest heads with a product of their own; none where there are none.
-pub(super) fn heads_shape(spec: &Spec) -> Option<HeadsShape> {
-    let latents = || spec.layers.iter().filter_map(Layer::latent);
-    let heads = latents().map(|a| a.heads).max()?;
-    let cols = latents().map(|a| a.key_dim.max(a.rank)).max()?;
-    Some(HeadsShape { heads: heads as usize, cols: cols as usize })
+/// The most and widest heads with a product of their own, those of `others` among them; none where there are none.
+pub(super) fn heads_shape(spec: &Spec, others: Products) -> Option<HeadsShape> {
+    let of =
+        |a: &LatentAttention| HeadsShape { heads: a.heads as usize, cols: a.key_dim.max(a.rank) as usize };
+    let own = spec.layers.iter().filter_map(Layer::latent).map(of);
+    own.chain(others.heads)
+        .reduce(|a, b| HeadsShape { heads: a.heads.max(b.heads), cols: a.cols.max(b.cols) })
 }

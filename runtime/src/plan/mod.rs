@@ -176,7 +176,8 @@ impl Plan {
         let products = drafter.map_or(dims.products, |drafter| drafter::products(drafter.spec, dims));
         let dims = Dims { products, ..dims };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
-        if rotated && spec.layers.iter().any(|layer| layer.latent().is_some()) {
+        let of_drafter = drafter.iter().flat_map(|drafter| &drafter.spec.layers);
+        if rotated && spec.layers.iter().chain(of_drafter).any(|layer| layer.latent().is_some()) {
             let problem = format!("latents in a cache of {}; take f32, f16 or int8", dims.dtype);
             return Err(LoadError::Backend(BackendError::Unsupported(problem)));
         }
@@ -266,7 +267,7 @@ impl Plan {
             let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
             items.push(Item { what: "scratch", shape, bytes: experts });
         }
-        if let Some(HeadsShape { heads: count, cols }) = heads_shape(spec) {
+        if let Some(HeadsShape { heads: count, cols }) = heads_shape(spec, d.products) {
             let shape = format!("inputs of heads: {count} x {cols}, f32 and q8");
             items.push(Item { what: "scratch", shape, bytes: heads });
         }
@@ -312,7 +313,7 @@ impl Plan {
             audio,
             drafter,
             experts: mixture_shape(spec, d),
-            heads: heads_shape(spec),
+            heads: heads_shape(spec, d.products),
             pooled: d.slots as usize * pooled_dim(spec) as usize,
             caches,
             index_caches,

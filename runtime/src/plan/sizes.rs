@@ -2,9 +2,9 @@
 
 use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
-    Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, TILE_POSITIONS, cuda_attention_bytes,
-    cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes, cuda_reserved_bytes,
-    cuda_table_bytes,
+    Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, HeadsShape, TILE_POSITIONS,
+    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
+    cuda_reserved_bytes, cuda_table_bytes,
 };
 
 use super::PROPOSED_MAX;
@@ -132,12 +132,13 @@ pub(super) fn pooled_dim(spec: &Spec) -> u32 {
     spec.embedding.as_ref().map_or(0, |embedding| dense(embedding).unwrap_or(0).max(spec.dim))
 }
 
-/// Rows and width of a matrix product, and the mixture of experts of a layer.
+/// Rows and width of a matrix product, the mixture of experts of a layer, and heads with products of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Products {
     pub rows: u32,
     pub width: u32,
     pub experts: Option<ExpertsShape>,
+    pub heads: Option<HeadsShape>,
 }
 
 /// Widest input of a matrix product, for [`muse_kernels::Backend::reserve`].
@@ -292,7 +293,7 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 6] {
     let batch = u64::from(d.batch_tokens);
     let experts =
         |bytes: fn(u64, ExpertsShape) -> u64| mixture_shape(spec, d).map_or(0, |shape| bytes(batch, shape));
-    let heads = heads_shape(spec);
+    let heads = heads_shape(spec, d.products);
     let positions = index_capacity(spec, d).map_or(0, u64::from);
     match d.backend {
         BackendChoice::Cpu => [

@@ -437,6 +437,16 @@ pub fn chain() -> Spec {
     }
 }
 
+/// [`chain`] of latent attention, of more heads than any layer of [`latent`] has.
+pub fn latent_chain() -> Spec {
+    let mut spec = chain();
+    let Mixer::Latent(first) = &latent().layers[0].mixer else {
+        panic!("latent has a layer over latents first")
+    };
+    spec.layers[0].mixer = Mixer::Latent(LatentAttention { heads: 6, ..first.clone() });
+    spec
+}
+
 /// A random model in a file that lives as long as this.
 pub struct TinyFile {
     pub path: PathBuf,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attention, DIM_MAX, Layer, Spec, bounded};
+use super::{Attention, DIM_MAX, Layer, Mixer, Spec, bounded};
 use crate::{FormatError, Role};
 
 /// Most rows of a block.
@@ -170,7 +170,12 @@ impl ChainDrafter {
         let whole = |a: &Attention| {
             !a.bidirectional && a.window.is_none() && a.chunk.is_none() && a.temperature.is_none()
         };
-        if *layer != plain || !layer.attention().is_some_and(whole) {
+        let whole = match &layer.mixer {
+            Mixer::Attention(attention) => whole(attention),
+            Mixer::Latent(latent) => latent.sparse.is_none(),
+            Mixer::DeltaNet(_) => false,
+        };
+        if *layer != plain || !whole {
             let rule = "a chain's layer is of attention to all that lies before, a feed-forward and experts";
             return refuse("layers", "of another kind".into(), rule);
         }
