@@ -47,7 +47,7 @@ pub use cpu::{CpuBackend, Features, Peak};
 pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaMemory, CudaSharing, CudaWeight};
 pub use cuda::{
     CudaError, cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes,
-    cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
+    cuda_graphs_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use reference::ReferenceBackend;

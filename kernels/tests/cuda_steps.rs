@@ -254,6 +254,54 @@ fn alone() {
 }
 
 #[test]
+#[ignore = "the process that `graphs_take_no_more_memory_than_is_left_to_them` starts"]
+fn several_shapes() {
+    let (mut graphs, mut plain) = (Tiny::new().unwrap(), Tiny::new().unwrap());
+    let shapes: [&[Span]; 5] = [
+        &[span(0, 1, 1)],
+        &[span(0, 2, 2)],
+        &[span(1, 1, 1), span(0, 3, 1)],
+        &[span(2, 0, 3)],
+        &[span(2, 1, 1), span(1, 2, 2)],
+    ];
+    for round in 0..4 {
+        for (i, spans) in shapes.iter().enumerate() {
+            let tokens = [round, i as u32, 5];
+            let rows = spans.iter().map(|span| span.len as usize).sum();
+            let expected = plain.step(As::Operations, spans, &tokens[..rows], &[0]).unwrap();
+            assert_eq!(graphs.step(As::Step, spans, &tokens[..rows], &[0]).unwrap(), expected);
+        }
+    }
+}
+
+/// What a driver takes for a graph, 64 MiB of which are left to all, and how many are launched and at most resident.
+#[test]
+fn graphs_take_no_more_memory_than_is_left_to_them() {
+    let counts = |bytes: u64| {
+        let counts = outcomes(child("several_shapes", &format!("count=1 graph_bytes={bytes}"))).remove(0);
+        let number =
+            |what| counts.split(", ").find_map(|count| count.strip_prefix(what)).unwrap().trim().parse();
+        [number("graphs").unwrap(), number("peak").unwrap()]
+    };
+    let [launched, beside]: [u64; 2] = counts(0);
+    // Each shape runs once, and comes three times more.
+    assert_eq!(launched, 15);
+    let mib = |mib: u64| mib << 20;
+    for (bytes, launched, resident) in [
+        (mib(12), 15, mib(60)),
+        // Two are kept, and one more is made before one is dropped.
+        (mib(30), 15, mib(90)),
+        // Each is alone, beside the next that is made.
+        (mib(64), 15, mib(128)),
+        // Each shape is captured once and runs launch by launch from then on.
+        (mib(65), 0, mib(65)),
+        (mib(9000), 0, 0),
+    ] {
+        assert_eq!(counts(bytes), [launched, beside + resident], "{bytes}");
+    }
+}
+
+#[test]
 fn faults_of_graphs_are_named_and_stay_with_their_backend() {
     let lost = "cuGraphLaunch failed: CUDA_ERROR_LAUNCH_FAILED";
     for (plan, expected) in [

@@ -6,7 +6,7 @@
 // `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
 // fail), `capture=0` (no stream can be captured), `instantiate=N` and `upload=N` (the N-th is refused), `graph=N` (the N-th launch of a
 // graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has),
-// `count=1` (says at the end what was launched).
+// `graph_bytes=BYTES` (a graph takes of the device), `count=1` (says at the end what was launched).
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -428,8 +428,12 @@ Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long 
   NEEDS_CONTEXT;
   if (const Result bad = safe_to_call(); bad) return bad;
   if (graph == nullptr || flags != 0) return INVALID_VALUE;
+  const auto size = static_cast<std::size_t>(planned("graph_bytes", 0));
   if (++instantiated == planned("instantiate", 0)) return OUT_OF_MEMORY;
+  if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
   *exec = new Graph(*static_cast<Graph*>(graph));
+  used += size;
+  peak = std::max(peak, used);
   return SUCCESS;
 }
 
@@ -439,7 +443,11 @@ Result cuGraphDestroy(void* graph) {
   return SUCCESS;
 }
 
-Result cuGraphExecDestroy(void* exec) { return cuGraphDestroy(exec); }
+Result cuGraphExecDestroy(void* exec) {
+  LOCKED;
+  used -= static_cast<std::size_t>(planned("graph_bytes", 0));
+  return cuGraphDestroy(exec);
+}
 
 Result cuGraphUpload(void*, void* stream) {
   NEEDS_CONTEXT;

@@ -199,9 +199,15 @@ impl Context {
         if self.integrated {
             return Ok(CudaMemory::Shared);
         }
+        let (free, total) = self.free_and_total()?;
+        Ok(CudaMemory::Own { free, total })
+    }
+
+    /// Bytes as the driver counts them: where memory is shared, without what the kernel could give back.
+    pub(super) fn free_and_total(&self) -> Result<(u64, u64), CudaError> {
         self.bind()?;
         let (free, total) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
-        Ok(CudaMemory::Own { free: free as u64, total: total as u64 })
+        Ok((free as u64, total as u64))
     }
 
     /// Waits for all work so far; an error of any of it is told here.

@@ -50,8 +50,8 @@ mod step;
 
 pub use error::CudaError;
 pub use scratch::{
-    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
-    cuda_reserved_bytes, cuda_table_bytes,
+    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_graphs_bytes,
+    cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 
 #[cfg(feature = "cuda")]

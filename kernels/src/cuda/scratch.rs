@@ -20,6 +20,9 @@ pub(super) const PROMPT: usize = 64;
 /// Bytes of what a graph reads of the host.
 pub(super) const INPUTS_BYTES: u64 = 64 << 10;
 
+/// Bytes that a driver may take for graphs of steps, all together.
+pub(super) const GRAPHS_BYTES: u64 = 64 << 20;
+
 /// Bytes of `rows` rows of `cols` activations in 8 bits, with their scales.
 fn quantized_bytes(rows: u64, cols: u64) -> [u64; 2] {
     let groups = cols.div_ceil(GROUP as u64);
@@ -63,6 +66,11 @@ fn experts_parts(rows: u64, shape: ExpertsShape) -> [u64; 7] {
 /// Bytes that `CudaBackend` reserves for `rows` rows of at most `cols` activations.
 pub fn cuda_reserved_bytes(rows: u64, cols: u64) -> u64 {
     INPUTS_BYTES + quantized_bytes(rows, cols).iter().chain(&batch_bytes(rows)).sum::<u64>()
+}
+
+/// Bytes that `CudaBackend` leaves to the driver for graphs of steps; what would take more is launched one by one.
+pub fn cuda_graphs_bytes() -> u64 {
+    GRAPHS_BYTES
 }
 
 /// Bytes that `CudaBackend` reserves for attention of queries of at most `cols`.

@@ -16,6 +16,7 @@ use super::backend::CudaBackend;
 use super::driver::Graph;
 use super::launch::FEW;
 use super::recording::{Need, Recording, Recurrent, not_in_a_graph, numbers_of, places};
+use super::scratch::GRAPHS_BYTES;
 use crate::cache::row_count;
 use crate::delta::stretches;
 use crate::{BackendError, Pass, Span, Step};
@@ -69,6 +70,8 @@ struct Captured {
     graph: Graph,
     /// What the context had freed when it was captured.
     freed: u64,
+    /// Bytes that the driver had less of when it was made.
+    bytes: u64,
 }
 
 /// Graphs of a backend.
@@ -85,6 +88,16 @@ impl Steps {
     /// Refuses to go on where a step is being captured: the caller's launches follow from what differs between steps.
     pub(super) fn refuse(&self) -> Result<(), BackendError> {
         if self.recording.is_some() { Err(not_in_a_graph()) } else { Ok(()) }
+    }
+
+    /// Keeps a graph, in the place of those that were not launched for longest where there are too many or the driver took
+    /// too much for them.
+    fn keep(&mut self, captured: Captured) {
+        let bytes = |graphs: &[Captured]| graphs.iter().map(|graph| graph.bytes).sum::<u64>();
+        while self.graphs.len() == GRAPHS_MAX || bytes(&self.graphs) > GRAPHS_BYTES - captured.bytes {
+            self.graphs.remove(0);
+        }
+        self.graphs.push(captured);
     }
 
     /// Notes that `step` has run, and whether it may be captured.
@@ -125,15 +138,12 @@ impl CudaBackend {
             }
         }
         match self.capture(step, operations) {
-            Ok(captured) => {
-                if self.steps.graphs.len() == GRAPHS_MAX {
-                    self.steps.graphs.remove(0);
-                }
-                self.steps.graphs.push(captured);
+            Ok(captured) if captured.bytes <= GRAPHS_BYTES => {
+                self.steps.keep(captured);
                 self.replay(self.steps.graphs.len() - 1, step)
             }
             // Nothing of it ran. What is wrong beside it is said again.
-            Err(_) => {
+            Ok(_) | Err(_) => {
                 self.steps.note(step, false);
                 operations(self)
             }
@@ -177,6 +187,7 @@ impl CudaBackend {
         self.scratch.reserve_inputs()?;
         let freed = self.context.freed();
         let recording = Recording::new(step)?;
+        let (free, _) = self.context.free_and_total()?;
         self.context.begin_capture()?;
         self.steps.recording = Some(recording);
         // Of a capture that is left open nothing can be freed any more.
@@ -184,8 +195,9 @@ impl CudaBackend {
         let recording = self.steps.recording.take().expect("begun above");
         let graph = self.context.end_capture();
         done.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let Recording { needs, recurrent, inputs, .. } = recording;
-        Ok(Captured { shape: Shape::of(step), needs, recurrent, inputs, graph: graph?, freed })
+        let (Recording { needs, recurrent, inputs, .. }, graph) = (recording, graph?);
+        let bytes = free.saturating_sub(self.context.free_and_total()?.0);
+        Ok(Captured { shape: Shape::of(step), needs, recurrent, inputs, graph, freed, bytes })
     }
 
     fn replay(&mut self, index: usize, step: &Step<'_>) -> Result<(), BackendError> {

@@ -21,9 +21,9 @@ use self::mixers::heads_shape;
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
 use self::sizes::{
-    Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, index_capacity,
-    index_shape, mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
-    weights_lie, widest_input, working_bytes,
+    Dims, Products, audio_plan, buffer_lens, cache_bytes, cache_shapes, delta_shape, graphs_bytes,
+    index_capacity, index_shape, mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes,
+    vision_plan, weights_lie, widest_input, working_bytes,
 };
 use crate::audio::AudioPlan;
 use crate::flash::Flash;
@@ -274,6 +274,11 @@ impl Plan {
         if let Some(positions) = index_capacity(spec, d) {
             let shape = format!("scores of {positions} positions and their order");
             items.push(Item { what: "scratch", shape, bytes: ranking });
+        }
+        let graphs = graphs_bytes(spec, d);
+        if graphs > 0 {
+            let shape = "left to the driver for graphs of steps".into();
+            items.push(Item { what: "graphs", shape, bytes: graphs });
         }
         if buffers.logits > 0 {
             let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);

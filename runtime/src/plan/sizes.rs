@@ -3,8 +3,8 @@
 use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
 use muse_kernels::{
     Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, HeadsShape, TILE_POSITIONS,
-    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_heads_bytes,
-    cuda_reserved_bytes, cuda_table_bytes,
+    cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_graphs_bytes,
+    cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 
 use super::PROPOSED_MAX;
@@ -343,11 +343,17 @@ pub(super) fn pooled_bytes(spec: &Spec, d: Dims) -> u64 {
     2 * 4 * u64::from(d.slots) * u64::from(pooled_dim(spec))
 }
 
+/// Bytes that are left to a GPU's driver for graphs of steps; a model that embeds has none.
+pub(super) fn graphs_bytes(spec: &Spec, d: Dims) -> u64 {
+    let graphs = d.backend == BackendChoice::Cuda && spec.embedding.is_none();
+    if graphs { cuda_graphs_bytes() } else { 0 }
+}
+
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
     let scratch: u64 = scratch_bytes(spec, d).iter().sum();
     let vision = vision_plan(spec, d).map_or(0, |vision| vision.byte_len());
     let audio = audio_plan(spec, d).map_or(0, |audio| audio.byte_len());
     let buffers = buffer_lens(spec, d).byte_len() + scratch + pooled_bytes(spec, d) + vision + audio;
-    u128::from(buffers) + cache_bytes(spec, d)
+    u128::from(buffers) + u128::from(graphs_bytes(spec, d)) + cache_bytes(spec, d)
 }
