@@ -201,15 +201,14 @@ fn selftest(backend: BackendChoice) -> Check {
         Ok(tried) => tried,
         Err(problem) => return Check::fail(name, problem.to_string(), "models cannot be loaded either"),
     };
-    let shown = |tried: &Tried| {
-        format!("{} off by {:.0e}, at worst {:.0e}", tried.layout, tried.closest, tried.worst)
-    };
+    let shown =
+        |tried: &Tried| format!("{} off by {:.0e}, at worst {:.0e}", tried.what, tried.closest, tried.worst);
     let wrong: Vec<_> = tried.iter().filter(|tried| !tried.passed()).map(shown).collect();
     match wrong.as_slice() {
-        [] => Check::ok(name, format!("{} layouts agree with the reference", tried.len())),
+        [] => Check::ok(name, format!("{} kinds of model agree with the reference", tried.len())),
         wrong => Check::fail(
             name,
-            format!("{} of {} layouts: {}", wrong.len(), tried.len(), wrong.join("; ")),
+            format!("{} of {} kinds of model: {}", wrong.len(), tried.len(), wrong.join("; ")),
             remedy,
         ),
     }
