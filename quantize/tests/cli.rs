@@ -364,7 +364,8 @@ fn a_damaged_file_fails_verification_with_the_tensor() {
     assert!(fail(&["verify", &path], 1).contains("incomplete"));
 }
 
-/// A checkpoint whose conversion takes seconds: 104 million zeros, which take no room on the disk.
+/// A checkpoint whose conversion takes many seconds, so that one who waits for its beginning sees it before its end, however
+/// busy the machine is: a thousand million zeros, which take no room on the disk.
 fn large(dir: &Path) -> PathBuf {
     let copy = small_files(dir);
     let mut config: Value =
@@ -372,7 +373,7 @@ fn large(dir: &Path) -> PathBuf {
     let sizes = [
         ("hidden_size", 1024),
         ("intermediate_size", 1024),
-        ("vocab_size", 100_000),
+        ("vocab_size", 1_000_000),
         ("num_hidden_layers", 1),
         ("num_attention_heads", 8),
         ("num_key_value_heads", 8),
@@ -396,7 +397,7 @@ fn large(dir: &Path) -> PathBuf {
     .map(|p| (layer(p), vec![1024, 1024]));
     let norms = ["input_layernorm", "post_attention_layernorm"].map(|p| (layer(p), vec![1024]));
     let outer = [
-        ("model.embed_tokens.weight".to_owned(), vec![100_000, 1024]),
+        ("model.embed_tokens.weight".to_owned(), vec![1_000_000, 1024]),
         ("model.norm.weight".into(), vec![1024]),
     ];
     let mut header = serde_json::Map::new();
@@ -423,7 +424,7 @@ fn started(source: &Path, path: &str) -> (Child, PathBuf) {
         .spawn()
         .expect("the program starts");
     let folder = Path::new(path).parent().expect("a folder");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(600);
     loop {
         let part = names(folder).into_iter().find(|n| n.ends_with(".part")).map(|n| folder.join(n));
         if let Some(part) = part.filter(|p| fs::metadata(p).is_ok_and(|m| m.len() > 4096)) {

@@ -53,6 +53,14 @@ struct Gated {
     poisoned: bool,
 }
 
+impl Gated {
+    fn pass(&self, spans: Vec<Span>) {
+        if self.entered.send(spans).is_ok() {
+            let _ = self.permits.recv();
+        }
+    }
+}
+
 impl Engine for Gated {
     fn info(&self) -> &ModelInfo {
         self.inner.info()
@@ -69,9 +77,7 @@ impl Engine for Gated {
         wanted: &[u32],
         logits: &mut [f32],
     ) -> Result<(), BackendError> {
-        if self.entered.send(spans.to_vec()).is_ok() {
-            let _ = self.permits.recv();
-        }
+        self.pass(spans.to_vec());
         self.inner.step(spans, tokens, wanted, logits)?;
         if self.poisoned {
             logits.fill(f32::NAN);
@@ -81,6 +87,14 @@ impl Engine for Gated {
 
     fn draft(&mut self, drafts: &[Draft], logits: &mut [f32]) -> Result<(), BackendError> {
         self.inner.draft(drafts, logits)
+    }
+
+    /// A text is shown as a span of its length.
+    fn embed(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<(), BackendError> {
+        let span =
+            |(slot, text): (usize, &&[u32])| Span { slot: slot as u32, start: 0, len: text.len() as u32 };
+        self.pass(texts.iter().enumerate().map(span).collect());
+        self.inner.embed(texts, out)
     }
 
     fn keep(&self, slot: u32, len: u32, written: u32) -> u32 {

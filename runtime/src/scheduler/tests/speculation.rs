@@ -202,7 +202,8 @@ fn max_tokens_and_the_context_bound_what_is_proposed() {
 
 #[test]
 fn steps_whose_rows_cost_nothing_are_found_to_pay() {
-    let options = SimOptions { step_delay: Duration::from_millis(2), ..roomy(1, 64) };
+    // Long beside what a busy machine adds to a step.
+    let options = SimOptions { step_delay: Duration::from_millis(20), ..roomy(1, 64) };
     let (_, proposed, accepted) = answers(options, &[(user(FOREVER), at_most(100))], Speculation::Auto);
     assert!(accepted > 100, "{accepted} of {proposed}, and 200 tokens in all");
 }
