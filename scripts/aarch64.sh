@@ -7,23 +7,22 @@
 #
 # Arguments after `--` go to `cargo test`. The models that choose different kernels: `max` has the dot product and
 # int8 matrix instructions, `cortex-a76` (RK3588, Raspberry Pi 5) the dot product alone, `cortex-a72` neither.
-# The tests are compiled once: a model is only an argument of the emulator.
+# The tests are compiled once: a model is only an argument of the emulator. As many programs run at once as there are CPUs.
 #
 # What is missing is installed: the linker and qemu with apt (as root or with sudo), the standard library with rustup or
 # else by `aarch64-sysroot.sh`. Where that is impossible the script says why in one line and exits with 77: nothing ran.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/lib.sh"
 target=aarch64-unknown-linux-gnu
-
-cannot_run() {
-  echo "aarch64: $*" >&2
-  exit 77
-}
 
 usage() {
   echo "usage: scripts/aarch64.sh [--lint | --cpu MODEL...] -- CARGO_ARGUMENT..." >&2
   exit 2
 }
+
+# The tests that take longest, the longest first.
+LONGEST=(speculation memory golden agreement model recurrent drafter delta pictures)
 
 cpus=() lint=
 while [ $# -gt 0 ]; do
@@ -42,20 +41,10 @@ packages=()
 command -v aarch64-linux-gnu-gcc >/dev/null || packages+=(gcc-aarch64-linux-gnu)
 [ -e /usr/aarch64-linux-gnu/lib/libc.so ] || packages+=(libc6-dev-arm64-cross)
 command -v qemu-aarch64-static >/dev/null || packages+=(qemu-user-static)
-if [ ${#packages[@]} -gt 0 ]; then
-  command -v apt-get >/dev/null || cannot_run "install the equivalents of Debian's ${packages[*]}"
-  as_root=()
-  if [ "$(id -u)" != 0 ]; then
-    sudo -n true 2>/dev/null || cannot_run "needs root to: apt-get install ${packages[*]}"
-    as_root=(sudo -n)
-  fi
-  { "${as_root[@]}" apt-get -qq update
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}"
-  } >&2 || cannot_run "apt-get could not install ${packages[*]}"
-fi
+[ ${#packages[@]} = 0 ] || install_packages "${packages[@]}"
 known=$(qemu-aarch64-static -cpu help || true) # it lists them and exits with 1
 for cpu in "${cpus[@]}"; do
-  grep -qxE -- " *$cpu" <<<"$known" || cannot_run "this qemu does not know the CPU model '$cpu'"
+  grep -qxE -- " *$cpu" <<<"$known" || cannot_run "aarch64: this qemu does not know the CPU model '$cpu'"
 done
 
 # --- the standard library: rustup's, or one built from Debian's sources
@@ -66,7 +55,7 @@ sysroot=$(rustc --print sysroot)
 flags=
 if ! std_of "$sysroot"; then
   if ! { command -v rustup >/dev/null && rustup -q target add "$target" >&2 && std_of "$sysroot"; }; then
-    sysroot=$("$here/aarch64-sysroot.sh") || cannot_run "no standard library for $target: \`rustup target add $target\` gives it"
+    sysroot=$("$here/aarch64-sysroot.sh") || cannot_run "aarch64: no standard library for $target: \`rustup target add $target\` gives it"
     flags="--sysroot $sysroot"
   fi
 fi
@@ -77,8 +66,16 @@ if [ -n "$lint" ]; then
   cargo clippy --target "$target" --all-targets "$@" -- -D warnings
   exit
 fi
-for cpu in "${cpus[@]}"; do
-  echo "== cargo test --target $target on $cpu: $*"
-  export ${prefix}_RUNNER="qemu-aarch64-static -cpu $cpu -L /usr/aarch64-linux-gnu"
-  cargo test --target "$target" "$@"
+cargo=() of_tests=
+while [ $# -gt 0 ]; do
+  [ "$1" != -- ] || { shift; of_tests=$(printf ' %q' "$@"); break; }
+  cargo+=("$1")
+  shift
 done
+echo "== cargo test --target $target ${cargo[*]}, on ${cpus[*]}:$of_tests"
+programs=$(test_programs --target "$target" "${cargo[@]}" | longest_first "${LONGEST[@]}")
+for cpu in "${cpus[@]}"; do
+  while IFS=$'\t' read -r folder program; do
+    printf 'cd %q && qemu-aarch64-static -cpu %s -L /usr/aarch64-linux-gnu %q%s\n' "$folder" "$cpu" "$program" "$of_tests"
+  done <<<"$programs"
+done | together

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests of the CUDA backend without a GPU: its kernels compiled for the CPU by kernels/cuda/emulator, behind a libcuda.so.1
-# of the same folder. What its twins of PTX do of themselves, then every operation and every fault with the address sanitizer, once with threads in order and once
-# backwards; then tiny models end to end.
+# of the same folder. Every operation and every fault with the address sanitizer, once with threads in order and once
+# backwards, as what its twins of PTX do of themselves; tiny models end to end. As many programs run at once as there are CPUs.
 #
 #   scripts/cuda.sh            everything
 #   scripts/cuda.sh --library  only builds the library, and prints its folder
@@ -38,30 +38,40 @@ need_rust
 (cd kernels/cuda && sha256sum --quiet --check images/sources.sha256) ||
   { echo "the kernels have changed since they were compiled: run scripts/cubins.sh" >&2; exit 1; }
 folder=$target/cuda-emulator/sanitized
-library "$folder" -fsanitize=address
-library "$target/cuda-emulator"
-compile "$folder/fragments" -fsanitize=address kernels/cuda/emulator/fragments.cpp kernels/cuda/emulator/emulator.cpp
+mkdir -p "$folder"
+need g++:g++
+compiling=()
+library "$folder" -fsanitize=address & compiling+=($!)
+library "$target/cuda-emulator" & compiling+=($!)
+compile "$folder/fragments" -fsanitize=address kernels/cuda/emulator/fragments.cpp kernels/cuda/emulator/emulator.cpp &
+compiling+=($!)
+folder=$(realpath "$folder") plain=$(realpath "$target/cuda-emulator")
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
-sanitizer=$(g++ -print-file-name=libasan.so)
+sanitized="LD_LIBRARY_PATH='$folder' LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0"
 
-# programs PACKAGE TEST... builds tests and prints their paths.
-programs() {
-  local log=$target/cuda-emulator/build.log package=$1
-  shift
-  cargo test --locked -p "$package" --features "$package/cuda" --no-run --message-format json "${@/#/--test=}" 2>"$log" |
-    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 || { cat "$log" >&2; return 1; }
-}
+tests=(agreement best choose cuda_errors cuda_memory cuda_steps delta drafter heads images model recurrent sounds speculation
+  whole_sequences)
+programs=$(test_programs --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib "${tests[@]/#/--test=}" |
+  longest_first agreement whole_sequences model delta cuda_steps)
+for process in "${compiling[@]}"; do
+  wait "$process"
+done
 
-cargo test --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib -- cuda:: device::
-kernels=$(programs muse-kernels agreement best choose cuda_errors cuda_memory cuda_steps delta heads images sounds whole_sequences)
-models=$(programs muse-runtime model recurrent images sounds drafter speculation cuda_memory cuda_steps)
-for order in forwards backwards; do
-  echo "threads $order"
-  MUSE_EMULATOR_ORDER=$order "$folder/fragments"
-  for program in $kernels; do
-    LD_LIBRARY_PATH=$folder LD_PRELOAD=$sanitizer ASAN_OPTIONS=detect_leaks=0 MUSE_EMULATOR_ORDER=$order "$program"
+# commands prints how each program is run.
+commands() {
+  local at program order
+  while IFS=$'\t' read -r at program; do
+    case $at/:$program in
+      */deps/muse_*) echo "cd '$at' && '$program' cuda:: device::" ;;
+      */runtime/:*) echo "cd '$at' && LD_LIBRARY_PATH='$plain' '$program' cuda" ;;
+      *)
+        for order in forwards backwards; do
+          echo "cd '$at' && $sanitized MUSE_EMULATOR_ORDER=$order '$program'"
+        done ;;
+    esac
   done
-done
-for program in $models; do
-  LD_LIBRARY_PATH=$target/cuda-emulator "$program" cuda
-done
+  for order in forwards backwards; do
+    echo "MUSE_EMULATOR_ORDER=$order '$folder/fragments'"
+  done
+}
+commands <<<"$programs" | together

