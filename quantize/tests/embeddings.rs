@@ -112,7 +112,7 @@ fn few_bits_cost_what_their_steps_do() {
             wrong.extend(beyond.into_iter().map(|group| format!("{name} {bits:?} {group}")));
             let answer = |file: &Path, backend| vectors(engine(file, backend, 3).as_mut(), &golden);
             let (actual, most) = rounding_of_activations(file.path(), answer);
-            println!("{name} {bits:?}: reference and cpu {actual:.4?} of a deviation, at most {most:.4}");
+            println!("{name} {bits:?}: cpu and reference {actual:.4?} of a deviation, at most {most:.4}");
             if !actual.iter().all(|error| *error <= most) {
                 wrong.push(format!("{name} {bits:?}: {actual:.4?}, at most {most:.4}"));
             }

@@ -8,6 +8,7 @@ use cap::Cap;
 use muse_format::{Layout, Spec};
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Draft, Image, LoadOptions, Mapped, Medium, Sound, load_mapped, plan};
+use support::sweep::sweep;
 use support::{
     Rng, byte_text, chain, drafter, embedding_decoder, encoder, everything, gated, hearing, latent,
     latent_chain, mixture, seeing, seeing_jointly, seeing_jointly_everywhere, seeing_with_a_class, shared,
@@ -19,7 +20,8 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 #[test]
 fn the_plan_is_what_is_allocated_and_steps_add_nothing() {
-    for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
+    // The reference is the same code on every CPU.
+    for &backend in sweep(&[BackendChoice::Cpu, BackendChoice::Reference]) {
         for spec in [
             everything(),
             mixture(),

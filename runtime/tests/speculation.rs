@@ -10,6 +10,7 @@ use muse_runtime::{
     BackendChoice, Event, FinishReason, GenerateOptions, LoadOptions, Prompt, Scheduler, SchedulerOptions,
     SinkClosed, Speculation, Usage, load_mapped, open,
 };
+use support::sweep::sweep;
 use support::{ByteText, chain, drafter, everything, plain, recurrent, write};
 
 /// A prompt of the alphabet that [`ByteText`] has for 70 ids.
@@ -119,8 +120,8 @@ fn compare(name: &str, spec: &Spec, load: &LoadOptions, temperatures: &[f32]) ->
 
 #[test]
 fn the_reference_answers_the_same() {
-    for (name, spec) in [("plain", plain()), ("everything", everything())] {
-        compare(name, &spec, &load(BackendChoice::Reference, 32), &[0.0, 0.7, 1.2]);
+    for (name, spec) in sweep(&[("everything", everything()), ("plain", plain())]) {
+        compare(name, spec, &load(BackendChoice::Reference, 32), &[0.0, 0.7, 1.2]);
     }
 }
 
@@ -130,7 +131,7 @@ fn rings_lose_nothing_that_is_needed() {
     let mut spec = plain();
     spec.layers[0].attention_mut().unwrap().window = Some(5);
     spec.layers[1].attention_mut().unwrap().window = Some(13);
-    for batch_tokens in [4, 6, 8, 16] {
+    for &batch_tokens in sweep(&[4, 6, 8, 16]) {
         compare("rings", &spec, &load(BackendChoice::Reference, batch_tokens), &[0.7, 1.2, 2.0]);
     }
 }
@@ -162,8 +163,8 @@ fn a_chain_of_a_recurrent_model_changes_nothing_but_the_time() {
 
 fn changes_nothing(target: &Spec, drafter: &Spec, temperatures: &[f32]) {
     let file = write(drafter, Layout::F32, 5);
-    for (backend, batch_tokens) in
-        [(BackendChoice::Reference, 6), (BackendChoice::Reference, 32), (BackendChoice::Cpu, 16)]
+    for &(backend, batch_tokens) in
+        sweep(&[(BackendChoice::Cpu, 16), (BackendChoice::Reference, 6), (BackendChoice::Reference, 32)])
     {
         let alone = load(backend, batch_tokens);
         let with = LoadOptions { drafter: Some(file.path.clone()), ..alone.clone() };

@@ -5,6 +5,17 @@
 #[allow(dead_code)] // each test uses a part
 #[path = "../hosted/mod.rs"]
 pub mod hosted;
+#[path = "../sweep/mod.rs"]
+mod sweep;
+
+use muse_kernels::Features;
+
+/// The sets of features that a CPU backend is tested with: all that this machine has, and its own alone where every other is
+/// the own one of another emulated CPU. What needs no feature has run on x86-64, and does in unit tests.
+pub fn sets() -> impl Iterator<Item = Features> {
+    let most = if sweep::each_cpu_is_emulated() { 1 } else { usize::MAX };
+    Features::detect().and_weaker().take(most)
+}
 
 /// What rounding the factors of a prompt's attention may do to an output, in the mean of squares, where the backend that
 /// describes itself so rounds them: to bf16's 8 bits, or to f16's 11.
@@ -24,7 +35,7 @@ pub fn coarseness(name: &str) -> Option<f64> {
 /// Runs the block for each backend, called `$backend` in it.
 macro_rules! each_backend {
     (|$backend:ident| $test:block) => {
-        for features in muse_kernels::Features::detect().and_weaker() {
+        for features in each::sets() {
             for threads in [1, 3] {
                 let $backend = &mut muse_kernels::CpuBackend::with_features(threads, features);
                 $test

@@ -1,6 +1,9 @@
 //! What rounding may cost, from the size of a step: of weights when they are stored, of activations when they are
 //! multiplied.
 
+#[path = "../../../kernels/tests/sweep/mod.rs"]
+pub mod sweep;
+
 use std::path::Path;
 
 use half::f16;
@@ -9,6 +12,7 @@ use muse_runtime::{BackendChoice, Mapped};
 use tempfile::NamedTempFile;
 
 use crate::compared::{mean_error, median_error};
+use sweep::sweep;
 
 /// Values of a group of activations, and the largest integer that one becomes.
 const GROUP: f64 = 32.0;
@@ -90,9 +94,9 @@ fn with_floats(path: &Path, mut change: impl FnMut(f32) -> f32) -> NamedTempFile
     copy
 }
 
-/// How far a backend is from the same weights in f32, and what that may be: root mean squares, in standard deviations of
-/// each row of what `answer` gives of a file. Of a model that chooses, experts or positions, those of the middle row: a
-/// choice that falls otherwise changes a row by more than what was rounded.
+/// How far the CPU backend and the reference are from the same weights in f32, and what that may be: root mean squares, in
+/// standard deviations of each row of what `answer` gives of a file. Of a model that chooses, experts or positions, those of
+/// the middle row: a choice that falls otherwise changes a row by more than what was rounded.
 ///
 /// All that a backend rounds is activations, in groups of 32 to whole numbers up to 127 of the largest. The error of one is
 /// spread evenly over a step of `largest / 127`, and the largest is at most `sqrt(32)` times the group's root mean square:
@@ -103,7 +107,7 @@ fn with_floats(path: &Path, mut change: impl FnMut(f32) -> f32) -> NamedTempFile
 pub fn rounding_of_activations(
     file: &Path,
     answer: impl Fn(&Path, BackendChoice) -> Vec<Vec<f32>>,
-) -> ([f64; 2], f64) {
+) -> (Vec<f64>, f64) {
     let layers = Mapped::open(file).unwrap().spec.layers;
     let chooses = layers.iter().any(|layer| layer.experts.is_some() || layer.indexer().is_some());
     let error = if chooses { median_error } else { mean_error };
@@ -119,7 +123,9 @@ pub fn rounding_of_activations(
         let copy = with_floats(file, |w| (f64::from(w) * (1.0 + relative())) as f32);
         error(&plain, &answer(copy.path(), BackendChoice::Reference))
     };
-    let squares: f64 = (1..=3).map(|seed| noisy(seed).powi(2)).sum();
-    let actual = [BackendChoice::Reference, BackendChoice::Cpu];
-    (actual.map(|backend| error(&plain, &answer(file, backend))), (squares / 3.0).sqrt())
+    let seeds = sweep(&[1, 2, 3]);
+    let squares: f64 = seeds.iter().map(|seed| noisy(*seed).powi(2)).sum();
+    let actual = sweep(&[BackendChoice::Cpu, BackendChoice::Reference]);
+    let actual = actual.iter().map(|backend| error(&plain, &answer(file, *backend)));
+    (actual.collect(), (squares / seeds.len() as f64).sqrt())
 }

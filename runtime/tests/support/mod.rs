@@ -5,6 +5,8 @@ pub mod naive;
 mod naive_delta_net;
 mod naive_latent;
 pub mod perceived;
+#[path = "../../../kernels/tests/sweep/mod.rs"]
+pub mod sweep;
 
 use std::fs::File;
 use std::path::PathBuf;
