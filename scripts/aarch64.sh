@@ -73,9 +73,9 @@ while [ $# -gt 0 ]; do
   shift
 done
 echo "== cargo test --target $target ${cargo[*]}, on ${cpus[*]}:$of_tests"
-programs=$(test_programs --target "$target" "${cargo[@]}" | longest_first "${LONGEST[@]}")
+programs=$(test_programs --target "$target" "${cargo[@]}")
 for cpu in "${cpus[@]}"; do
   while IFS=$'\t' read -r folder program; do
     printf 'cd %q && qemu-aarch64-static -cpu %s -L /usr/aarch64-linux-gnu %q%s\n' "$folder" "$cpu" "$program" "$of_tests"
   done <<<"$programs"
-done | together
+done | longest_first "${LONGEST[@]}" | together

@@ -51,8 +51,7 @@ sanitized="LD_LIBRARY_PATH='$folder' LD_PRELOAD=$(g++ -print-file-name=libasan.s
 
 tests=(agreement best choose cuda_errors cuda_memory cuda_steps delta drafter heads images model recurrent sounds speculation
   whole_sequences)
-programs=$(test_programs --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib "${tests[@]/#/--test=}" |
-  longest_first agreement whole_sequences model delta cuda_steps)
+programs=$(test_programs --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib "${tests[@]/#/--test=}")
 for process in "${compiling[@]}"; do
   wait "$process"
 done
@@ -74,4 +73,4 @@ commands() {
     echo "MUSE_EMULATOR_ORDER=$order '$folder/fragments'"
   done
 }
-commands <<<"$programs" | together
+commands <<<"$programs" | longest_first agreement whole_sequences model delta cuda_steps | together

@@ -48,15 +48,17 @@ test_programs() {
   sed -n '/"profile":{[^}]*"test":true}/ s|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"executable":"\([^"]*\)".*|\1\t\2|p' <<<"$messages"
 }
 
-# longest_first NAME... moves the lines of the test programs of these names to the front: what takes longest must not
-# begin last.
+# longest_first NAME... moves the lines that run the test programs of these names to the front, in the order of the names:
+# what takes longest must not begin last.
 longest_first() {
-  local lines pattern
+  local lines name pattern
   lines=$(cat)
-  pattern=$(printf '|/%s-[0-9a-f]+' "$@")
-  pattern="(${pattern#|})( |\$)"
-  grep -E "$pattern" <<<"$lines" || true
-  grep -vE "$pattern" <<<"$lines" || true
+  for name in "$@"; do
+    pattern="/$name-[0-9a-f]+['\"]?( |\$)"
+    grep -E "$pattern" <<<"$lines" || true
+    lines=$(grep -vE "$pattern" <<<"$lines" || true)
+  done
+  [ -z "$lines" ] || printf '%s\n' "$lines"
 }
 
 # together reads commands, one a line, and runs as many at once as there are CPUs, whatever becomes of the others. What a

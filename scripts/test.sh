@@ -4,7 +4,7 @@
 # or with sudo).
 #
 # A step that cannot run here (no network, no root, a package that left the mirror) is listed as NOT RUN with its reason;
-# nothing else is skipped. The last line is "N passed, M failed"; the status is 0 where M is 0.
+# nothing else is skipped, but that under emulation sweeps over what no CPU changes run one case (kernels/tests/sweep). The last line is "N passed, M failed"; the status is 0 where M is 0.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

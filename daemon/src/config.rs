@@ -57,7 +57,8 @@ pub struct Engine {
     /// `cpu`, `cuda` or `reference`. Nothing else is tried where the one that is named cannot be used, but as
     /// `cpu_fallback` says.
     pub backend: BackendChoice,
-    /// Whether a model that the GPU cannot run is run on the CPU, which its status then says with the reason.
+    /// Whether a model that the GPU cannot run is run on the CPU, which its status then says with the reason. One that is
+    /// over the budget is refused all the same.
     pub cpu_fallback: bool,
     /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.
     #[serde(deserialize_with = "some_bounded::<1, 1024, _>")]

@@ -77,11 +77,11 @@ fn a_device_is_reported() {
     for (plan, expected) in [
         (
             "",
-            "emulated, compute capability 8.7, kernels compiled for it; memory shared with the system; driver for CUDA 12.6",
+            "emulated, compute capability 8.7, kernels compiled for it; memory shared with the system, files can be read in place; driver for CUDA 12.6",
         ),
         (
             "sm=90 driver=13020 integrated=0 memory=104857600",
-            "emulated, compute capability 9.0, kernels that its driver compiles; 100 of 100 MiB free; driver for CUDA 13.2",
+            "emulated, compute capability 9.0, kernels that its driver compiles; 100 of 100 MiB free, weights are copied; driver for CUDA 13.2",
         ),
     ] {
         assert_eq!(outcome_of("report", plan, true), expected);

@@ -77,7 +77,8 @@ pub struct LoadOptions {
     /// By default one a core.
     pub threads: Option<usize>,
     pub backend: BackendChoice,
-    /// Whether a model that a GPU cannot run is run on the CPU; [`ModelInfo::backend`](crate::ModelInfo::backend) says why.
+    /// Whether a model that a GPU cannot run is run on the CPU, in the file's mapping;
+    /// [`ModelInfo::backend`](crate::ModelInfo::backend) says why. One that is over the budget is refused all the same.
     pub cpu_fallback: bool,
     pub weights: Placement,
     /// The file of what drafts for the model, for [`load`] and [`open`].
@@ -279,7 +280,9 @@ pub fn load_mapped(
                 tracing::warn!(
                     "{path} runs on the CPU, as cpu_fallback allows: the GPU cannot run it: {reason}"
                 );
-                let options = LoadOptions { backend: BackendChoice::Cpu, ..options.clone() };
+                // For a GPU nothing was copied or reserved.
+                let (backend, weights) = (BackendChoice::Cpu, Placement::Mapped);
+                let options = LoadOptions { backend, weights, ..options.clone() };
                 on_cpu(mapped, &options, Some(&reason), text)
             }
             done => done,

@@ -14,6 +14,8 @@ pub struct LogitRows {
     pub logits: Vec<f32>, // (logit_rows, vocab)
     /// Whether `logits` are those of the last step; else `best` are.
     pub whole: bool,
+    /// Why logits that were asked for behind the last step did not come.
+    pub failed: Option<BackendError>,
 }
 
 impl LogitRows {
@@ -26,6 +28,7 @@ impl LogitRows {
             best: vec![0.0; rows * Best::WIDTH],
             logits: vec![0.0; rows * vocab],
             whole: false,
+            failed: None,
         }
     }
 
@@ -55,11 +58,15 @@ impl Row<'_> {
     }
 
     /// All of it, `(vocab)`.
-    pub(crate) fn logits(&mut self) -> Result<&mut [f32], BackendError> {
+    pub(crate) fn logits(&mut self) -> Result<&mut [f32], String> {
         let Self { engine, rows, index } = self;
         if !rows.whole {
             let wanted = rows.temperatures.len();
-            engine.read_logits(rows.logits(wanted))?;
+            if let Err(error) = engine.read_logits(rows.logits(wanted)) {
+                let shown = format!("the model failed: {error}");
+                rows.failed = Some(error);
+                return Err(shown);
+            }
             rows.whole = true;
         }
         Ok(&mut rows.logits[*index * rows.vocab..][..rows.vocab])

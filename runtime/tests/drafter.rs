@@ -306,7 +306,7 @@ fn files_that_do_not_go_together_are_refused_with_both_numbers() {
 #[cfg(feature = "cuda")]
 #[test]
 fn the_cuda_backend_drafts_the_same() {
-    for drafter in [drafter(), chain()] {
+    for drafter in [drafter(), chain(), latent_chain()] {
         let (target, file) = (write(&everything(), Layout::F32, 3), write(&drafter, Layout::F32, 4));
         let tokens = Rng(9).tokens(24, 70);
         let [expected, actual] = [BackendChoice::Reference, BackendChoice::Cuda].map(|backend| {

@@ -173,7 +173,7 @@ fn npu(root: &Path) -> Check {
     }
 }
 
-/// What is said of the configuration, and the backend that it chooses.
+/// What is said of the configuration, and the backend that models run on by it.
 fn configuration(root: &Path, path: Option<&Path>, session: bool) -> (Vec<Check>, BackendChoice) {
     let default = root.join(crate::args::CONFIG.trim_start_matches('/'));
     let (config, found) = match path.or(default.exists().then_some(&*default)) {
@@ -187,9 +187,13 @@ fn configuration(root: &Path, path: Option<&Path>, session: bool) -> (Vec<Check>
             }
         },
     };
-    let backend = cuda(root, &config.engine);
-    let checks = vec![Check::ok("config", found), backend, models_folder(&config.models_dir, session)];
-    (checks, config.engine.backend)
+    let cuda = cuda(root, &config.engine);
+    let backend = match (config.engine.backend, cuda.state) {
+        (BackendChoice::Cuda, State::Note) => BackendChoice::Cpu,
+        (backend, _) => backend,
+    };
+    let checks = vec![Check::ok("config", found), cuda, models_folder(&config.models_dir, session)];
+    (checks, backend)
 }
 
 /// Whether the kernels that models would run on compute what they should on this machine.
@@ -289,6 +293,14 @@ mod tests {
         let allowed = cuda(root.path(), &engine(BackendChoice::Cuda, true));
         assert_eq!(allowed.state, State::Note);
         assert!(allowed.found.contains("this build has no CUDA"), "{}", allowed.found);
+        let file = root.path().join("mused.toml");
+        let write =
+            |rest: &str| std::fs::write(&file, format!("[engine]\nbackend = \"cuda\"\n{rest}")).unwrap();
+        let chosen = || configuration(root.path(), Some(&file), true).1;
+        write("");
+        assert_eq!(chosen(), BackendChoice::Cuda);
+        write("cpu_fallback = true");
+        assert_eq!(chosen(), BackendChoice::Cpu, "whose kernels are what is to be tried");
         let not_asked = cuda(root.path(), &engine(BackendChoice::Cpu, false));
         assert_eq!((not_asked.state, &*not_asked.found), (State::Note, "libcuda.so.1 is not installed"));
     }

@@ -20,7 +20,7 @@ pub(super) const PROMPT: usize = 64;
 /// Bytes of what a graph reads of the host.
 pub(super) const INPUTS_BYTES: u64 = 64 << 10;
 
-/// Bytes that a driver may take for graphs of steps, all together.
+/// Bytes that a driver may take for the graphs of steps that are kept, all together.
 pub(super) const GRAPHS_BYTES: u64 = 64 << 20;
 
 /// Bytes of `rows` rows of `cols` activations in 8 bits, with their scales.

@@ -153,8 +153,9 @@ impl CudaBackend {
             .map(|range| Registered::new(&self.context, bytes, range).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let seen = own.iter().max_by_key(|piece| piece.range.len()).map(|piece| self.probe(piece));
+        let seen = seen.unwrap_or(Ok(CudaSharing { in_place: 0.0, copied: 0.0 }))?;
         self.shared.extend(own);
-        seen.unwrap_or(Ok(CudaSharing { in_place: 0.0, copied: 0.0 }))
+        Ok(seen)
     }
 
     /// Where `bytes` lie, where they are of what is shared.

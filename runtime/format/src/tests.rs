@@ -484,7 +484,7 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
     fn video(v: &mut Vision) -> &mut Video {
         v.video.as_mut().unwrap()
     }
-    let cases: [(&str, Change); 36] = [
+    let cases: [(&str, Change); 37] = [
         ("vision.token", |v| v.blank = u32::MAX),
         ("vision.scale", |v| v.scale = Some(0.0)),
         ("vision.adapter_dim", |v| v.join = Join::Mean { standardized: false, rooted: true }),
@@ -509,6 +509,7 @@ fn a_tower_is_checked_by_the_name_of_its_field() {
         ("vision.heads", |v| v.heads = 0),
         ("vision.dim", |v| v.dim = 9),
         ("vision.frequencies", |v| v.frequencies = 2),
+        ("vision.frequencies", |v| v.frequencies = 1 << 30),
         ("vision.merge", |v| v.merge = 17),
         ("vision.norm_eps", |v| v.norm_eps = -1.0),
         ("vision.outer_norm_eps", |v| v.outer_norm_eps = f32::INFINITY),

@@ -227,7 +227,7 @@ impl Answer {
         if let Some(token) = best.and_then(|best| self.sampler.sample_best(best)) {
             return Ok(token);
         }
-        let logits = row.logits().map_err(|error| format!("the model failed: {error}"))?;
+        let logits = row.logits()?;
         // A schema is for the text: it waits while the model reasons, and lets it begin to.
         let free = self.reader.reasoning_token();
         let constraint = self.request.constraint.as_mut().filter(|_| self.reader.is_text());

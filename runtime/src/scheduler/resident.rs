@@ -209,7 +209,7 @@ impl Resident {
         for (at, end) in ends {
             self.end(at, end);
         }
-        match failure {
+        match failure.or(self.rows.failed.take()) {
             Some(error) if error.is_final() => Err(Broken::Failed(error.to_string())),
             _ => Ok(()),
         }

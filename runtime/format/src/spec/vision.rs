@@ -345,7 +345,7 @@ impl Vision {
         if !self.dim.is_multiple_of(self.heads) || !self.head_dim().is_multiple_of(2) {
             return refuse("dim", self.dim.to_string(), "it must be heads times an even width");
         }
-        if 4 * self.frequencies > self.head_dim() {
+        if self.frequencies > self.head_dim() / 4 {
             let rule = "pairs of both coordinates must fit a head";
             return refuse("frequencies", self.frequencies.to_string(), rule);
         }
