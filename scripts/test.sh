@@ -78,7 +78,7 @@ on_avx512() {
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 step "formatting" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
-step "lints, CUDA" cargo clippy -p muse-kernels -p muse-runtime -p mused --features mused/cuda --all-targets --locked -- -D warnings
+step "lints, CUDA" cargo clippy -p muse-kernels -p muse-runtime -p mused -p muse-benches --features mused/cuda,muse-benches/cuda --all-targets --locked -- -D warnings
 step "lints, aarch64" scripts/aarch64.sh --lint -- --locked -p muse-kernels
 step "tests, x86-64" cargo test --workspace --locked --no-fail-fast
 step "tests, aarch64 under qemu" on_aarch64

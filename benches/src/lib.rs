@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cold;
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod disk;
 pub mod measure;
 pub mod neighbour;

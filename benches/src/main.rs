@@ -107,6 +107,9 @@ struct Arguments {
     /// Run the reference backend, which is slow and exact
     #[arg(long)]
     reference: bool,
+    /// Run on the first NVIDIA GPU, beside a probe of its memory; threads do not matter then
+    #[arg(long, conflicts_with_all = ["reference", "copy", "reserved", "threads", "neighbour"])]
+    cuda: bool,
     /// Measure instead, on all threads, steps of several rows and, with a file, answers with and without speculation
     #[arg(long)]
     speculation: bool,
@@ -140,6 +143,7 @@ impl Arguments {
     fn threads(&self) -> Vec<usize> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self.threads.as_slice() {
+            _ if self.cuda => vec![1],
             [] if cores > 1 => vec![1, cores],
             [] => vec![1],
             given => given.to_vec(),
@@ -154,6 +158,14 @@ impl Arguments {
         }
     }
 
+    fn backend(&self) -> BackendChoice {
+        match (self.reference, self.cuda) {
+            (true, _) => BackendChoice::Reference,
+            (_, true) => BackendChoice::Cuda,
+            _ => BackendChoice::Cpu,
+        }
+    }
+
     fn load_options(&self, threads: Option<usize>) -> LoadOptions {
         LoadOptions {
             context: Some(self.depth.saturating_add(self.prompt.max(self.answer)).max(1)),
@@ -163,7 +175,7 @@ impl Arguments {
             cache: self.cache,
             memory_budget: self.memory.map(|mib| mib << 20),
             expert_memory: self.expert_memory.map(|mib| mib << 20),
-            backend: if self.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
+            backend: self.backend(),
             weights: self.placement(),
             drafter: self.drafter.clone(),
             ..LoadOptions::default()
@@ -263,7 +275,8 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
     if arguments.speculation {
         let threads = arguments.threads.iter().copied().max();
         let drafter = arguments.drafter.clone();
-        let options = LoadOptions { context: Some(1024), threads, drafter, ..LoadOptions::default() };
+        let (context, backend) = (Some(1024), arguments.backend());
+        let options = LoadOptions { context, threads, drafter, backend, ..LoadOptions::default() };
         let answers = arguments.synthetic.is_none();
         print(arguments, &speculation::measure(file, answers, &options, arguments.rounds)?);
         return Ok(());
@@ -288,12 +301,16 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
             (None, rates.collect())
         }
     };
+    #[cfg(feature = "cuda")]
+    let device = arguments.cuda.then(muse_benches::device::DeviceProbe::new).transpose()?;
     let (mut rows, mut backend) = (Vec::new(), String::new());
     for (i, threads) in threads.into_iter().enumerate() {
         let ceiling = match &probe {
             Some(probe) => Ceiling::Memory(probe),
             None => Ceiling::Disk { path: file, memory: memory[i] },
         };
+        #[cfg(feature = "cuda")]
+        let ceiling = device.as_ref().map_or(ceiling, Ceiling::Device);
         let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), random::no_text())?;
         backend.clone_from(&engine.info().backend);
         measure::fill(&mut *engine, plan.slots, arguments.depth)?;

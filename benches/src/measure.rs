@@ -49,6 +49,9 @@ pub struct FlashRates {
 pub enum Ceiling<'a> {
     /// Memory, which is read in between.
     Memory(&'a Probe),
+    /// That of a GPU.
+    #[cfg(feature = "cuda")]
+    Device(&'a crate::device::DeviceProbe),
     /// The disk that the file at this path is on, read in between, beside a rate of memory that was measured before: the
     /// probe's buffer would take the place of experts.
     Disk { path: &'a Path, memory: f64 },
@@ -123,6 +126,8 @@ pub fn rates(
     for round in 0..=lengths.rounds {
         match ceiling {
             Ceiling::Memory(probe) => memory = memory.max(probe.read(threads)),
+            #[cfg(feature = "cuda")]
+            Ceiling::Device(probe) => memory = memory.max(probe.read()?),
             Ceiling::Disk { path, memory: before } => {
                 memory = *before;
                 disk = disk.max(disk::probe(path, round.into()).map_err(BenchError::Read)?);
