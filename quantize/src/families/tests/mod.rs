@@ -135,10 +135,19 @@ fn checkpoint(config: Map<String, Value>, tensors: &[(&str, usize, usize)]) -> C
 /// Asks that each of `cases`, a key with a value in what `config` makes of changes, is refused by the key's name under
 /// `part`. A value of a key with a dot is that of what stands before it.
 fn refused(part: &str, cases: &[(&str, Value)], config: impl Fn(&Value) -> Map<String, Value>) {
+    refused_by(part, cases, |changes| spec(config(changes)));
+}
+
+/// The same of what `read` makes of changes.
+fn refused_by<T: std::fmt::Debug>(
+    part: &str,
+    cases: &[(&str, Value)],
+    read: impl Fn(&Value) -> Result<T, ImportError>,
+) {
     let mut failures = Vec::new();
     for (key, value) in cases {
         let (outer, _) = key.split_once('.').unwrap_or((key, ""));
-        match spec(config(&json!({ outer: value }))) {
+        match read(&json!({ outer: value })) {
             Err(ImportError::Config { key: named, .. }) if named == format!("{part}{key}") => {}
             other => failures.push(format!("{key} = {value}: {other:?}")),
         }

@@ -1,7 +1,7 @@
 use muse_format::{Fit, Taken, Vision};
 use serde_json::{Map, Value, json};
 
-use super::{checkpoint, family, refused, spec, with};
+use super::{checkpoint, family, refused, refused_by, spec, with};
 use crate::checkpoint::ImportError;
 use crate::families::{self, Config, Origin, Transform, import};
 
@@ -149,13 +149,9 @@ fn an_image_processor_agrees_with_the_tower_or_is_refused() {
         ("image_std", json!([0.5, 0.5, 0])),
         ("do_pad", json!(true)),
     ];
-    for (key, value) in cases {
-        let mut processor = published.clone();
-        processor[key] = value;
-        let error = read(processor).expect_err(key);
-        let key = format!("preprocessor_config.json: {key}");
-        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
-    }
+    refused_by("preprocessor_config.json: ", &cases, |changes| {
+        read(Value::Object(with(published.clone(), changes)))
+    });
 }
 
 #[test]
@@ -180,26 +176,24 @@ fn a_video_processor_says_how_many_frames_are_taken_or_is_refused() {
     assert_eq!((video.rate, video.frames_max, video.tokens_max), (0.5, 8, 64));
     // What is said of images alone holds for videos too where they have no file.
     assert_eq!(read(json!({"max_image_tokens": 1024, "patch_size": 14})).expect("of images"), silent);
-    for (key, value) in [
-        ("do_sample_frames", json!(false)),
-        ("fps", json!(0)),
-        ("num_frames", json!(0)),
-        ("max_video_frame_tokens", json!(0)),
-        ("frame_timestamp_format", json!("{timestamp:.2f}")),
-        ("image_mean", json!([0.5, 0.5, 0.25])),
-        ("image_std", json!([0.5, 0.5, 0.25])),
-        ("size", json!({"height": 3})),
-        ("resample", json!(3)),
-        ("patch_size", json!(16)),
-        ("do_center_crop", json!(true)),
-        ("do_pad", json!(true)),
-    ] {
-        let mut processor = published.clone();
-        processor[key] = value;
-        let error = read(processor).expect_err(key);
-        let key = format!("video_preprocessor_config.json: {key}");
-        assert!(matches!(&error, ImportError::Config { key: named, .. } if *named == key), "{error}");
-    }
+    refused_by(
+        "video_preprocessor_config.json: ",
+        &[
+            ("do_sample_frames", json!(false)),
+            ("fps", json!(0)),
+            ("num_frames", json!(0)),
+            ("max_video_frame_tokens", json!(0)),
+            ("frame_timestamp_format", json!("{timestamp:.2f}")),
+            ("image_mean", json!([0.5, 0.5, 0.25])),
+            ("image_std", json!([0.5, 0.5, 0.25])),
+            ("size", json!({"height": 3})),
+            ("resample", json!(3)),
+            ("patch_size", json!(16)),
+            ("do_center_crop", json!(true)),
+            ("do_pad", json!(true)),
+        ],
+        |changes| read(Value::Object(with(published.clone(), changes))),
+    );
 }
 
 #[test]
