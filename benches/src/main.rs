@@ -291,27 +291,28 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
     let options = arguments.load_options(None);
     let mapped = place(open(file, &options)?, &options)?;
     let plan = muse_runtime::plan(&mapped, &options)?;
-    let probe = Probe::new().map_err(BenchError::Probe)?;
+    let probe = (!arguments.cuda).then(Probe::new).transpose().map_err(BenchError::Probe)?;
     // The probe's buffer would take the place of experts.
-    let (probe, memory) = match plan.experts_on_flash {
-        None => (Some(probe), Vec::new()),
-        Some(_) => {
+    let (probe, memory) = match (probe, plan.experts_on_flash) {
+        (Some(probe), Some(_)) => {
             let rates =
                 threads.iter().map(|threads| (0..5).map(|_| probe.read(*threads)).fold(0.0, f64::max));
             (None, rates.collect())
         }
+        (probe, _) => (probe, Vec::new()),
     };
     #[cfg(feature = "cuda")]
     let device = arguments.cuda.then(muse_benches::device::DeviceProbe::new).transpose()?;
     let (mut rows, mut backend) = (Vec::new(), String::new());
     for (i, threads) in threads.into_iter().enumerate() {
+        // Where there is no such GPU this says so.
+        let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), random::no_text())?;
         let ceiling = match &probe {
             Some(probe) => Ceiling::Memory(probe),
+            #[cfg(feature = "cuda")]
+            None if arguments.cuda => Ceiling::Device(device.as_ref().expect("made above")),
             None => Ceiling::Disk { path: file, memory: memory[i] },
         };
-        #[cfg(feature = "cuda")]
-        let ceiling = device.as_ref().map_or(ceiling, Ceiling::Device);
-        let mut engine = load_mapped(&mapped, &arguments.load_options(Some(threads)), random::no_text())?;
         backend.clone_from(&engine.info().backend);
         measure::fill(&mut *engine, plan.slots, arguments.depth)?;
         for parallel in arguments.parallel.iter().copied() {
