@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Compiles kernels/cuda/module.cu to what the program embeds, kernels/cuda/images/, with NVIDIA's compilers from PyPI (x86-64, no GPU needed).
+# Compiles kernels/cuda/module.cu to what the program embeds, kernels/cuda/images/*.gz, with NVIDIA's compilers from PyPI (x86-64, no GPU needed).
 # Run it after every change of a .cu or .cuh file; scripts/cuda.sh checks images/sources.sha256.
 #
 #   compute_80.ptx  12.6's NVRTC. Any GPU from sm_80 on, by the driver's own compiler: the fallback.
 #   sm_87.cubin     12.6: the Orins under JetPack 6, whose driver refuses what 13.x makes.
+#   sm_90.cubin     12.6: H100, H200 and GH200, under drivers as old.
 #   sm_110.cubin    13.0's nvcc: Thor.
+#   sm_120.cubin    13.0's nvcc: GeForce RTX 50, RTX PRO and GB10.
 #
-# It compiles for sm_80, sm_90 and sm_120 too, fails where ptxas spills a register anywhere, and writes what each kernel
-# takes to images/registers.txt.
+# It compiles for sm_80 too, fails where ptxas spills a register anywhere, and writes what each kernel takes to
+# images/registers.txt.
 #
 #   scripts/cubins.sh          writes the images
 #   scripts/cubins.sh --check  fails where they are not what the sources make
@@ -84,29 +86,35 @@ cuda12=$tools/12.6/nvidia cuda13=$tools/13.0/nvidia/cu13
 chmod +x "$cuda12"/cuda_nvcc/bin/* "$cuda13"/bin/* "$cuda13"/nvvm/bin/*
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-images=$committed
-[ "${1:-}" != --check ] || images=$work/images
+images=$work/images
 mkdir -p "$images"
 
 compiling=()
-for sm in 90 110 120; do
-  "$cuda13/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_$sm -Xptxas -v -I"$kernels" -o "$work/sm_$sm.cubin" \
+for sm in 110 120; do
+  "$cuda13/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_$sm -Xptxas -v -I"$kernels" -o "$images/sm_$sm.cubin" \
     "$kernels/module.cu" 2>"$work/sm_$sm" &
   compiling+=($!)
 done
-ptx compute_80 "$images/compute_80.ptx"
-"$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_80 -v -o /dev/null "$images/compute_80.ptx" 2>"$work/sm_80"
-ptx compute_87 "$work/sm_87.ptx"
-"$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_87 -v -o "$images/sm_87.cubin" "$work/sm_87.ptx" 2>"$work/sm_87"
+for sm in 80 87 90; do
+  ptx compute_$sm "$work/compute_$sm.ptx"
+  "$cuda12/cuda_nvcc/bin/ptxas" -arch=sm_$sm -v -o "$work/sm_$sm.cubin" "$work/compute_$sm.ptx" 2>"$work/sm_$sm"
+done
 for process in "${compiling[@]}"; do
   wait "$process" || { cat "$work"/sm_* >&2; exit 1; }
 done
-cp "$work/sm_110.cubin" "$images/"
+mv "$work"/{compute_80.ptx,sm_87.cubin,sm_90.cubin} "$images/"
 for sm in 80 87 90 110 120; do
   check sm_$sm "$work/sm_$sm"
 done >"$images/registers.txt"
 (cd "$kernels" && LC_ALL=C sha256sum ./*.cu ./*.cuh) >"$images/sources.sha256"
-if [ "$images" != "$committed" ]; then
-  diff -r "$committed" "$images" || { echo "the images are old: run scripts/cubins.sh" >&2; exit 1; }
+if [ "${1:-}" = --check ]; then
+  # What is compressed is compared: other versions of gzip may write other bytes of the same.
+  cp -r "$committed" "$work/committed"
+  gzip -d "$work"/committed/*.gz
+  diff -r "$work/committed" "$images" || { echo "the images are old: run scripts/cubins.sh" >&2; exit 1; }
+else
+  gzip -9n "$images"/*.ptx "$images"/*.cubin
+  rm -f "$committed"/*
+  cp "$images"/* "$committed/"
 fi
-ls -l "$images"
+ls -l "$committed"

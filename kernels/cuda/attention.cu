@@ -225,8 +225,9 @@ attention_merge(float* out, const float* parts, u32 splits, u32 head_dim, u32 ro
   for (u32 i = threadIdx.x; i < head_dim; i += THREADS) out[static_cast<u64>(blockIdx.x) * head_dim + i] = sums[i] / total;
 }
 
+// Of few queries 6 blocks fit a processor, 85 registers; left to itself ptxas 12.6 takes 64 for sm_90, and spills.
 #define KERNELS(name, Key, Value)                                                                                \
-  extern "C" __global__ void __launch_bounds__(THREADS) attention_##name##_4(Attention a, Cache cache) {         \
+  extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_##name##_4(Attention a, Cache cache) {      \
     attention<Key, Value, 4>(a, cache);                                                                          \
   }                                                                                                              \
   extern "C" __global__ void __launch_bounds__(THREADS) attention_##name##_8(Attention a, Cache cache) {         \

@@ -53,11 +53,17 @@ fn each_fault_has_its_error() {
     let right = "[96.0, 96.0, 96.0]";
     let cases = [
         ("", right),
-        ("sm=90", right), // by the PTX
+        ("sm=90", right),
+        ("sm=86", right),  // by the PTX
+        ("sm=110", right), // the same: a driver of 12.6 does not take a cubin of 13.0
+        ("sm=86 ptx=0", "kernels for sm_86: CUDA_ERROR_INVALID_PTX: ptxas error : no"),
+        (
+            "sm=110 ptx=0",
+            "kernels for sm_110: CUDA_ERROR_INVALID_IMAGE; compiling them: CUDA_ERROR_INVALID_PTX: ptxas error : no",
+        ),
         ("devices=0", "CUDA: the driver finds no GPU (CUDA_ERROR_NO_DEVICE)"),
         ("driver=11040", "CUDA: the driver is for CUDA 11.4 and 12.6 is needed"),
         ("sm=75", "CUDA: emulated is sm_75; kernels are for sm_80 and newer"),
-        ("sm=110", "does not take this build's kernels for sm_110: CUDA_ERROR_NO_BINARY_FOR_GPU"),
         ("missing=rms_norm", "kernels lack `rms_norm`: CUDA_ERROR_NOT_FOUND"),
         ("memory=1000", "256 bytes could not be allocated"),
         ("memory=100", "768 bytes could not be allocated"),
@@ -74,16 +80,37 @@ fn each_fault_has_its_error() {
 
 #[test]
 fn a_device_is_reported() {
+    let ended = |text: &str| {
+        format!("{text}; memory shared with the system, files can be read in place; driver for CUDA ")
+    };
     for (plan, expected) in [
+        ("", ended("emulated, compute capability 8.7, kernels compiled for it") + "12.6"),
+        ("sm=90", ended("emulated, compute capability 9.0, kernels compiled for it") + "12.6"),
+        ("sm=110 driver=13000", ended("emulated, compute capability 11.0, kernels compiled for it") + "13.0"),
+        ("sm=121 driver=13000", ended("emulated, compute capability 12.1, kernels compiled for it") + "13.0"),
         (
-            "",
-            "emulated, compute capability 8.7, kernels compiled for it; memory shared with the system, files can be read in place; driver for CUDA 12.6",
+            "sm=120",
+            ended(
+                "emulated, compute capability 12.0, kernels that its driver compiles, as it refused those compiled for it \
+                 (CUDA_ERROR_INVALID_IMAGE)",
+            ) + "12.6",
         ),
         (
-            "sm=90 driver=13020 integrated=0 memory=104857600",
-            "emulated, compute capability 9.0, kernels that its driver compiles; 100 of 100 MiB free, weights are copied; driver for CUDA 13.2",
+            "sm=86 driver=13020 integrated=0 memory=104857600",
+            "emulated, compute capability 8.6, kernels that its driver compiles; 100 of 100 MiB free, weights are copied; \
+             driver for CUDA 13.2"
+                .to_owned(),
         ),
     ] {
         assert_eq!(outcome_of("report", plan, true), expected);
     }
+}
+
+/// NVIDIA's variable has a driver take no cubin, so that a device can try what the PTX computes.
+#[test]
+fn the_ptx_can_be_asked_for() {
+    let mut child = child("report", "");
+    child.env("CUDA_FORCE_PTX_JIT", "1");
+    let found = outcomes(child).remove(0);
+    assert!(found.contains("as it refused those compiled for it (CUDA_ERROR_NO_BINARY_FOR_GPU)"), "{found}");
 }

@@ -1,6 +1,6 @@
 // A libcuda.so.1 without a device: what the backend calls of the driver, on the emulator.
 //
-// MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`,
+// MUSE_EMULATOR says what goes wrong, read by cuInit, as words: `devices=0`, `driver=11040` (its version), `sm=75`, `ptx=0` (none is compiled),
 // `memory=BYTES` (of the device), `integrated=0` (memory of its own), `register=0` and `read_only=0` (no memory of others is
 // registered, or none that is mapped read-only), `registration=N` (the N-th is refused), `shared_bytes=0` (are others),
 // `allocation=N` (the N-th is refused), `missing=NAME` (a kernel), `launch=N` (the N-th launch and all calls after it
@@ -31,6 +31,7 @@ enum Result {
   INVALID_IMAGE = 200,
   INVALID_CONTEXT = 201,
   NO_BINARY_FOR_GPU = 209,
+  INVALID_PTX = 218,
   ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
   LAUNCH_FAILED = 719,
@@ -216,13 +217,33 @@ Result cuCtxSetCurrent(void* context) {
   return SUCCESS;
 }
 
-// A cubin is an ELF file, and PTX a text that says its version.
-Result cuModuleLoadData(void** module, const void* image) {
+// What is a cubin, an ELF file, says which GPU it is for: 12.x's in the lowest byte of its flags, which are 48 bytes in;
+// 13.x's, of a newer ABI that older drivers do not know, in the next one.
+static Result takes_cubin(const unsigned char* elf) {
+  unsigned flags;
+  std::memcpy(&flags, elf + 48, sizeof flags);
+  const bool newer = elf[8] > 7;
+  if (newer && planned("driver", 12060) < 13000) return INVALID_IMAGE;
+  const long own = (newer ? flags >> 8 : flags) & 0xff, sm = planned("sm", 87);
+  const bool tegra = own == 87 || own == 110;
+  if (own != sm && (tegra || own / 10 != sm / 10 || own > sm)) return NO_BINARY_FOR_GPU;
+  const char* const forced = std::getenv("CUDA_FORCE_PTX_JIT");  // as a driver's own
+  return forced != nullptr && forced[0] == '1' ? NO_BINARY_FOR_GPU : SUCCESS;
+}
+
+// PTX is a text that says its version. Options 5 and 6 are where its compiler says what is wrong, and how long that may be.
+Result cuModuleLoadDataEx(void** module, const void* image, unsigned count, const int* options, void** values) {
   NEEDS_CONTEXT;
-  const char* const text = static_cast<const char*>(image);
-  const bool cubin = std::memcmp(text, "\x7f" "ELF", 4) == 0;
-  if (!cubin && std::strstr(text, ".version") == nullptr) return INVALID_IMAGE;
-  if (cubin && planned("sm", 87) != 87) return NO_BINARY_FOR_GPU;
+  if (std::memcmp(image, "\x7f" "ELF", 4) == 0) {
+    if (const Result bad = takes_cubin(static_cast<const unsigned char*>(image)); bad) return bad;
+  } else {
+    if (std::strstr(static_cast<const char*>(image), ".version") == nullptr) return INVALID_IMAGE;
+    if (planned("ptx", 1) == 0) {
+      if (count != 2 || options[0] != 5 || options[1] != 6) return INVALID_VALUE;
+      std::snprintf(static_cast<char*>(values[0]), reinterpret_cast<std::size_t>(values[1]), "ptxas error\n  : no");
+      return INVALID_PTX;
+    }
+  }
   *module = &plan;
   return SUCCESS;
 }
@@ -495,6 +516,7 @@ Result cuGetErrorName(Result error, const char** name) {
     case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case INVALID_PTX: *name = "CUDA_ERROR_INVALID_PTX"; break;
     case NO_BINARY_FOR_GPU: *name = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
     case ILLEGAL_STATE: *name = "CUDA_ERROR_ILLEGAL_STATE"; break;
     case ALREADY_REGISTERED: *name = "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"; break;

@@ -7,7 +7,8 @@ use zerocopy::IntoBytes;
 
 use super::driver::{Context, CudaMemory};
 use super::experts::Table;
-use super::launch::{self as kernels, Kernels, THREADS, launch};
+use super::images::Origin;
+use super::launch::{Kernels, THREADS, launch};
 use super::memory::{Bounce, Chunks, Memory, Part};
 use super::recording::places;
 use super::scratch::Scratch;
@@ -82,7 +83,7 @@ impl CudaBackend {
     /// [`CudaError`] says what is missing: the driver, a newer one, a GPU, or kernels for it.
     pub fn new() -> Result<Self, BackendError> {
         let context = Context::open()?;
-        let kernels = kernels::load(&context)?;
+        let kernels = Kernels::load(&context)?;
         let (scratch, bounce) = (Scratch::new(&context)?, Bounce::new(&context)?);
         let (spans, pieces) = (Vec::new(), Vec::new());
         let (stretches, held, tables) = (Vec::new(), Vec::new(), Vec::new());
@@ -122,9 +123,12 @@ impl CudaBackend {
     /// [`CudaError::Call`](crate::CudaError::Call) where the device is lost.
     pub fn report(&self) -> Result<String, BackendError> {
         let Context { name, sm, .. } = &*self.context;
-        let kernels = match kernels::covers(*sm) {
-            true => "kernels compiled for it",
-            false => "kernels that its driver compiles",
+        let kernels = match &self.kernels.origin {
+            Origin::Cubin(_) => "kernels compiled for it".to_owned(),
+            Origin::Ptx => "kernels that its driver compiles".to_owned(),
+            Origin::PtxAfter(refused) => {
+                format!("kernels that its driver compiles, as it refused those compiled for it ({refused})")
+            }
         };
         let memory = match self.memory()? {
             CudaMemory::Shared => "memory shared with the system".to_owned(),

@@ -14,6 +14,17 @@ use crate::CudaError;
 /// The oldest driver that takes the embedded PTX: CUDA 12.6, JetPack 6.
 const DRIVER_MIN: i32 = 12060;
 
+/// Most bytes of what the driver's compiler says of an error.
+const LOG_BYTES: usize = 2048;
+
+/// `: ` and what a driver wrote to `log`, in one line; nothing where it wrote nothing.
+fn said(log: &[u8]) -> String {
+    let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.is_empty() { String::new() } else { format!(": {}", words.join(" ")) }
+}
+
 fn name_of(error: DriverError) -> String {
     error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned())
 }
@@ -275,18 +286,31 @@ pub(super) struct Module {
 unsafe impl Send for Module {}
 
 impl Module {
-    /// Loads a cubin or a PTX text, and finds `names` in it. An image that is PTX ends with a zero byte.
+    /// Loads a cubin or a PTX text, and finds `names` in it. An image that is PTX ends with a zero byte. What the driver's
+    /// compiler says is in the error.
     pub(super) fn load(
         context: &Arc<Context>,
         image: &[u8],
         names: &[&'static str],
     ) -> Result<Self, CudaError> {
         context.bind()?;
-        // SAFETY: the image is a whole cubin, which says its own length, or text that ends with a zero byte.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-        let refused = |error| CudaError::Image { sm: context.sm, problem: name_of(error) };
-        let mut loaded =
-            Self { context: Arc::clone(context), module: module.map_err(refused)?, functions: Vec::new() };
+        let (mut module, mut log) = (ptr::null_mut(), [0_u8; LOG_BYTES]);
+        let mut options = [
+            sys::CUjit_option_enum::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option_enum::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // Numbers are passed as if they were addresses.
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(LOG_BYTES)];
+        let count = options.len() as u32;
+        let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+        // SAFETY: the image is a whole cubin, which says its own length, or text that ends with a zero byte; there are `count`
+        // options and values, of which the first is as long as the second says.
+        let status = unsafe {
+            sys::cuModuleLoadDataEx(&raw mut module, image.as_ptr().cast(), count, options, values)
+        };
+        let refused = |error| CudaError::Image { sm: context.sm, problem: name_of(error) + &said(&log) };
+        status.result().map_err(refused)?;
+        let mut loaded = Self { context: Arc::clone(context), module, functions: Vec::new() };
         for kernel in names {
             let name = CString::new(*kernel).expect("a kernel's name has no zero byte");
             // SAFETY: the module was loaded above and lives as long as `loaded`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use muse_format::Layout;
 
 use super::driver::{Context, Module};
+use super::images::{self, Origin};
 use super::scratch;
 use crate::{CacheDtype, CudaError};
 
@@ -34,20 +35,8 @@ pub(super) const STATE_THREADS: u32 = 512;
 /// The most experts of experts.cu.
 pub(super) const EXPERTS_MAX: usize = 4096;
 
-/// The oldest GPU that the PTX is for.
-const SM_MIN: u32 = 80;
-
-/// Kernels compiled for the GPU of a board, loaded as they are.
-const CUBINS: [(u32, &[u8]); 2] = [
-    (87, include_bytes!("../../cuda/images/sm_87.cubin")),
-    (110, include_bytes!("../../cuda/images/sm_110.cubin")),
-];
-
-/// For any other, compiled by its driver at load.
-const PTX: &str = concat!(include_str!("../../cuda/images/compute_80.ptx"), "\0");
-
 /// Every kernel, sorted.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "activate",
     "add",
     "attention_f16_4",
@@ -133,29 +122,20 @@ const NAMES: &[&str] = &[
     "weigh",
 ];
 
-/// Whether kernels compiled for a GPU are among the images, so that its driver has none to compile.
-pub(super) fn covers(sm: u32) -> bool {
-    CUBINS.iter().any(|(own, _)| *own == sm)
-}
-
-/// The kernels for a device: its own cubin, or the PTX.
-pub(super) fn load(context: &Arc<Context>) -> Result<Kernels, CudaError> {
-    if context.sm < SM_MIN {
-        let device = context.name.clone();
-        return Err(CudaError::OldDevice { device, sm: context.sm, needed: SM_MIN });
-    }
-    let cubin = CUBINS.iter().find(|(sm, _)| *sm == context.sm);
-    let image = cubin.map_or(PTX.as_bytes(), |(_, image)| image);
-    Ok(Kernels { module: Module::load(context, image, NAMES)? })
-}
-
 /// The kernels, found by name.
 #[derive(Debug)]
 pub(super) struct Kernels {
     module: Module,
+    pub(super) origin: Origin,
 }
 
 impl Kernels {
+    /// Those for a device.
+    pub(super) fn load(context: &Arc<Context>) -> Result<Self, CudaError> {
+        let (module, origin) = images::load(context, NAMES)?;
+        Ok(Self { module, origin })
+    }
+
     /// Starts the kernel called `name` in blocks of `threads`.
     ///
     /// # Safety
@@ -353,24 +333,4 @@ pub(super) struct RoutingRule {
     pub softmax: u32,
     pub normalise: u32,
     pub scale: f32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kernel_is_in_every_image() {
-        assert!(NAMES.is_sorted());
-        for name in NAMES {
-            let entry = format!(".entry {name}(");
-            assert!(PTX.contains(&entry), "the PTX lacks {name}: run scripts/cubins.sh");
-            let symbol = [name.as_bytes(), b"\0"].concat();
-            for (sm, image) in CUBINS {
-                let found = image.windows(symbol.len()).any(|bytes| bytes == symbol);
-                assert!(found, "the cubin of sm_{sm} lacks {name}: run scripts/cubins.sh");
-            }
-        }
-        assert_eq!(PTX.matches(".entry ").count(), NAMES.len(), "a kernel that nothing names");
-    }
 }

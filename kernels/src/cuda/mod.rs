@@ -25,6 +25,8 @@ mod experts;
 #[cfg(feature = "cuda")]
 mod heads;
 #[cfg(feature = "cuda")]
+mod images;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod memory;
