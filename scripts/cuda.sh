@@ -49,9 +49,9 @@ folder=$(realpath "$folder") plain=$(realpath "$target/cuda-emulator")
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
 sanitized="LD_LIBRARY_PATH='$folder' LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0"
 
-tests=(agreement best choose cuda_errors cuda_memory cuda_steps delta drafter heads images model recurrent sounds speculation
-  whole_sequences)
-programs=$(test_programs --locked -p muse-kernels -p muse-runtime --features muse-runtime/cuda --lib "${tests[@]/#/--test=}")
+tests=(agreement best choose cuda_errors cuda_memory cuda_steps delta drafter heads images model products recurrent sounds
+  speculation whole_sequences)
+programs=$(test_programs --locked -p muse-kernels -p muse-runtime -p muse-benches --features muse-benches/cuda --lib "${tests[@]/#/--test=}")
 for process in "${compiling[@]}"; do
   wait "$process"
 done
@@ -61,7 +61,8 @@ commands() {
   local at program order
   while IFS=$'\t' read -r at program; do
     case $at/:$program in
-      */deps/muse_*) echo "cd '$at' && '$program' cuda:: device::" ;;
+      */deps/muse_*) echo "cd '$at' && '$program' cuda:: device:: products::" ;;
+      */benches/:*) echo "cd '$at' && LD_LIBRARY_PATH='$plain' '$program'" ;;
       */runtime/:*) echo "cd '$at' && LD_LIBRARY_PATH='$plain' '$program' cuda" ;;
       *)
         for order in forwards backwards; do

@@ -1,41 +1,40 @@
-//! What a GPU's memory gives: a sum of two buffers that no cache holds, two reads and a write of each number.
+//! What a GPU's memory gives: reads of a buffer that no cache holds, by a kernel that does nothing else.
 
 use std::cell::RefCell;
-use std::time::Instant;
 
 use muse_kernels::{Backend, BackendError, CudaBackend, CudaBuffer};
 
-/// Numbers of a buffer: 128 MiB of each, large against any second cache.
-const LEN: usize = 32 << 20;
-/// Sums that are launched behind one another.
+use crate::products::noise;
+
+/// Reads that are launched behind one another.
 const TIMES: usize = 8;
 
-/// Two buffers of the first GPU.
+/// A buffer of the first GPU, and where its words are summed.
 pub struct DeviceProbe(RefCell<(CudaBackend, CudaBuffer, CudaBuffer)>);
 
 impl DeviceProbe {
+    /// Numbers that are large against any second cache: 256 MiB.
+    pub const LEN: usize = 64 << 20;
+
+    /// Of `len` numbers, a multiple of 4.
+    ///
     /// # Errors
     /// [`BackendError`] where there is no GPU that can be used, or no memory.
-    pub fn new() -> Result<Self, BackendError> {
-        let mut backend = CudaBackend::new()?;
-        let (x, y) = (backend.buffer(LEN)?, backend.buffer(LEN)?);
-        Ok(Self(RefCell::new((backend, x, y))))
+    pub fn new(len: usize) -> Result<Self, BackendError> {
+        let mut cuda = CudaBackend::new()?;
+        let (mut x, out) = (cuda.buffer(len)?, cuda.buffer(1)?);
+        cuda.write(&mut x, &noise(len))?;
+        Ok(Self(RefCell::new((cuda, x, out))))
     }
 
-    /// Bytes a second that move. A ceiling is the best of many.
+    /// Bytes a second that are read, by the device's own clock. A ceiling is the best of many.
     ///
     /// # Errors
     /// What the device gives.
     pub fn read(&self) -> Result<f64, BackendError> {
-        let (backend, x, y) = &mut *self.0.borrow_mut();
-        let mut first = [0.0];
-        backend.read(x, &mut first)?;
-        let began = Instant::now();
-        for _ in 0..TIMES {
-            backend.add(x, y, LEN)?;
-        }
-        // Waits for all of them.
-        backend.read(x, &mut first)?;
-        Ok((TIMES * 3 * size_of::<f32>() * LEN) as f64 / began.elapsed().as_secs_f64())
+        let (cuda, x, out) = &mut *self.0.borrow_mut();
+        cuda.probe_read(out, x)?;
+        let seconds = cuda.time(|cuda| (0..TIMES).try_for_each(|_| cuda.probe_read(out, x)))?;
+        Ok((TIMES * size_of::<f32>() * x.len()) as f64 / seconds)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! * `muse-bench` measures a model: prompt and answer tokens a second, with a bandwidth probe beside each row; also
 //!   at a depth, of several sessions in one step, beside a busy neighbour, and from a cold page cache.
+//! * `muse-products` measures single operations on a GPU.
 //! * `cargo bench -p muse-benches` measures single operations over every layout and set of instructions.
 //!
 //! Decoding reads nearly every weight once a token, so tokens a second times the bytes of a token is a bandwidth, and
@@ -17,6 +18,8 @@ pub mod disk;
 pub mod measure;
 pub mod neighbour;
 pub mod probe;
+#[cfg(feature = "cuda")]
+pub mod products;
 pub mod report;
 pub mod shapes;
 pub mod speculation;

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
+#[cfg(feature = "cuda")]
+use muse_benches::device::DeviceProbe;
 use muse_benches::measure::{self, Ceiling, Lengths, Rates};
 use muse_benches::neighbour::Neighbour;
 use muse_benches::report::{BenchError, Report, Row};
@@ -302,7 +304,7 @@ fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
         (probe, _) => (probe, Vec::new()),
     };
     #[cfg(feature = "cuda")]
-    let device = arguments.cuda.then(muse_benches::device::DeviceProbe::new).transpose()?;
+    let device = arguments.cuda.then(|| DeviceProbe::new(DeviceProbe::LEN)).transpose()?;
     let (mut rows, mut backend) = (Vec::new(), String::new());
     for (i, threads) in threads.into_iter().enumerate() {
         // Where there is no such GPU this says so.

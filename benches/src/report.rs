@@ -106,6 +106,12 @@ impl Row {
 /// Why nothing is printed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
+    #[error("the GPU computes {what} wrong: off by {error:.1e} of its size, of {bound:.1e} at most")]
+    Wrong { what: String, error: f64, bound: f64 },
+    #[error("{what} left {value} at {at} where it should have written a number")]
+    Unwritten { what: String, at: usize, value: f32 },
+    #[error("there is no shape to measure")]
+    NoShape,
     #[error("an answer failed: {0}")]
     Answer(String),
     #[error(transparent)]

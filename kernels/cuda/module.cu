@@ -11,6 +11,7 @@
 #include "heads.cu"
 #include "matmul_float.cu"
 #include "matmul_q8.cu"
+#include "probe.cu"
 #include "quantize.cu"
 #include "rms_norm.cu"
 #include "rope.cu"

@@ -44,7 +44,9 @@ pub use best::{Best, bits};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaMemory, CudaSharing, CudaWeight};
+pub use cuda::{
+    CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaMemory, CudaPeak, CudaSharing, CudaWeight,
+};
 pub use cuda::{
     CudaError, cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes,
     cuda_graphs_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,

@@ -7,8 +7,10 @@
 // fail), `capture=0` (no stream can be captured), `instantiate=N` and `upload=N` (the N-th is refused), `graph=N` (the N-th launch of a
 // graph and all calls after it fail), `graph_memory=N` (the N-th has no memory; others go on), `graphs=0` (none has),
 // `graph_bytes=BYTES` (a graph takes of the device), `count=1` (says at the end what was launched).
+#include <chrono>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -32,6 +34,7 @@ enum Result {
   INVALID_CONTEXT = 201,
   NO_BINARY_FOR_GPU = 209,
   INVALID_PTX = 218,
+  INVALID_HANDLE = 400,
   ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
   LAUNCH_FAILED = 719,
@@ -49,6 +52,9 @@ constexpr long DEVICE_BYTES = 8L << 30;
 
 // The launches of a captured stream, in order; what runs them holds their arguments as they were.
 using Graph = std::vector<std::function<void()>>;
+
+using Clock = std::chrono::steady_clock;
+using Event = std::optional<Clock::time_point>;
 
 struct Stream {
   bool capturing = false, invalidated = false;
@@ -132,6 +138,7 @@ const std::unordered_map<std::string, emulator::Kernel>& kernels() {
       K(matmul_f32_few), K(matmul_f16_few), K(matmul_bf16_few), K(matmul_f16_prompt), K(matmul_bf16_prompt),
       K(matmul_q8_few), K(matmul_q4_few), K(matmul_q4_asym_few), K(matmul_q4_codebook_few),
       K(matmul_q8_prompt), K(matmul_q4_prompt), K(matmul_q4_asym_prompt), K(matmul_q4_codebook_prompt),
+      K(probe_read), K(probe_half), K(probe_bytes),
       K(quantize), K(rms_norm), K(rope), K(store_f32), K(store_f16), K(store_int8),
   };
 #undef K
@@ -417,6 +424,34 @@ Result cuStreamDestroy_v2(void* stream) {
   return SUCCESS;
 }
 
+// What was put into the stream before has ended by then. An event that times nothing (flag 2) is not asked for.
+Result cuEventCreate(void** event, unsigned flags) {
+  NEEDS_CONTEXT;
+  if (flags != 0) return INVALID_VALUE;
+  *event = new Event;
+  return SUCCESS;
+}
+
+Result cuEventRecord(void* event, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  *static_cast<Event*>(event) = Clock::now();
+  return SUCCESS;
+}
+
+Result cuEventElapsedTime(float* milliseconds, void* from, void* to) {
+  NEEDS_CONTEXT;
+  const Event began = *static_cast<Event*>(from), ended = *static_cast<Event*>(to);
+  if (!began || !ended) return INVALID_HANDLE;
+  *milliseconds = std::chrono::duration<float, std::milli>(*ended - *began).count();
+  return SUCCESS;
+}
+
+Result cuEventDestroy_v2(void* event) {
+  delete static_cast<Event*>(event);
+  return SUCCESS;
+}
+
 // Modes 0, global, and 1, of this thread, forbid unsafe calls; 2, relaxed, does not. Other threads are not looked at.
 Result cuStreamBeginCapture_v2(void* handle, int mode) {
   NEEDS_CONTEXT;
@@ -518,6 +553,7 @@ Result cuGetErrorName(Result error, const char** name) {
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
     case INVALID_PTX: *name = "CUDA_ERROR_INVALID_PTX"; break;
     case NO_BINARY_FOR_GPU: *name = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
+    case INVALID_HANDLE: *name = "CUDA_ERROR_INVALID_HANDLE"; break;
     case ILLEGAL_STATE: *name = "CUDA_ERROR_ILLEGAL_STATE"; break;
     case ALREADY_REGISTERED: *name = "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"; break;
     case NOT_REGISTERED: *name = "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"; break;

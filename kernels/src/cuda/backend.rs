@@ -58,7 +58,20 @@ pub struct CudaBuffer {
     pub(super) len: usize,
 }
 
+impl CudaWeight {
+    /// Rows of the matrix.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+}
+
 impl CudaBuffer {
+    /// Numbers that it holds.
+    #[allow(clippy::len_without_is_empty)] // none is made to hold nothing
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The address of its first number, where it holds `len`.
     pub(super) fn at(&self, len: usize) -> u64 {
         assert!(len <= self.len, "{len} numbers of a buffer of {}", self.len);

@@ -49,6 +49,8 @@ mod shared;
 mod sounds;
 #[cfg(feature = "cuda")]
 mod step;
+#[cfg(feature = "cuda")]
+mod timing;
 
 pub use error::CudaError;
 pub use scratch::{
@@ -63,6 +65,7 @@ pub use self::{
     delta::CudaDeltaState,
     driver::CudaMemory,
     shared::CudaSharing,
+    timing::CudaPeak,
 };
 
 use crate::BackendError;

@@ -90,6 +90,11 @@ impl Steps {
         if self.recording.is_some() { Err(not_in_a_graph()) } else { Ok(()) }
     }
 
+    /// Graphs that are kept.
+    pub(super) fn len(&self) -> usize {
+        self.graphs.len()
+    }
+
     /// Keeps a graph, in the place of those that were not launched for longest where there are too many or the driver took
     /// too much for them.
     fn keep(&mut self, captured: Captured) {

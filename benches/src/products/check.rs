@@ -1,0 +1,119 @@
+//! Whether a device computes what it should, before it is timed.
+
+use muse_format::Layout;
+use muse_kernels::{Backend, BackendError, CacheDtype, CudaBackend, Linear, ReferenceBackend, Span};
+
+use super::{Dims, Extent, noise, put};
+use crate::report::BenchError;
+use crate::synthetic;
+
+/// Of the size of a vector. Integers are exact and sums in floats round: of a few hundred terms by some 2^-22.
+const EXACT: f64 = 1.0 / (1 << 16) as f64;
+/// Attention of prompts rounds to f16.
+const COARSE: f64 = 1.0 / 512.0;
+/// Rows of matrices, and positions.
+const ROWS: usize = 200;
+const CONTEXT: u32 = 300;
+
+/// Compares products of each layout of few rows and many, and attention over each cache, with the reference.
+pub(super) fn all(cuda: &mut CudaBackend, dims: &Dims, extent: &Extent) -> Result<(), BenchError> {
+    for layout in &extent.layouts {
+        for tokens in [1, 8, 70] {
+            let found = multiply(cuda, *layout, dims.dim as usize, tokens, put)?;
+            let mut reference = ReferenceBackend::new();
+            let expected =
+                multiply(&mut reference, *layout, dims.dim as usize, tokens, |_, v| Ok(v.to_vec()))?;
+            compare(&found, &expected, EXACT, || format!("a product of {tokens} rows and {layout}"))?;
+        }
+    }
+    for dtype in &extent.caches {
+        for (rows, bound) in [(1, EXACT), (70, COARSE)] {
+            let found = attend(cuda, *dtype, dims, rows, put)?;
+            let mut reference = ReferenceBackend::new();
+            let expected = attend(&mut reference, *dtype, dims, rows, |_, values| Ok(values.to_vec()))?;
+            compare(&found, &expected, bound, || format!("attention of {rows} rows over {dtype}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The length of the difference over that of `expected`; a NaN is over every bound.
+fn compare(
+    found: &[f32],
+    expected: &[f32],
+    bound: f64,
+    what: impl FnOnce() -> String,
+) -> Result<(), BenchError> {
+    let squares = |of: &mut dyn Iterator<Item = f64>| of.map(|x| x * x).sum::<f64>();
+    let difference = squares(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let error = (difference / squares(&mut expected.iter().map(|x| f64::from(*x)))).sqrt();
+    match error <= bound && found.len() == expected.len() {
+        true => Ok(()),
+        false => Err(BenchError::Wrong { what: what(), error, bound }),
+    }
+}
+
+fn multiply<B: Backend>(
+    backend: &mut B,
+    layout: Layout,
+    cols: usize,
+    tokens: usize,
+    put: impl Fn(&mut B, &[f32]) -> Result<B::Buffer, BenchError>,
+) -> Result<Vec<f32>, BenchError> {
+    let weight = backend.load(synthetic::matrix(layout, ROWS, cols)?)?;
+    let (x, mut out) = (put(backend, &noise(tokens * cols))?, put(backend, &vec![f32::NAN; tokens * ROWS])?);
+    backend.reserve(tokens, cols)?;
+    backend.linear(&x, tokens, &mut [Linear { out: &mut out, weight: &weight, bias: None }])?;
+    Ok(read(backend, &out, tokens * ROWS)?)
+}
+
+fn attend<B: Backend>(
+    backend: &mut B,
+    dtype: CacheDtype,
+    dims: &Dims,
+    rows: u32,
+    put: impl Fn(&mut B, &[f32]) -> Result<B::Buffer, BenchError>,
+) -> Result<Vec<f32>, BenchError> {
+    let mut cache = backend.cache(dims.cache(dtype, 1, CONTEXT))?;
+    let k = noise((CONTEXT * dims.kv_heads * dims.head_dim) as usize);
+    let v: Vec<f32> = k.iter().map(|x| 1.0 - x).collect();
+    let (k, v) = (put(backend, &k)?, put(backend, &v)?);
+    backend.reserve(CONTEXT as usize, (dims.heads * dims.head_dim) as usize)?;
+    backend.store(&mut cache, &k, &v, &[Span { slot: 0, start: 0, len: CONTEXT }])?;
+    let len = (rows * dims.heads * dims.head_dim) as usize;
+    let (q, mut out) = (put(backend, &noise(len))?, put(backend, &vec![f32::NAN; len])?);
+    let span = Span { slot: 0, start: CONTEXT - rows, len: rows };
+    backend.attention(&mut out, &q, &cache, &[span], &dims.attention())?;
+    Ok(read(backend, &out, len)?)
+}
+
+fn read<B: Backend>(backend: &mut B, buffer: &B::Buffer, len: usize) -> Result<Vec<f32>, BackendError> {
+    let mut values = vec![0.0; len];
+    backend.read(buffer, &mut values)?;
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        let right = noise(64);
+        let with = |at: usize, value: f32| {
+            let mut found = right.clone();
+            found[at] = value;
+            found
+        };
+        compare(&right, &right, 0.0, String::new).unwrap();
+        compare(&with(3, right[3] * (1.0 + 1e-6)), &right, EXACT, String::new).unwrap();
+        for (case, found) in [
+            ("another number", with(3, right[3] + 0.01)),
+            ("not a number", with(63, f32::NAN)),
+            ("infinite", with(0, f32::INFINITY)),
+            ("too few", right[..63].to_vec()),
+        ] {
+            compare(&found, &right, EXACT, String::new).expect_err(case);
+        }
+    }
+}
