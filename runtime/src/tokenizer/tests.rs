@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use proptest::prelude::{ProptestConfig, any, prop, prop_oneof, proptest};
 use proptest::strategy::Strategy;
@@ -303,14 +304,15 @@ fn mixed() -> impl Strategy<Value = String> {
     prop::collection::vec(c, 0..40).prop_map(String::from_iter)
 }
 
+static TEXTS: LazyLock<[HfText; 2]> = LazyLock::new(|| NAMES.map(text));
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn text_streams_whole(sample in mixed()) {
-        for name in NAMES {
-            let text = text(name);
-            let deltas = deltas(&text, &text.encode(&sample).unwrap());
+        for (name, text) in NAMES.iter().zip(&*TEXTS) {
+            let deltas = deltas(text, &text.encode(&sample).unwrap());
             assert!(deltas.iter().all(|delta| !delta.contains('\u{fffd}')), "{name}: {deltas:?}");
             assert_eq!(deltas.concat(), sample, "{name}");
         }
