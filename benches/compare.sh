@@ -60,7 +60,7 @@ run_peer() { # THREADS
 run_muse() { # THREADS
   "$muse" "$ours" -p "$prompt" -n "$answer" -d "$depth" -t "$1" --rounds 2 --json 2>"$log" |
     jq -ce '.rows[0] | {who: "muse", threads, prefill: .prefill_tok_per_s, decode: .decode_tok_per_s,
-      of_probe: (if .decode_gb_per_s then .decode_gb_per_s / .probe_gb_per_s else null end), probe: .probe_gb_per_s}'
+      of_probe: .decode_of_probe, probe: .probe_gb_per_s}'
 }
 
 folder=$(mktemp -d)
@@ -91,7 +91,7 @@ jq -s --arg peer "${files[0]}${peer_options[*]:+ ${peer_options[*]}}" --arg cpu 
   {peer: $peer, build: (map(select(.build).build) | first), cpu: $cpu, peer_bytes: $peer_bytes, our_bytes: $our_bytes,
    lengths: $lengths, rounds: (map(.round) | max + 1), load_median: (map(.load) | median), load_max: (map(.load) | max),
    rows: (group_by(.threads) | map({threads: .[0].threads, prefill: figure("prefill"), decode: figure("decode"),
-     probe_gb_per_s: side("muse"; "probe") | max, of_probe: side("muse"; "of_probe") | median}))}' "$rows" >"$folder/report"
+     probe_gb_per_s: side("muse"; "probe") | median, of_probe: side("muse"; "of_probe") | median}))}' "$rows" >"$folder/report"
 
 if $json; then
   cat "$folder/report"

@@ -28,8 +28,11 @@ pub struct Rates {
     pub prefill: Option<f64>,
     /// Generated tokens a second of all sessions together.
     pub decode: Option<f64>,
-    /// Bytes a second that as many threads read from memory in between, at best: a ceiling is a best.
+    /// Bytes a second that as many threads read from memory in the same seconds.
     pub probe: f64,
+    /// Generated tokens for each byte that the ceiling gives in the same second: by rounds, as a ceiling that changes
+    /// between them says nothing of another's answer.
+    pub decode_of_probe: Option<f64>,
     /// What decoding read from the disk, where experts stay there.
     pub flash: Option<FlashRates>,
 }
@@ -55,6 +58,18 @@ pub enum Ceiling<'a> {
     /// The disk that the file at this path is on, read in between, beside a rate of memory that was measured before: the
     /// probe's buffer would take the place of experts.
     Disk { path: &'a Path, memory: f64 },
+}
+
+impl Ceiling<'_> {
+    /// Bytes a second of memory, the better of two readings.
+    fn read(&self, threads: usize) -> Result<f64, BenchError> {
+        match self {
+            Self::Memory(probe) => Ok(probe.read(threads).max(probe.read(threads))),
+            #[cfg(feature = "cuda")]
+            Self::Device(probe) => Ok(probe.read()?.max(probe.read()?)),
+            Self::Disk { memory, .. } => Ok(*memory),
+        }
+    }
 }
 
 /// Bytes that must be moved to decode one token, on average over an answer of `answer` tokens after `depth` others,
@@ -107,8 +122,8 @@ pub fn go_back(engine: &mut dyn Engine, slot: u32, depth: u32) -> Result<(), Bac
 
 /// Measures prompt and answer, both at `lengths.depth`. Every round starts there again: what it writes to the cache,
 /// the next replaces. Prompts are read one at a time, so only one session measures them. `ceiling` is read by `threads`
-/// in every round, so that it belongs to the same seconds. Answers are of other tokens each round: those of the round
-/// before would find their experts in memory.
+/// before and after every answer, whose ceiling is the higher of the two. Answers are of other tokens each round: those of
+/// the round before would find their experts in memory.
 ///
 /// # Errors
 /// What the engine's steps give; [`BenchError::Read`] where the disk cannot be read directly.
@@ -120,29 +135,28 @@ pub fn rates(
     sessions: u32,
 ) -> Result<Rates, BenchError> {
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    let (mut memory, mut disk, mut flash) = (0.0_f64, 0.0_f64, Vec::new());
+    let (mut memory, mut shares, mut disk, mut flash) = (Vec::new(), Vec::new(), 0.0_f64, Vec::new());
     let prompt = if sessions == 1 { lengths.prompt } else { 0 };
     // The round before the first brings pages and clocks up and is not counted.
     for round in 0..=lengths.rounds {
-        match ceiling {
-            Ceiling::Memory(probe) => memory = memory.max(probe.read(threads)),
-            #[cfg(feature = "cuda")]
-            Ceiling::Device(probe) => memory = memory.max(probe.read()?),
-            Ceiling::Disk { path, memory: before } => {
-                memory = *before;
-                disk = disk.max(disk::probe(path, round.into()).map_err(BenchError::Read)?);
-            }
+        if let Ceiling::Disk { path, .. } = ceiling {
+            disk = disk.max(disk::probe(path, round.into()).map_err(BenchError::Read)?);
         }
         go_back(engine, 0, lengths.depth)?;
         let prompt = (prompt > 0).then(|| read_prompt(engine, lengths.depth, prompt)).transpose()?;
         (0..sessions).try_for_each(|slot| go_back(engine, slot, lengths.depth))?;
+        let ceiling_before = ceiling.read(threads)?;
         let before = disk::read_bytes();
         let answer =
             (lengths.answer > 0).then(|| write_answers(engine, lengths, sessions, round)).transpose()?;
+        let most = ceiling_before.max(ceiling.read(threads)?);
+        let share = answer.map(|rate| rate / most);
         let read = before.zip(disk::read_bytes()).map(|(before, after)| (after - before) as f64);
         if round > 0 {
             prefill.extend(prompt);
             decode.extend(answer);
+            shares.extend(share);
+            memory.push(most);
             flash.extend(
                 answer.zip(read).map(|(rate, read)| (rate, read / f64::from(sessions * lengths.answer))),
             );
@@ -152,7 +166,8 @@ pub fn rates(
     let rates = of_disk(|(_, bytes)| *bytes).zip(of_disk(|(rate, bytes)| rate * bytes));
     let flash = rates.filter(|_| matches!(ceiling, Ceiling::Disk { .. }));
     let flash = flash.map(|(bytes_per_token, read)| FlashRates { bytes_per_token, read, probe: disk });
-    Ok(Rates { prefill: median(prefill), decode: median(decode), probe: memory, flash })
+    let probe = median(memory).expect("a round is counted");
+    Ok(Rates { prefill: median(prefill), decode: median(decode), probe, decode_of_probe: median(shares), flash })
 }
 
 /// Ids that look up other rows of the embedding each time.

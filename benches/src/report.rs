@@ -48,8 +48,10 @@ pub struct Row {
     pub bytes_per_token: u64,
     /// `bytes_per_token` times `decode_tok_per_s`, in 1e9 bytes.
     pub decode_gb_per_s: Option<f64>,
-    /// What as many threads read from memory at best, in the same seconds.
+    /// What as many threads read from memory before and after each answer: the median over rounds.
     pub probe_gb_per_s: f64,
+    /// Share of the probe that decoding reached: the median of the rounds' own.
+    pub decode_of_probe: Option<f64>,
     /// What decoding read from the disk, where experts stay there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flash: Option<Flash>,
@@ -80,6 +82,7 @@ impl Row {
             bytes_per_token,
             decode_gb_per_s: rates.decode.map(|rate| rate * bytes_per_token as f64 / 1e9),
             probe_gb_per_s: rates.probe / 1e9,
+            decode_of_probe: rates.decode_of_probe.map(|share| share * bytes_per_token as f64),
             flash: rates.flash.map(|flash| Flash {
                 bytes_per_token: flash.bytes_per_token as u64,
                 read_gb_per_s: flash.read / 1e9,
@@ -180,7 +183,7 @@ impl fmt::Display for Row {
             self.bytes_per_token as f64 / 1e6,
             number(self.decode_gb_per_s),
             self.probe_gb_per_s,
-            percent(self.decode_gb_per_s.map(|rate| rate / self.probe_gb_per_s)),
+            percent(self.decode_of_probe),
         )?;
         if let Some(flash) = self.flash {
             let Flash { bytes_per_token, read_gb_per_s, probe_gb_per_s } = flash;
