@@ -30,6 +30,7 @@ mod cache;
 mod cpu;
 mod cuda;
 mod delta;
+mod output;
 mod reference;
 mod routing;
 mod shape;

@@ -3,11 +3,11 @@
 use muse_format::Activation;
 
 use super::elementwise::Elementwise;
-use super::output::Output;
 use super::pool::Pool;
 use super::{CpuBackend, WORTH_A_CHUNK};
 use crate::Span;
 use crate::delta::HostDeltaState;
+use crate::output::Output;
 
 /// Channels that stay in the first cache while all taps are added.
 const PIECE: usize = 1024;

@@ -3,9 +3,9 @@
 use muse_format::TILE_ROWS;
 
 use super::CpuBackend;
-use super::output::Output;
 use super::quantize::{self, BLOCK};
 use crate::cache::zeroed;
+use crate::output::Output;
 use crate::{BackendError, HeadsShape, Tensor};
 
 /// Most tokens whose inputs are brought together at once.

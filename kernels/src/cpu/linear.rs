@@ -7,9 +7,9 @@ use muse_format::{Layout, TILE_ROWS};
 use super::CpuBackend;
 use super::matmul_float::MatmulFloat;
 use super::matmul_q8::MatmulQ8;
-use super::output::Output;
 use super::pool::Pool;
 use super::quantize::{BLOCK, Batch, Quantize, Scratch};
+use crate::output::Output;
 use crate::{Linear, Tensor};
 
 /// Tiles whose outputs are written together: one row of outputs is far from the next, so that each is worth a longer

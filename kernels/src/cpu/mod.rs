@@ -39,7 +39,6 @@ mod matmul_q8;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod operations;
-mod output;
 mod peak;
 mod pool;
 mod quantize;
@@ -51,11 +50,11 @@ use self::delta::Delta;
 use self::elementwise::Elementwise;
 pub use self::features::Features;
 use self::linear::Multiply;
-use self::output::Output;
 pub use self::peak::Peak;
 use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count};
+use crate::output::Output;
 use crate::{AttentionShape, CacheDtype, ExpertsShape, HeadsShape, Span};
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.

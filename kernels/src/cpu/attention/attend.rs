@@ -10,9 +10,9 @@ use crate::AttentionShape;
 use crate::cache::{Head, HeadCache, Scales, TILE_POSITIONS};
 use crate::cpu::elementwise::Elementwise;
 use crate::cpu::features::Features;
-use crate::cpu::output::Output;
 use crate::cpu::pool::Pool;
 use crate::cpu::variant::Supported;
+use crate::output::Output;
 
 /// Kernels that this CPU can run.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use super::attend::Attend;
 use super::{BLOCK, Element, FEW_QUERIES};
 use crate::cache::{Head, HeadCache, HostCache, Number, TILE_POSITIONS, rows, zeroed};
-use crate::cpu::output::Output;
 use crate::cpu::pool::Pool;
+use crate::output::Output;
 use crate::{BackendError, IndexShape, Span};
 
 /// Working memory, made at load for the longest sequence.

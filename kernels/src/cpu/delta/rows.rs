@@ -3,9 +3,9 @@
 use super::{Columns, Delta, Row, gates};
 use crate::cache::row_count;
 use crate::cpu::CpuBackend;
-use crate::cpu::output::Output;
 use crate::cpu::pool::Pool;
 use crate::delta::{COLUMNS, HostDeltaState, KEY_DIM_MAX, Stretch};
+use crate::output::Output;
 use crate::{DeltaShape, Span};
 
 /// The rows of a batch, ready for [`Delta::run`].

@@ -12,9 +12,9 @@ use std::ops::Range;
 use super::features::Features;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::features::Level;
-use super::output::Output;
 use super::pool::Pool;
 use super::variant::{Supported, Variant};
+use crate::output::Output;
 pub(super) use crate::reference::GROUP;
 
 #[cfg(target_arch = "x86_64")]

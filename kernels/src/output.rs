@@ -1,7 +1,7 @@
 use std::marker::PhantomData;
 
 /// An output that several threads write, each its own elements.
-pub(super) struct Output<'a, T> {
+pub(crate) struct Output<'a, T> {
     first: *mut T,
     len: usize,
     owner: PhantomData<&'a mut [T]>,
@@ -13,7 +13,7 @@ unsafe impl<T: Send> Sync for Output<'_, T> {}
 unsafe impl<T: Send> Send for Output<'_, T> {}
 
 impl<'a, T> Output<'a, T> {
-    pub(super) fn new(values: &'a mut [T]) -> Self {
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
         Self { first: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
@@ -25,7 +25,7 @@ impl<'a, T> Output<'a, T> {
     /// # Panics
     /// If the range is outside the output.
     #[allow(clippy::mut_from_ref)] // that is the point; the contract above makes it sound
-    pub(super) unsafe fn slice(&self, at: usize, len: usize) -> &mut [T] {
+    pub(crate) unsafe fn slice(&self, at: usize, len: usize) -> &mut [T] {
         assert!(at <= self.len && len <= self.len - at, "{at} + {len} of {}", self.len);
         // SAFETY: inside the borrowed slice by the assertion; not aliased by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(at), len) }
