@@ -2,13 +2,13 @@
 
 use half::f16;
 
-use self::number::put;
 pub(crate) use self::number::{LEVELS, Nibbles, Number};
 pub(crate) use self::rotate::{rotate, rotated_len};
 use crate::{BackendError, CacheDtype, CacheShape, Span};
 
 mod number;
 mod rotate;
+mod store;
 
 /// Positions whose keys are interleaved: one vector register of scores.
 pub const TILE_POSITIONS: usize = 16;
@@ -127,24 +127,6 @@ impl<K: Number, V: Number> Rows<K, V> {
             head_dim,
         }
     }
-
-    /// Writes a key and a value to `row`, a head's place counted over all heads.
-    fn store(&mut self, row: usize, k: &[f32], v: &[f32]) {
-        let (tile, place) = (K::elements(k.len() * TILE_POSITIONS), row % TILE_POSITIONS);
-        let keys = &mut self.keys[row / TILE_POSITIONS * tile..][..tile];
-        let key_scale = put(keys, k, |i| i * TILE_POSITIONS + place);
-        if K::SCALED {
-            self.key_scales[row] = key_scale;
-        }
-        if self.values.is_empty() {
-            return;
-        }
-        let width = V::elements(v.len());
-        let value_scale = put(&mut self.values[row * width..][..width], v, |i| i);
-        if K::SCALED {
-            self.value_scales[row] = value_scale;
-        }
-    }
 }
 
 impl HostCache {
@@ -202,34 +184,25 @@ impl HostCache {
         slot as usize * shape.kv_heads as usize + kv_head as usize
     }
 
-    /// Stores one row of keys and values, `(kv_heads * head_dim)` each, rounded to nearest even where not f32.
+    /// Stores rows of keys and values, `(tokens, kv_heads * head_dim)` each, rounded to nearest even where not f32.
+    /// `share` calls what it is given for each number below its first, in any order and on any thread.
     ///
     /// # Panics
-    /// If the slot is outside the shape or a row has another length.
-    pub fn store(&mut self, slot: u32, position: u32, k: &[f32], v: &[f32]) {
-        let shape = self.shape;
-        let width = shape.head_dim as usize;
-        assert!(k.len() == width * shape.kv_heads as usize && v.len() == k.len());
-        let place = (position % shape.capacity) as usize;
-        for (head, (k, v)) in (0..shape.kv_heads).zip(k.chunks_exact(width).zip(v.chunks_exact(width))) {
-            let row = self.head_index(slot, head) * shape.capacity as usize + place;
-            match &mut self.storage {
-                Storage::F32(rows) => rows.store(row, k, v),
-                Storage::F16(rows) => rows.store(row, k, v),
-                Storage::Int8(rows) => rows.store(row, k, v),
-                Storage::Int8Int4(rows) => rows.store(row, k, v),
-                Storage::Int4(rows) => rows.store(row, k, v),
-            }
-        }
-    }
-
-    /// [`store`](Self::store) for every row of a batch; `k` and `v` are `(tokens, kv_heads * head_dim)`.
-    pub(crate) fn store_spans(&mut self, k: &[f32], v: &[f32], spans: &[Span]) {
-        let width = self.shape.kv_heads as usize * self.shape.head_dim as usize;
-        let len = row_count(spans) * width;
-        let pairs = k[..len].chunks_exact(width).zip(v[..len].chunks_exact(width));
-        for ((k, v), (slot, position)) in pairs.zip(rows(spans)) {
-            self.store(slot, position, k, v);
+    /// If a slot is outside the shape or there are too few rows.
+    pub(crate) fn store(
+        &mut self,
+        k: &[f32],
+        v: &[f32],
+        spans: &[Span],
+        share: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
+    ) {
+        assert!(spans.iter().all(|span| span.slot < self.shape.slots), "{spans:?} of {:?}", self.shape);
+        match &mut self.storage {
+            Storage::F32(rows) => rows.store(&self.shape, k, v, spans, share),
+            Storage::F16(rows) => rows.store(&self.shape, k, v, spans, share),
+            Storage::Int8(rows) => rows.store(&self.shape, k, v, spans, share),
+            Storage::Int8Int4(rows) => rows.store(&self.shape, k, v, spans, share),
+            Storage::Int4(rows) => rows.store(&self.shape, k, v, spans, share),
         }
     }
 }
@@ -273,7 +246,8 @@ mod tests {
             for p in 0..40 {
                 let k: Vec<f32> = (0..6).map(|n| key(p, n / 3, n as usize % 3) as f32).collect();
                 let v: Vec<f32> = k.iter().map(|x| -x).collect();
-                cache.store(1, p, &k, &v);
+                let span = Span { slot: 1, start: p, len: 1 };
+                cache.store(&k, &v, &[span], |count, run| (0..count).for_each(run));
             }
             let read = |slot, p, head, i| match cache.head(slot, head) {
                 HeadCache::F32(h) => (h.key(p, i), h.value(p, i)),

@@ -14,6 +14,9 @@ pub(crate) trait Number: Copy + Default + std::fmt::Debug + Send + Sync + 'stati
     /// Whether they are of the row after [`rotate`].
     const ROTATED: bool = false;
 
+    /// Whether an element holds more than one of them.
+    const PACKED: bool = false;
+
     /// Elements that hold a run of `len` numbers.
     fn elements(len: usize) -> usize {
         len
@@ -37,19 +40,67 @@ pub(crate) trait Number: Copy + Default + std::fmt::Debug + Send + Sync + 'stati
     fn narrow(out: &mut [Self], x: &[f32], len: usize, reach: f32);
 }
 
-/// Writes a row, number `i` as number `at(i)` of a run; returns the scale. Where the row holds a NaN or an infinity, so
+/// Writes `rows`, each `stride` behind the one before in `x` and `len` long, to a run of `TILE` rows, number `i` of row `t`
+/// as number `i * TILE + place + t`, and of each its scale, where there are any. Where a row holds a NaN or an infinity, so
 /// does the scale, and no product with it is finite.
-pub(super) fn put<N: Number>(run: &mut [N], row: &[f32], at: impl Fn(usize) -> usize) -> f32 {
-    let reach = N::reach(row);
-    let mut numbers = [N::default(); ROTATED_MAX];
-    for (first, x) in (0..).step_by(ROTATED_MAX).zip(row.chunks(ROTATED_MAX)) {
-        let numbers = &mut numbers[..x.len()];
-        N::narrow(numbers, x, row.len(), reach);
-        for (i, number) in (first..).zip(numbers) {
-            N::set(run, at(i), *number);
+///
+/// # Panics
+/// If they are more than fit behind `place`.
+pub(super) fn put<const TILE: usize, N: Number>(
+    run: &mut [N],
+    place: usize,
+    (x, stride, len): (&[f32], usize, usize),
+    scales: &mut [f32],
+    rows: usize,
+) {
+    assert!(place + rows <= TILE);
+    // An answer's row needs little room, and numbers that are not rotated can come in short pieces.
+    match (rows, N::PACKED) {
+        (1, true) => put_rows::<TILE, 1, ROTATED_MAX, N>(run, place, (x, stride, len), scales, rows),
+        (1, false) => put_rows::<TILE, 1, 64, N>(run, place, (x, stride, len), scales, rows),
+        (_, true) => put_rows::<TILE, TILE, ROTATED_MAX, N>(run, place, (x, stride, len), scales, rows),
+        (_, false) => put_rows::<TILE, TILE, 64, N>(run, place, (x, stride, len), scales, rows),
+    }
+}
+
+/// [`put`] of up to `ROWS` rows, `PIECE` numbers of each at a time.
+fn put_rows<const TILE: usize, const ROWS: usize, const PIECE: usize, N: Number>(
+    run: &mut [N],
+    place: usize,
+    (x, stride, len): (&[f32], usize, usize),
+    scales: &mut [f32],
+    rows: usize,
+) {
+    let row = |t: usize| &x[t * stride..][..len];
+    let mut reaches = [0.0; ROWS];
+    for (t, reach) in reaches[..rows].iter_mut().enumerate() {
+        *reach = N::reach(row(t));
+    }
+    for (scale, reach) in scales.iter_mut().zip(reaches) {
+        *scale = if reach < TINY { 0.0 } else { reach / 127.0 };
+    }
+    let mut numbers = [[N::default(); PIECE]; ROWS];
+    let numbers = &mut numbers[..rows];
+    for first in (0..len).step_by(PIECE) {
+        let count = PIECE.min(len - first);
+        for (t, (numbers, reach)) in numbers.iter_mut().zip(reaches).enumerate() {
+            N::narrow(&mut numbers[..count], &row(t)[first..first + count], len, reach);
+        }
+        if N::PACKED {
+            for (t, numbers) in numbers.iter().enumerate() {
+                for (i, number) in (first..).zip(&numbers[..count]) {
+                    N::set(run, i * TILE + place + t, *number);
+                }
+            }
+            continue;
+        }
+        let run = &mut run[first * TILE..][..count * TILE];
+        for (i, out) in run.chunks_exact_mut(TILE).enumerate() {
+            for (out, numbers) in out[place..].iter_mut().zip(numbers.iter()) {
+                *out = numbers[i];
+            }
         }
     }
-    if reach < TINY { 0.0 } else { reach / 127.0 }
 }
 
 impl Number for f32 {
@@ -146,6 +197,7 @@ impl Nibbles {
 impl Number for Nibbles {
     const SCALED: bool = true;
     const ROTATED: bool = true;
+    const PACKED: bool = true;
 
     fn elements(len: usize) -> usize {
         len.div_ceil(2 * Self::HALF) * Self::HALF
@@ -197,8 +249,8 @@ mod tests {
     use super::*;
 
     fn quantize<N: Number>(row: &[f32]) -> (f32, Vec<f32>) {
-        let mut run = vec![N::default(); N::elements(row.len())];
-        let scale = put(&mut run, row, |i| i);
+        let (mut run, mut scale) = (vec![N::default(); N::elements(row.len())], 0.0);
+        put::<1, N>(&mut run, 0, (row, row.len(), row.len()), std::slice::from_mut(&mut scale), 1);
         (scale, (0..row.len()).map(|i| N::get(&run, i)).collect())
     }
 

@@ -11,6 +11,9 @@ use crate::{
     IndexShape, Linear, Mixture, Span, Tensor,
 };
 
+/// Keys that make it worth having their heads stored by several threads.
+const WORTH_SHARING: usize = 8 * 1024;
+
 impl Backend for CpuBackend {
     type Weight = Tensor;
     type Buffer = Vec<f32>;
@@ -217,7 +220,10 @@ impl Backend for CpuBackend {
         v: &Vec<f32>,
         spans: &[Span],
     ) -> Result<(), BackendError> {
-        cache.store_spans(k, v, spans);
+        let numbers = row_count(spans) * cache.shape().kv_heads as usize * cache.shape().head_dim as usize;
+        cache.store(k, v, spans, |count, run| {
+            if numbers < WORTH_SHARING { (0..count).for_each(run) } else { self.pool.run(count, run) }
+        });
         Ok(())
     }
 

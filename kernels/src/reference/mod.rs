@@ -223,7 +223,7 @@ impl Backend for ReferenceBackend {
         v: &Vec<f32>,
         spans: &[Span],
     ) -> Result<(), BackendError> {
-        cache.store_spans(k, v, spans);
+        cache.store(k, v, spans, |count, run| (0..count).for_each(run));
         Ok(())
     }
 
