@@ -167,7 +167,13 @@ pub fn rates(
     let flash = rates.filter(|_| matches!(ceiling, Ceiling::Disk { .. }));
     let flash = flash.map(|(bytes_per_token, read)| FlashRates { bytes_per_token, read, probe: disk });
     let probe = median(memory).expect("a round is counted");
-    Ok(Rates { prefill: median(prefill), decode: median(decode), probe, decode_of_probe: median(shares), flash })
+    Ok(Rates {
+        prefill: median(prefill),
+        decode: median(decode),
+        probe,
+        decode_of_probe: median(shares),
+        flash,
+    })
 }
 
 /// Ids that look up other rows of the embedding each time.

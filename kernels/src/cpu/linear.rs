@@ -17,6 +17,8 @@ use crate::{Linear, Tensor};
 const STRIP: usize = 15;
 /// Chunks for each thread: enough that a thread which is late leaves little to wait for, and long strips.
 const CHUNKS_A_THREAD: usize = 4;
+/// The same of one row, which has no strips: a thread reads on from chunk to chunk.
+const CHUNKS_OF_ONE_ROW: usize = 16;
 /// Blocks of rows that make it worth reading all weights for them alone.
 const WORTH_A_PART: usize = 4;
 /// Bytes of weights times rows of activations that make a chunk worth claiming.
@@ -97,7 +99,8 @@ impl Multiply {
         let blocks = tokens.div_ceil(BLOCK);
         // Rows stay with a thread from one operation to the next.
         let parts = (blocks / WORTH_A_PART).clamp(1, pool.threads());
-        let chunks = (worth.min(pool.threads() * CHUNKS_A_THREAD) / parts).clamp(1, units.max(1));
+        let a_thread = if tokens == 1 { CHUNKS_OF_ONE_ROW } else { CHUNKS_A_THREAD };
+        let chunks = (worth.min(pool.threads() * a_thread) / parts).clamp(1, units.max(1));
         pool.run(parts * chunks, &|chunk| {
             let (part, chunk) = (chunk / chunks, chunk % chunks);
             let own = chunk * units / chunks..(chunk + 1) * units / chunks;

@@ -1,7 +1,7 @@
 //! Worker threads that share one job at a time.
 //!
 //! A job is `chunks` calls of a closure. Every thread, the caller included, claims one chunk after another until none is
-//! left, those of its own share first; the caller then waits for the chunks that others still run, never for a thread
+//! left, those of its own share first, in order, then the last of others'; the caller then waits for the chunks that others still run, never for a thread
 //! that has not claimed one. So a worker that lost its core to a neighbour costs at most the chunk it holds. Shares are
 //! runs of chunks: operations whose chunks follow the rows of a batch find them in the cache of the core that wrote them.
 //! Workers spin for a moment after a job, as the next operation of a step is microseconds away, and then sleep.
@@ -10,7 +10,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -38,15 +38,37 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// Chunks of a share that nobody has claimed. Taking one by compare-and-swap gives the right to read `job`. In a cache
-/// line of its own.
+/// Chunks of a share that nobody has claimed, the first and the end in a half each. Taking one by compare-and-swap gives
+/// the right to read `job`. In a cache line of its own.
 #[derive(Default)]
 #[repr(align(64))]
-struct Share(AtomicUsize);
+struct Share(AtomicU64);
+
+impl Share {
+    fn fill(&self, chunks: Range<u32>) {
+        self.0.store(u64::from(chunks.start) << 32 | u64::from(chunks.end), Ordering::SeqCst);
+    }
+
+    fn chunks(packed: u64) -> Range<u32> {
+        (packed >> 32) as u32..packed as u32
+    }
+
+    fn is_claimed(&self) -> bool {
+        Self::chunks(self.0.load(Ordering::SeqCst)).is_empty()
+    }
+
+    /// The first chunk for the thread whose share it is, so that it reads on where it was; for others the last.
+    fn claim(&self, own: bool) -> Option<usize> {
+        let take = |packed| {
+            (!Self::chunks(packed).is_empty()).then(|| if own { packed + (1 << 32) } else { packed - 1 })
+        };
+        let before = Self::chunks(self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, take).ok()?);
+        Some(if own { before.start } else { before.end - 1 } as usize)
+    }
+}
 
 #[derive(Clone)]
 struct Job {
-    chunks: usize,
     run: *const (dyn Fn(usize) + Sync),
     caller: Thread,
 }
@@ -104,11 +126,15 @@ impl Pool {
             )
         };
         // SAFETY: `unfinished` is 0 between jobs and `&mut self` admits one caller, so nobody holds a chunk.
-        unsafe { *shared.job.get() = Some(Job { chunks, run, caller: thread::current() }) };
+        unsafe { *shared.job.get() = Some(Job { run, caller: thread::current() }) };
         shared.unfinished.store(chunks, Ordering::Relaxed);
         // Orders the job before the claims, and, against `asleep`, these stores before the loads below.
-        for index in 0..shared.shares.len() {
-            shared.shares[index].0.store(shared.share(index, chunks).len(), Ordering::SeqCst);
+        let count = u32::try_from(chunks).expect("chunks are few");
+        let (threads, mut start) = (shared.shares.len() as u32, 0);
+        for (index, share) in (1..).zip(&shared.shares) {
+            let end = (u64::from(count) * index / u64::from(threads)) as u32;
+            share.fill(start..end);
+            start = end;
         }
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
@@ -139,27 +165,17 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// The chunks of a share.
-    fn share(&self, index: usize, chunks: usize) -> Range<usize> {
-        index * chunks / self.shares.len()..(index + 1) * chunks / self.shares.len()
-    }
-
-    /// Takes the last chunk of a share, of thread `own`'s or the next that has one: which share, and how many were left.
-    fn claim(&self, own: usize) -> Option<(usize, usize)> {
+    /// Takes a chunk of thread `own`'s share or of the next that has one.
+    fn claim(&self, own: usize) -> Option<usize> {
         let order = (own..self.shares.len()).chain(0..own);
-        order.into_iter().find_map(|index| {
-            let share = &self.shares[index].0;
-            let left = share.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1));
-            left.ok().map(|left| (index, left))
-        })
+        order.into_iter().find_map(|index| self.shares[index].claim(index == own))
     }
 
     /// Runs chunks until none is unclaimed; `own` is the thread's share.
     fn claim_all(&self, own: usize) {
-        while let Some((index, left)) = self.claim(own) {
+        while let Some(chunk) = self.claim(own) {
             // SAFETY: this thread holds a chunk, so `unfinished` is not 0 and the caller does not write.
             let job = unsafe { (*self.job.get()).clone().expect("a chunk has a job") };
-            let chunk = self.share(index, job.chunks).start + left - 1;
             // SAFETY: as above, the caller is still inside `run`, which borrows the closure.
             let run = unsafe { &*job.run };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(chunk))) {
@@ -172,7 +188,7 @@ impl Shared {
     }
 
     fn work(&self, index: usize) {
-        let unclaimed = || self.shares.iter().any(|share| share.0.load(Ordering::SeqCst) > 0);
+        let unclaimed = || !self.shares.iter().all(Share::is_claimed);
         let news = || unclaimed() || self.stop.load(Ordering::SeqCst);
         while !self.stop.load(Ordering::Relaxed) {
             if spin_until(news) {
@@ -224,6 +240,16 @@ mod tests {
                 assert_each_once(&mut pool, job % 37);
             }
         }
+    }
+
+    #[test]
+    fn a_share_is_taken_from_its_start_by_its_thread_and_from_its_end_by_others() {
+        let share = Share::default();
+        share.fill(4..9);
+        assert_eq!([true, true, false, true].map(|own| share.claim(own)), [4, 5, 8, 6].map(Some));
+        assert!(!share.is_claimed());
+        assert_eq!([false, false, true].map(|own| share.claim(own)), [Some(7), None, None]);
+        assert!(share.is_claimed());
     }
 
     #[test]
