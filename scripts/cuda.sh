@@ -24,7 +24,7 @@ library() {
     return 0
   fi
   mkdir -p "$(dirname "$out")"
-  compile "$out" -shared -fPIC "$@" kernels/cuda/emulator/driver.cpp kernels/cuda/emulator/emulator.cpp
+  compile "$out" -shared -fPIC "$@" kernels/cuda/emulator/{kernels,driver,memory,streams,emulator}.cpp
 }
 
 target=${CARGO_TARGET_DIR:-target}

@@ -1,0 +1,128 @@
+// Streams of the emulated driver, their events, what they capture, and graphs.
+#include "driver.h"
+
+using namespace driver;
+
+extern "C" {
+
+Result cuStreamCreate(void** stream, unsigned) {
+  NEEDS_CONTEXT;
+  streams.push_back(new Stream);
+  *stream = streams.back();
+  return SUCCESS;
+}
+
+Result cuStreamSynchronize(void* stream) {
+  NEEDS_CONTEXT;
+  return outside_capture(stream);
+}
+
+Result cuStreamDestroy_v2(void* stream) {
+  LOCKED;
+  Stream* const own = static_cast<Stream*>(stream);
+  if (own->capturing) --captures[own->capturer];
+  std::erase(streams, own);
+  delete own;
+  return SUCCESS;
+}
+
+// What was put into the stream before has ended by then. An event that times nothing (flag 2) is not asked for.
+Result cuEventCreate(void** event, unsigned flags) {
+  NEEDS_CONTEXT;
+  if (flags != 0) return INVALID_VALUE;
+  *event = new Event;
+  return SUCCESS;
+}
+
+Result cuEventRecord(void* event, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  *static_cast<Event*>(event) = Clock::now();
+  return SUCCESS;
+}
+
+Result cuEventElapsedTime(float* milliseconds, void* from, void* to) {
+  NEEDS_CONTEXT;
+  const Event began = *static_cast<Event*>(from), ended = *static_cast<Event*>(to);
+  if (!began || !ended) return INVALID_HANDLE;
+  *milliseconds = std::chrono::duration<float, std::milli>(*ended - *began).count();
+  return SUCCESS;
+}
+
+Result cuEventDestroy_v2(void* event) {
+  delete static_cast<Event*>(event);
+  return SUCCESS;
+}
+
+// Modes 0, global, and 1, of this thread, forbid unsafe calls; 2, relaxed, does not. Other threads are not looked at.
+Result cuStreamBeginCapture_v2(void* handle, int mode) {
+  NEEDS_CONTEXT;
+  if (planned("capture", 1) == 0) return NOT_SUPPORTED;
+  Stream& stream = *static_cast<Stream*>(handle);
+  if (stream.capturing || mode != 1) return stream.capturing ? ILLEGAL_STATE : INVALID_VALUE;
+  stream.capturing = true;
+  stream.invalidated = false;
+  stream.capturer = std::this_thread::get_id();
+  ++captures[stream.capturer];
+  return SUCCESS;
+}
+
+Result cuStreamEndCapture(void* handle, void** graph) {
+  NEEDS_CONTEXT;
+  Stream& stream = *static_cast<Stream*>(handle);
+  *graph = nullptr;
+  if (!stream.capturing) return ILLEGAL_STATE;
+  if (stream.capturer != std::this_thread::get_id()) return CAPTURE_WRONG_THREAD;
+  stream.capturing = false;
+  --captures[stream.capturer];
+  Graph captured;
+  captured.swap(stream.captured);
+  if (stream.invalidated) return CAPTURE_INVALIDATED;
+  *graph = new Graph(std::move(captured));
+  return SUCCESS;
+}
+
+Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+  NEEDS_CONTEXT;
+  if (const Result bad = safe_to_call(); bad) return bad;
+  if (graph == nullptr || flags != 0) return INVALID_VALUE;
+  const auto size = static_cast<std::size_t>(planned("graph_bytes", 0));
+  if (++instantiated == planned("instantiate", 0)) return OUT_OF_MEMORY;
+  if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
+  *exec = new Graph(*static_cast<Graph*>(graph));
+  used += size;
+  peak = std::max(peak, used);
+  return SUCCESS;
+}
+
+Result cuGraphDestroy(void* graph) {
+  LOCKED;
+  delete static_cast<Graph*>(graph);
+  return SUCCESS;
+}
+
+Result cuGraphExecDestroy(void* exec) {
+  LOCKED;
+  used -= static_cast<std::size_t>(planned("graph_bytes", 0));
+  return cuGraphDestroy(exec);
+}
+
+Result cuGraphUpload(void*, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  return ++uploaded == planned("upload", 0) ? OUT_OF_MEMORY : SUCCESS;
+}
+
+Result cuGraphLaunch(void* exec, void* stream) {
+  NEEDS_CONTEXT;
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  if (++graphs == planned("graph", 0)) {
+    failed = true;
+    return LAUNCH_FAILED;
+  }
+  if (graphs == planned("graph_memory", 0) || planned("graphs", 1) == 0) return OUT_OF_MEMORY;
+  for (const auto& launch : *static_cast<Graph*>(exec)) launch();
+  return SUCCESS;
+}
+
+}  // extern "C"
