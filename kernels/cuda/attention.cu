@@ -150,6 +150,7 @@ static __device__ __forceinline__ void attention(const Attention& a, const Cache
         own[i] = Form<Value>::SCALED ? weight * value_scales[i] : weight;
       }
       total = warp_sum(total);
+      __syncwarp();  // all have read the maximum
       if (lane == 0) {
         corrections[q] = expf(maxima[q] - larger);
         totals[q] = totals[q] * corrections[q] + total;

@@ -23,6 +23,7 @@ static __device__ __forceinline__ void find_digit(const u32* digits, u32& found,
     const u32 above = __shfl_sync(ALL_LANES, until, static_cast<int>((lane + WARP - step) % WARP));
     if (lane >= step) until += above;
   }
+  __syncwarp();  // all have read `wanted`
   u32 before = until - own;
   if (before >= all || until < all) return;
   u32 digit = highest;
