@@ -120,9 +120,9 @@ Result cuModuleUnload(void*) { return SUCCESS; }
 
 Result cuModuleGetFunction(void** function, void*, const char* name) {
   NEEDS_CONTEXT;
-  const auto found = kernels().find(name);
+  const auto found = emulator::kernels().find(name);
   const auto missing = plan.find("missing");
-  if (found == kernels().end() || (missing != plan.end() && missing->second == name)) return NOT_FOUND;
+  if (found == emulator::kernels().end() || (missing != plan.end() && missing->second == name)) return NOT_FOUND;
   *function = const_cast<emulator::Kernel*>(&found->second);
   return SUCCESS;
 }

@@ -100,9 +100,6 @@ inline Result safe_to_call() {
   return CAPTURE_UNSUPPORTED;
 }
 
-// The kernels by their names.
-const std::unordered_map<std::string, emulator::Kernel>& kernels();
-
 }  // namespace driver
 
 #define LOCKED const std::lock_guard<std::recursive_mutex> lock(guard)

@@ -15,8 +15,8 @@
 
 namespace emulator {
 
-uint3 thread, block;
-dim3 block_size, grid_size;
+EMULATOR_STATE uint3 thread, block;
+EMULATOR_STATE dim3 block_size, grid_size;
 
 namespace {
 
@@ -84,12 +84,15 @@ struct Copy {
   void* to;
   const void* from;  // null for zeros
   unsigned bytes;
+  std::uint64_t begun;  // what the detector of races knew of `from`
 };
 
 struct Fiber {
   Context context;
   State state = State::Ready;
   unsigned lanes = 0;                       // that it waits for
+  Site site = {};                           // where
+  bool orders = false;                      // whether what was done before is then seen by those lanes
   unsigned exchanges = 0;                   // of its whole warp so far
   std::vector<std::vector<Copy>> groups;    // of copies that have ended, the oldest first
   std::vector<Copy> open;                   // copies of the group that has not
@@ -97,18 +100,22 @@ struct Fiber {
 
 std::vector<Fiber> fibers(THREADS_MAX);
 char* stacks = nullptr;
-Place places[3][THREADS_MAX];  // two for whole warps, one for parts of them
+EMULATOR_STATE Place places[3][THREADS_MAX];  // two for whole warps, one for parts of them
 const std::function<void()>* body;
 Context scheduler;
 unsigned count, running;
 
-void wait(State state, unsigned lanes) {
+void leave() { change(fibers[running].context, scheduler); }
+
+void wait(State state, unsigned lanes, Site site, bool orders = false) {
   fibers[running].state = state;
   fibers[running].lanes = lanes;
-  change(fibers[running].context, scheduler);
+  fibers[running].site = site;
+  fibers[running].orders = orders;
+  leave();
 }
 
-// A function of its own: the address sanitizer never sees the end of `entry`.
+// A function of its own: the address sanitizer never sees the end of `entry`, which so has no variables.
 __attribute__((noinline)) void check_copies() {
   const Fiber& own = fibers[running];
   std::size_t left = own.open.size();
@@ -119,8 +126,16 @@ __attribute__((noinline)) void check_copies() {
 void entry() {
   (*body)();
   check_copies();
-  wait(State::Done, 0);
+  fibers[running].state = State::Done;
+  leave();
   std::abort();
+}
+
+// All of a block, or of a warp, must wait at the same place.
+void check_sites(const Fiber& one, const Fiber& other, const char* what) {
+  const Site a = one.site, b = other.site;
+  if (a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0) return;
+  fail("%s at %s:%u and at %s:%u", what, a.file_name(), a.line(), b.file_name(), b.line());
 }
 
 // Lets the lanes go on that wait for no lane but those that wait too. Returns whether there were any.
@@ -140,8 +155,10 @@ bool release_warp(unsigned first) {
     for (unsigned other = 0; other < WARP; ++other) {
       if (!(lanes >> other & 1)) continue;
       if (fibers[first + other].lanes != lanes) fail("lanes of a warp wait for %08x and for others", lanes);
+      check_sites(fibers[first + lane], fibers[first + other], "lanes of a warp wait for each other");
       fibers[first + other].state = State::Ready;
     }
+    if (fibers[first + lane].orders) races::meet_warp(first / WARP);
     waiting &= ~lanes;
     released = true;
   }
@@ -165,6 +182,7 @@ unsigned run_ready(bool backwards, bool& progress) {
 }
 
 void run_block(bool backwards) {
+  races::begin_block();
   for (unsigned i = 0; i < count; ++i) {
     fibers[i].state = State::Ready;
     fibers[i].groups.clear();
@@ -174,18 +192,24 @@ void run_block(bool backwards) {
   for (;;) {
     bool progress = false;
     const unsigned live = run_ready(backwards, progress);
-    if (live == 0) return;
+    if (live == 0) break;
     for (unsigned first = 0; first < count; first += WARP) progress |= release_warp(first);
     unsigned at_block = 0;
     for (unsigned i = 0; i < count; ++i) at_block += fibers[i].state == State::AtBlock;
     if (at_block == live) {
+      const Fiber* waiting = nullptr;
       for (unsigned i = 0; i < count; ++i) {
-        if (fibers[i].state == State::AtBlock) fibers[i].state = State::Ready;
+        if (fibers[i].state != State::AtBlock) continue;
+        if (waiting == nullptr) waiting = &fibers[i];
+        check_sites(*waiting, fibers[i], "threads wait for their block");
+        fibers[i].state = State::Ready;
       }
+      races::meet_block();
       progress = true;
     }
     if (!progress) fail("of %u threads %u wait for the block and the rest for a warp: none can go on", live, at_block);
   }
+  races::end_block();
 }
 
 }  // namespace
@@ -200,8 +224,12 @@ void fail(const char* format, ...) {
   std::abort();
 }
 
-void wait_for_block() { wait(State::AtBlock, 0); }
-void wait_for_warp(unsigned lanes) { wait(State::AtWarp, lanes); }
+void wait_for_block(Site site) { wait(State::AtBlock, 0, site); }
+
+void wait_for_warp(unsigned lanes, Site site, bool orders) {
+  if (!(lanes >> lane() & 1)) fail("lane %d is not of the lanes %08x that it waits for", lane(), lanes);
+  wait(State::AtWarp, lanes, site, orders);
+}
 
 Place* exchange_places(unsigned lanes) {
   Fiber& own = fibers[running];
@@ -209,13 +237,14 @@ Place* exchange_places(unsigned lanes) {
   return places[set] + running / WARP * WARP;
 }
 
-void leave_places(unsigned lanes) {
-  if (lanes != WHOLE_WARP) wait_for_warp(lanes);
+void leave_places(unsigned lanes, Site site) {
+  if (lanes != WHOLE_WARP) wait_for_warp(lanes, site);
 }
 
 void copy_later(void* to, const void* from, unsigned bytes) {
+  const std::uint64_t begun = races::begin_copy(to, from, bytes, __builtin_return_address(0));
   std::memset(to, 0xff, bytes);
-  fibers[running].open.push_back({to, from, bytes});
+  fibers[running].open.push_back({to, from, bytes, begun});
 }
 
 void end_copies() {
@@ -228,11 +257,30 @@ void finish_copies(unsigned left) {
   std::vector<std::vector<Copy>>& groups = fibers[running].groups;
   while (groups.size() > left) {
     for (const Copy& copy : groups.front()) {
+      races::end_copy(copy.to, copy.from, copy.bytes, copy.begun, __builtin_return_address(0));
       if (copy.from == nullptr) std::memset(copy.to, 0, copy.bytes);
       else std::memcpy(copy.to, copy.from, copy.bytes);
     }
     groups.erase(groups.begin());
   }
+}
+
+void* allocate(std::size_t bytes) {
+#ifdef EMULATOR_RACES
+  return races::allocate(bytes);
+#else
+  // No byte more, so that the address sanitizer sees what is outside.
+  void* memory = nullptr;
+  return posix_memalign(&memory, 256, bytes) == 0 ? memory : nullptr;
+#endif
+}
+
+void release(void* memory, [[maybe_unused]] std::size_t bytes) {
+#ifdef EMULATOR_RACES
+  races::release(memory, bytes);
+#else
+  std::free(memory);
+#endif
 }
 
 void run(dim3 grid, dim3 size, const std::function<void()>& each) {
@@ -243,9 +291,16 @@ void run(dim3 grid, dim3 size, const std::function<void()>& each) {
   count = size.x;
   block_size = size;
   grid_size = grid;
+  races::begin_launch();
   for (block.y = 0; block.y < grid.y; ++block.y) {
     for (block.x = 0; block.x < grid.x; ++block.x) run_block(backwards);
   }
 }
 
 }  // namespace emulator
+
+// Fibers change places only where they wait.
+unsigned atomicAdd(unsigned* at, unsigned more) {
+  emulator::races::change_atomically(at, sizeof *at, __builtin_return_address(0));
+  return std::exchange(*at, *at + more);
+}

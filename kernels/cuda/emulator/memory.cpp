@@ -28,9 +28,8 @@ Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
   if (size == 0) return INVALID_VALUE;
   if (++allocated == planned("allocation", 0)) return OUT_OF_MEMORY;
   if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
-  // As the driver aligns, and no byte more, so that the address sanitizer sees what is outside.
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 256, size) != 0) return OUT_OF_MEMORY;
+  void* const memory = emulator::allocate(size);
+  if (memory == nullptr) return OUT_OF_MEMORY;
   std::memset(memory, 0xff, size);  // fresh memory holds NaN
   *out = reinterpret_cast<Pointer>(memory);
   allocations[*out] = size;
@@ -45,8 +44,8 @@ Result cuMemFree_v2(Pointer memory) {
   const auto found = allocations.find(memory);
   if (found == allocations.end()) return INVALID_VALUE;
   used -= found->second;
+  emulator::release(reinterpret_cast<void*>(memory), found->second);
   allocations.erase(found);
-  std::free(reinterpret_cast<void*>(memory));
   return failed ? LAUNCH_FAILED : SUCCESS;
 }
 
