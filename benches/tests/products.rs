@@ -1,5 +1,4 @@
 //! Single operations on a GPU, or on the emulated driver of `scripts/cuda.sh`, where their times say nothing.
-#![cfg(feature = "cuda")]
 
 use muse_benches::device::DeviceProbe;
 use muse_benches::products::{Extent, measure};

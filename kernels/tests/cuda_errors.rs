@@ -1,6 +1,5 @@
 //! What a device does wrong is an error that names it, never a panic: each case in a process of its own, since a driver
 //! is found once. `scripts/cuda.sh` runs this on the emulated driver, which reads `MUSE_EMULATOR`.
-#![cfg(feature = "cuda")]
 
 mod child;
 

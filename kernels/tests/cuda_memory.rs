@@ -1,6 +1,5 @@
 //! Where weights lie on a device: few allocations, all of them or none. In a process of its own, with `MUSE_EMULATOR` for
 //! the emulated driver of `scripts/cuda.sh`.
-#![cfg(feature = "cuda")]
 
 mod child;
 

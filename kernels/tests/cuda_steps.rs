@@ -1,6 +1,5 @@
 //! Steps that are captured and launched as graphs against the same operations one by one, to the bit. On a device, or the
 //! emulated one of `scripts/cuda.sh`; faults each in a process of its own, with `MUSE_EMULATOR` for that one.
-#![cfg(feature = "cuda")]
 
 mod child;
 

@@ -1,6 +1,5 @@
 //! A model and the memory of a GPU: each case in a process of its own, with `MUSE_EMULATOR` for the emulated driver of
 //! `scripts/cuda.sh`.
-#![cfg(feature = "cuda")]
 
 #[path = "../../kernels/tests/child/mod.rs"]
 mod child;

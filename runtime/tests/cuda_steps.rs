@@ -1,6 +1,5 @@
 //! Models whose steps are graphs of a GPU against the same models launch by launch, to the bit: each in a process of its
 //! own, with `MUSE_EMULATOR` for the emulated driver of `scripts/cuda.sh`.
-#![cfg(feature = "cuda")]
 
 #[path = "../../kernels/tests/child/mod.rs"]
 mod child;
