@@ -345,7 +345,9 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: loaded by `load`.
+        // What an unloaded kernel does that still runs is not said.
+        let _ = self.context.synchronize();
+        // SAFETY: loaded by `load`; what ran of it was waited for, or the device is lost.
         let _ = unsafe { result::module::unload(self.module) };
     }
 }

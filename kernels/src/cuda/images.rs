@@ -111,6 +111,8 @@ mod tests {
         for name in NAMES {
             assert!(ptx.contains(&format!(".entry {name}(")), "the PTX lacks {name}: run scripts/cubins.sh");
         }
+        // The newest that the oldest driver knows (`DRIVER_MIN` of driver.rs), and what its GPUs have.
+        assert!(ptx.contains("\n.version 8.5\n.target sm_80\n"), "{}", &ptx[..200]);
         assert_eq!(ptx.matches(".entry ").count(), NAMES.len(), "a kernel that nothing names");
         for (_, image) in CUBINS {
             let cubin = image.decompressed().unwrap();
