@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muse_runtime::{EmbedEnd, EmbedOptions, GenerateOptions, Prompt, Refusal, Scheduler};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -40,6 +40,10 @@ pub enum Error {
     Refused(Refusal),
 }
 
+/// Requests whose images, videos and sounds are in memory at once; the next wait, with descriptors alone. Their bytes are
+/// `limits.images_mib` each, and a client may send as many calls as the bus takes.
+const FILES_AT_ONCE: usize = 2;
+
 /// A unique name of the bus; `None` on a connection that has but one client.
 pub type Client = Option<String>;
 
@@ -52,6 +56,8 @@ pub struct Service {
     next_session: AtomicU64,
     stopping: AtomicBool,
     streams: Mutex<JoinSet<()>>,
+    /// Of the requests whose files are in memory.
+    files: Semaphore,
     started: Instant,
 }
 
@@ -62,6 +68,8 @@ pub struct Session {
     pub client: Client,
     pub model: String,
     turn: tokio::sync::Mutex<Turn>,
+    /// Held while a request is read and rendered, before the scheduler knows of it.
+    asking: Semaphore,
 }
 
 #[derive(Default)]
@@ -108,6 +116,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Session {
+    /// Makes a request of this session the only one until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] where one is being read or rendered already.
+    pub fn ask(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.asking.try_acquire().map_err(|_| Error::Refused(Refusal::Busy))
+    }
+}
+
 impl Service {
     pub fn new(
         config: Config,
@@ -124,6 +142,7 @@ impl Service {
             next_session: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             streams: Mutex::default(),
+            files: Semaphore::new(FILES_AT_ONCE),
             started: Instant::now(),
         })
     }
@@ -155,9 +174,20 @@ impl Service {
             return Err(Error::TooManySessionsOfClient { open });
         }
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let session = Arc::new(Session { id, client, model, turn: tokio::sync::Mutex::default() });
+        let session = Arc::new(Session {
+            id,
+            client,
+            model,
+            turn: tokio::sync::Mutex::default(),
+            asking: Semaphore::new(1),
+        });
         sessions.insert(id, session.clone());
         Ok(session)
+    }
+
+    /// Waits until there is room for the files of a request; they may be in memory while this is held.
+    pub async fn room_for_files(&self) -> SemaphorePermit<'_> {
+        self.files.acquire().await.expect("it is never closed")
     }
 
     /// Starts an answer to the whole conversation so far.

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use common::{Client, Options, Simulated, daemon_with, message, refusal, user};
+use common::{Client, Options, Simulated, daemon, daemon_with, message, refusal, user};
 use zbus::{Fd, Variant};
 
 /// One wrong call: its name, its messages, its options, the error's name, and words that its text has.
@@ -303,4 +303,35 @@ async fn a_full_queue_is_an_error() {
     let (name, text) = refused(&sessions[2], &user("no room"), Options::new()).await;
     assert_eq!(name, "QueueFull");
     assert!(text.starts_with("1 requests are waiting"), "{text}");
+}
+
+#[tokio::test]
+async fn a_session_reads_one_request_at_a_time() {
+    let daemon = daemon().await;
+    let session = daemon.open().await;
+    let asking = daemon.service.session(1).unwrap();
+    let held = asking.ask().unwrap();
+    // Many calls may come at once, each with files: none but the first is read.
+    for messages in [user("hi"), with("images", images(&[b"x"]))] {
+        assert_eq!(refused(&session, &messages, Options::new()).await.0, "Busy");
+    }
+    drop(held);
+    assert_eq!(session.respond("hi").await.finish().await.0, "echo: hi");
+}
+
+#[tokio::test]
+async fn files_of_few_requests_are_in_memory_at_once() {
+    let daemon = daemon().await;
+    let (shown, told) = (daemon.open().await, daemon.open().await);
+    let room = [daemon.service.room_for_files().await, daemon.service.room_for_files().await];
+    let messages = with("images", images(&[b"x"]));
+    let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
+    let text = async { told.respond("hi").await.finish().await.0 };
+    tokio::select! {
+        biased;
+        (name, _) = &mut waits => panic!("it was read without room: {name}"),
+        text = text => assert_eq!(text, "echo: hi", "text needs no room"),
+    }
+    drop(room);
+    assert_eq!(waits.await.0, "Unsupported");
 }

@@ -177,6 +177,11 @@ const IMAGES: &str = "images";
 const VIDEOS: &str = "videos";
 const AUDIO: &str = "audio";
 
+/// Whether a conversation comes with files.
+pub fn has_files(wire: &[Wire]) -> bool {
+    wire.iter().any(|message| [IMAGES, VIDEOS, AUDIO].iter().any(|key| message.contains_key(*key)))
+}
+
 /// A message whose files are counted in `file_bytes`.
 fn message(index: usize, mut wire: Wire, limits: &Limits, file_bytes: &mut usize) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));

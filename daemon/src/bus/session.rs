@@ -10,7 +10,7 @@ use zbus::{Connection, ObjectServer, OwnedObjectPath, interface};
 
 use super::client_of;
 use super::error::Error;
-use super::options::{Keys, Wire, messages};
+use super::options::{Keys, Wire, has_files, messages};
 use crate::service::{self, Answer, Service};
 use crate::stream::{self, End};
 
@@ -90,6 +90,11 @@ impl Session {
         let mut keys = Keys::new(options);
         let generate = keys.generate(limits)?;
         keys.finish()?;
+        let _asking = self.session.ask()?;
+        let _room = match has_files(&messages) {
+            true => Some(self.service.room_for_files().await),
+            false => None,
+        };
         // Reading files takes a while, and a file may be on a slow disk.
         let service = self.service.clone();
         let read = tokio::task::spawn_blocking(move || self::messages(messages, &service.config.limits));
