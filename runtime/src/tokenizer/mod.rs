@@ -7,6 +7,7 @@
 //! his turn and speak as somebody else; see [`disguise`](self::disguise). A raw prompt is read as it stands.
 
 mod disguise;
+mod growth;
 mod pieces;
 mod whole;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
 use self::disguise::Disguise;
+use self::growth::text_max;
 use self::pieces::{PieceDecoder, Pieces};
 pub use self::whole::WholeText;
 use crate::protocol::{AddedToken, Call, Protocol};
@@ -33,6 +35,8 @@ const TEXT_MAX: usize = 8 << 20;
 /// The text side of a real model.
 pub struct HfText {
     tokenizer: Tokenizer,
+    /// Bytes of a text.
+    text_max: usize,
     /// Put in front of raw text.
     bos: Option<u32>,
     image: Option<MediaText>,
@@ -59,6 +63,7 @@ impl HfText {
             return Err(TextError::Tokenizer(problem));
         }
         let tokenizer = guarded(|| Tokenizer::from_bytes(tokenizer_json)).map_err(TextError::Tokenizer)?;
+        let text_max = text_max(&tokenizer, TEXT_MAX).map_err(TextError::Tokenizer)?;
         let pieces = Pieces::new(&tokenizer, tokenizer_json)?;
         let chat = if chat_template.is_empty() {
             None
@@ -75,7 +80,8 @@ impl HfText {
         let bos = text.bos_id.filter(|_| text.add_bos);
         let muse_format::Text { image, audio, .. } = *text;
         let video = text.video.clone();
-        Ok(Self { tokenizer, bos, image, video, audio, chat, pieces: Arc::new(pieces), protocol })
+        let pieces = Arc::new(pieces);
+        Ok(Self { tokenizer, text_max, bos, image, video, audio, chat, pieces, protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
@@ -85,6 +91,7 @@ impl HfText {
 
     /// Ids of `text`, control tokens recognised but for those that `mark` is in; it is removed.
     fn ids(&self, text: &str, mark: Option<char>) -> Result<Vec<u32>, TextError> {
+        check_len(text.len(), self.text_max)?;
         guarded(|| {
             let tokenizer = &self.tokenizer;
             let vocabulary = tokenizer.get_added_vocabulary();
@@ -113,7 +120,6 @@ impl HfText {
 
 impl Text for HfText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        check_len(text.len())?;
         let mut ids = self.ids(text, None)?;
         if let Some(bos) = self.bos {
             ids.insert(0, bos);
@@ -123,7 +129,8 @@ impl Text for HfText {
 
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
-        check_len(messages.iter().map(|message| message.role.len() + message.text_bytes()).sum())?;
+        let bytes = messages.iter().map(|message| message.role.len() + message.text_bytes()).sum();
+        check_len(bytes, self.text_max)?;
         for kind in MediumKind::ALL {
             let sent = messages.iter().any(|message| message.count(kind) > 0);
             if sent && self.medium(kind).is_none() {
@@ -211,8 +218,8 @@ fn turn(message: &Message, disguise: &Disguise, mark: char) -> Turn {
     }
 }
 
-fn check_len(bytes: usize) -> Result<(), TextError> {
-    if bytes > TEXT_MAX { Err(TextError::TooLong { bytes, limit: TEXT_MAX }) } else { Ok(()) }
+fn check_len(bytes: usize, limit: usize) -> Result<(), TextError> {
+    if bytes > limit { Err(TextError::TooLong { bytes, limit }) } else { Ok(()) }
 }
 
 /// Runs the library on what it was not written for; what goes wrong is told without the text it went wrong on.

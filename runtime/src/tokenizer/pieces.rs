@@ -17,6 +17,11 @@ use crate::{TextDecoder, TextError};
 /// Ids are below this; the largest vocabularies in use have 262144.
 const IDS_MAX: u32 = 1 << 22;
 
+/// Bytes that a token may add to a text; white space of some vocabularies has a few hundred.
+const PIECE_MAX: usize = 16 << 10;
+/// Bytes that all may.
+const PIECES_MAX: usize = 256 << 20;
+
 /// What every token adds to a text.
 pub(super) struct Pieces {
     bytes: Vec<u8>,
@@ -138,7 +143,10 @@ impl Rule {
     }
 
     /// Appends what `token` adds to a text.
-    fn append(&self, token: &str, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// Where that is more than [`PIECE_MAX`] bytes: replacements of replacements grow without end.
+    fn append(&self, token: &str, out: &mut Vec<u8>) -> Result<(), TextError> {
         if self.byte_level {
             let start = out.len();
             for c in token.chars() {
@@ -146,17 +154,23 @@ impl Rule {
                     // An added token, kept as it is.
                     out.truncate(start);
                     out.extend_from_slice(token.as_bytes());
-                    return;
+                    return Ok(());
                 };
                 out.push(byte);
             }
-            return;
+            return Ok(());
         }
         if self.spaced {
             out.push(b' ');
         }
         let mut token = token.to_owned();
         for (from, to) in &self.replace {
+            let len = token.len() + token.matches(from.as_str()).count() * to.len();
+            if len > PIECE_MAX {
+                let problem =
+                    format!("a token adds up to {len} bytes to a text; at most {PIECE_MAX} are taken");
+                return Err(TextError::Tokenizer(problem));
+            }
             token = token.replace(from.as_str(), to);
         }
         let hex =
@@ -165,6 +179,7 @@ impl Rule {
             Some(byte) => out.push(byte),
             None => out.extend_from_slice(token.as_bytes()),
         }
+        Ok(())
     }
 }
 
@@ -201,10 +216,13 @@ impl Pieces {
             // Ids without a token, and special ones, add nothing.
             pieces.ends.resize(id as usize + 1, pieces.bytes.len() as u32);
             if !added.get(&id).is_some_and(|token| token.special) {
-                rule.append(&token, &mut pieces.bytes);
+                rule.append(&token, &mut pieces.bytes)?;
             }
-            pieces.ends[id as usize] = u32::try_from(pieces.bytes.len())
-                .map_err(|_| TextError::Tokenizer("its tokens are more than 4 GiB".into()))?;
+            if pieces.bytes.len() > PIECES_MAX {
+                let problem = format!("its tokens are more than {PIECES_MAX} bytes of text");
+                return Err(TextError::Tokenizer(problem));
+            }
+            pieces.ends[id as usize] = pieces.bytes.len() as u32;
         }
         Ok(pieces)
     }

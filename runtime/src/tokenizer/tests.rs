@@ -283,6 +283,67 @@ fn a_damaged_tokenizer_is_refused() {
     }
 }
 
+/// The fixture's tokenizer with something else in its place.
+fn with(path: &str, value: Value) -> Vec<u8> {
+    let mut changed = json("llama/checkpoint/tokenizer.json");
+    *changed.pointer_mut(path).unwrap() = value;
+    serde_json::to_vec(&changed).unwrap()
+}
+
+/// As many steps in a row as would make a terabyte of a byte.
+fn bomb(step: Value) -> Value {
+    let steps = vec![step; 40];
+    serde_json::json!({"type": "Sequence", "normalizers": steps, "pretokenizers": steps, "decoders": steps})
+}
+
+#[test]
+fn steps_that_make_a_text_longer_and_longer_are_not_begun() {
+    let double = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let insert = serde_json::json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a"});
+    let prepend = serde_json::json!({"type": "Prepend", "prepend": "a"});
+    let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let spaces = serde_json::json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let cases = [
+        ("/normalizer", bomb(double.clone())),
+        ("/normalizer", bomb(insert)),
+        ("/normalizer", bomb(prepend)),
+        ("/normalizer", bomb(serde_json::json!({"type": "NFKD"}))),
+        ("/pre_tokenizer", bomb(bytes)),
+        ("/pre_tokenizer", bomb(spaces)),
+    ];
+    for (path, steps) in cases {
+        let json = with(path, steps.clone());
+        let text = HfText::new(&json, &muse_format::Text::default(), "").unwrap();
+        let too_long = Err(TextError::TooLong { bytes: 1, limit: 0 });
+        assert_eq!(text.encode("a"), too_long, "{path} {steps}");
+        assert_eq!(WholeText::new(&json).unwrap().encode("a"), too_long, "{path} {steps}");
+    }
+    // A trie of no bytes, and nine letters; a byte becomes two of the pre-tokenizer's.
+    let table = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAAAGFiY2RlZmdoaQA="});
+    let text = WholeText::new(&with("/normalizer", table)).unwrap();
+    let (bytes, limit) = (4_000_000, (64 << 20) / (9 * 2));
+    assert_eq!(text.encode(&"a".repeat(bytes)), Err(TextError::TooLong { bytes, limit }));
+    let decoder = HfText::new(&with("/decoder", bomb(double)), &muse_format::Text::default(), "");
+    let problem = decoder.err().unwrap().to_string();
+    assert!(problem.contains("adds up to") && problem.contains("16384"), "{problem}");
+}
+
+#[test]
+fn a_model_whose_work_has_no_bound_is_refused() {
+    let pieces = |word: u64, prefix: &str| {
+        serde_json::json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
+            "continuing_subword_prefix": prefix, "max_input_chars_per_word": word})
+    };
+    for (case, model, words) in [
+        ("long words", pieces(1 << 40, "##"), "1099511627776 characters"),
+        ("long affixes", pieces(100, &"#".repeat(65)), "65 bytes"),
+    ] {
+        let problem = WholeText::new(&with("/model", model)).err().unwrap().to_string();
+        assert!(problem.contains(words), "{case}: {problem}");
+    }
+    assert!(WholeText::new(&with("/model", pieces(100, "##"))).is_ok());
+}
+
 #[test]
 fn a_prompt_of_megabytes_is_refused_before_any_work() {
     let text = text("llama");

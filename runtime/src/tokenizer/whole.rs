@@ -3,12 +3,15 @@
 
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
-use super::{JSON_MAX, check_len, guarded};
+use super::growth::text_max;
+use super::{JSON_MAX, TEXT_MAX, check_len, guarded};
 use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
 
 /// The text side of a model that embeds.
 pub struct WholeText {
     tokenizer: Tokenizer,
+    /// Bytes of a text.
+    text_max: usize,
 }
 
 impl WholeText {
@@ -27,7 +30,9 @@ impl WholeText {
             tokenizer.with_padding(None).with_truncation(None)?;
             Ok(tokenizer)
         };
-        Ok(Self { tokenizer: guarded(read).map_err(TextError::Tokenizer)? })
+        let tokenizer = guarded(read).map_err(TextError::Tokenizer)?;
+        let text_max = text_max(&tokenizer, TEXT_MAX).map_err(TextError::Tokenizer)?;
+        Ok(Self { tokenizer, text_max })
     }
 
     /// Ids that the frame adds.
@@ -42,7 +47,7 @@ impl Text for WholeText {
     }
 
     fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
-        check_len(text.len())?;
+        check_len(text.len(), self.text_max)?;
         guarded(|| {
             let mut encoding = self.tokenizer.encode_fast(text, false)?;
             encoding.truncate(limit.saturating_sub(self.frame()), 0, TruncationDirection::Right);
