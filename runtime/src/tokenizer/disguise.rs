@@ -15,6 +15,20 @@ use tokenizers::Tokenizer;
 
 use crate::{Message, TextError};
 
+/// Those of `texts` that no other is the begin of. Where another begins one of these does, so the same places are found,
+/// and each once: of tokens that are a letter, two of it, three, a text would have as many mentions as its length squared.
+fn shortest<'a>(texts: &[&'a str]) -> Vec<&'a str> {
+    let mut sorted = texts.to_vec();
+    sorted.sort_unstable();
+    let mut kept: Vec<&str> = Vec::new();
+    for text in sorted {
+        if kept.last().is_none_or(|last| !text.starts_with(last)) {
+            kept.push(text);
+        }
+    }
+    kept
+}
+
 pub(super) struct Disguise {
     special: AhoCorasick,
     /// `special` and what the template writes.
@@ -34,7 +48,8 @@ impl Disguise {
         let written = written.filter(|token| !token.trim().is_empty() && template.contains(token));
         let control: Vec<_> = special.iter().copied().chain(written).collect();
         let build = |texts: &[&str]| {
-            AhoCorasick::new(texts).map_err(|error| TextError::Tokenizer(format!("special tokens: {error}")))
+            AhoCorasick::new(shortest(texts))
+                .map_err(|error| TextError::Tokenizer(format!("special tokens: {error}")))
         };
         let marks = ('\u{fdd0}'..='\u{fdef}').filter(|&mark| !template.contains(mark)).collect();
         Ok(Self { special: build(&special)?, control: build(&control)?, marks })
@@ -88,5 +103,17 @@ impl Disguise {
             }
             other => other.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortest;
+
+    #[test]
+    fn of_tokens_that_begin_with_each_other_the_shortest_is_looked_for() {
+        assert_eq!(shortest(&["ab", "<x>", "abc", "b", "<x>y", "a", "a"]), ["<x>", "a", "b"]);
+        let letters: Vec<String> = (2..2000).map(|len| "a".repeat(len)).collect();
+        assert_eq!(shortest(&letters.iter().map(String::as_str).collect::<Vec<_>>()), ["aa"]);
     }
 }
