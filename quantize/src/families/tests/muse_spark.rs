@@ -115,6 +115,13 @@ fn muse_spark_hears_where_a_prompt_can_hold_a_sound() {
 }
 
 #[test]
+fn a_vector_of_more_samples_than_a_number_holds_is_refused() {
+    let config = hearing(&json!({"patch_sizes": [1 << 20, 1 << 20]}));
+    let error = import(&checkpoint(config, &[])).expect_err("2^40 samples").to_string();
+    assert!(error.contains("1048576 samples at most"), "{error}");
+}
+
+#[test]
 fn a_feature_extractor_says_the_rate_and_nothing_else_that_is_not_implemented() {
     let mut audio = spec(hearing(&json!({}))).expect("muse_spark").audio.expect("a tower");
     let mut read = |settings: Value| {

@@ -55,9 +55,9 @@ pub struct AudioStage {
 }
 
 impl Audio {
-    /// Samples that become one vector.
+    /// Samples that become one vector; the largest number for more, which [`super::Spec::validate`] refuses.
     pub fn samples(&self) -> u32 {
-        self.stages.iter().map(|stage| stage.patch).product()
+        self.stages.iter().fold(1, |samples, stage| samples.saturating_mul(stage.patch))
     }
 
     /// Vectors of so many samples; the last may be of fewer.
@@ -68,12 +68,15 @@ impl Audio {
     /// Width of the input of a stage's first product.
     pub fn patch_width(&self, stage: usize) -> u32 {
         let before = stage.checked_sub(1).and_then(|before| self.stages.get(before));
-        self.stages.get(stage).map_or(0, |own| own.patch) * before.map_or(1, |before| before.dim)
+        self.stages
+            .get(stage)
+            .map_or(0, |own| own.patch)
+            .saturating_mul(before.map_or(1, |before| before.dim))
     }
 
     /// Rows of a stage for one vector.
     pub fn rows(&self, stage: usize) -> u32 {
-        self.stages.iter().skip(stage + 1).map(|stage| stage.patch).product()
+        self.stages.iter().skip(stage + 1).fold(1, |rows, stage| rows.saturating_mul(stage.patch))
     }
 
     pub(super) fn validate(&self, spec: &Spec) -> Result<(), FormatError> {
