@@ -77,7 +77,8 @@ on_avx512() {
 (need_rust) || exit 1
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 step "formatting" cargo fmt --all --check
-step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+# Also the fuzz targets, which nothing else builds; `scripts/fuzz.sh` does. Nothing is linked with the fuzzer here.
+step "lints" env CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo clippy --workspace --features muse-fuzz/libfuzzer --all-targets --locked -- -D warnings
 step "lints, CUDA" cargo clippy -p muse-kernels -p muse-runtime -p mused -p muse-benches --features mused/cuda,muse-benches/cuda --all-targets --locked -- -D warnings
 step "lints, aarch64" scripts/aarch64.sh --lint -- --locked -p muse-kernels
 step "tests, x86-64" cargo test --workspace --locked --no-fail-fast

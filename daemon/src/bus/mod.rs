@@ -3,7 +3,7 @@
 pub mod error;
 mod manager;
 mod model;
-mod options;
+pub mod options;
 mod session;
 
 use std::collections::BTreeMap;

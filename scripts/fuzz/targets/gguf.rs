@@ -2,7 +2,7 @@
 //! `cargo fuzz run gguf` in `quantize`; seed with `tests/fixtures/gguf/blocks.gguf`.
 #![no_main]
 
-#[path = "../../tests/gguf/exercise.rs"]
+#[path = "../../../quantize/tests/gguf/exercise.rs"]
 mod exercise;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
