@@ -271,7 +271,7 @@ async fn a_slow_reader_loses_its_answer_and_nobody_waits_for_it() {
 
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_let_go() {
-    let text = "[limits]\nstream_frames = 8\nstream_stall_seconds = 1";
+    let text = "[limits]\nstream_frames = 1000\nstream_stall_seconds = 1";
     let daemon = daemon_with(text, Simulated::new(&[("sim", 0)]), None).await;
     let session = daemon.open().await;
     let mut unread = session.respond(FOREVER).await;
