@@ -51,6 +51,19 @@ for path in sys.argv[1:]:
 END
 }
 
+# As many programs at once as there are CPUs, the examples in the documentation as one of them.
+on_x86_64() {
+  need_rust
+  local programs folder program
+  programs=$(test_programs --workspace --locked)
+  {
+    echo 'cargo test --workspace --locked --no-fail-fast --doc'
+    while IFS=$'\t' read -r folder program; do
+      printf 'cd %q && %q\n' "$folder" "$program"
+    done <<<"$programs"
+  } | longest_first speculation muse_runtime golden memory model real_bus | together
+}
+
 # On `max` everything but the quantizer's program (`cli`), which is for workstations: cargo's runner covers a test, not what
 # it starts. On the CPUs that choose other kernels what a choice changes: every kernel, and tiny models end to end.
 on_aarch64() {
@@ -81,7 +94,7 @@ step "formatting" cargo fmt --all --check
 step "lints" env CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo clippy --workspace --features muse-fuzz/libfuzzer --all-targets --locked -- -D warnings
 step "lints, CUDA" cargo clippy -p muse-kernels -p muse-runtime -p mused -p muse-benches --features mused/cuda,muse-benches/cuda --all-targets --locked -- -D warnings
 step "lints, aarch64" scripts/aarch64.sh --lint -- --locked -p muse-kernels
-step "tests, x86-64" cargo test --workspace --locked --no-fail-fast
+step "tests, x86-64" on_x86_64
 step "tests, aarch64 under qemu" on_aarch64
 # Where the CPU has it, "tests, x86-64" has run these variants.
 grep -qsw avx512_vnni /proc/cpuinfo || step "tests, AVX-512 under bochs" on_avx512
