@@ -35,6 +35,16 @@ fn report() {
     println!("outcome: {}", CudaBackend::new().unwrap().report().unwrap());
 }
 
+#[test]
+#[ignore = "the process that `a_backend_may_be_dropped_while_it_works` starts"]
+fn dropped() {
+    let mut cuda = CudaBackend::new().unwrap();
+    let (mut x, y) = (cuda.buffer(64).unwrap(), cuda.buffer(64).unwrap());
+    cuda.add(&mut x, &y, 64).unwrap();
+    drop(cuda);
+    println!("outcome: dropped");
+}
+
 fn outcome(faults: &str, with_driver: bool) -> String {
     outcome_of("multiplied", faults, with_driver)
 }
@@ -75,6 +85,12 @@ fn each_fault_has_its_error() {
     }
     let found = outcome("", false);
     assert!(found.contains("CUDA: there is no libcuda.so.1"), "no driver: {found}");
+}
+
+/// The emulated driver ends a process that unloads kernels which may run, or leaves a context with anything in it.
+#[test]
+fn a_backend_may_be_dropped_while_it_works() {
+    assert_eq!(outcome_of("dropped", "", true), "dropped");
 }
 
 #[test]

@@ -74,11 +74,20 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
 Result cuDevicePrimaryCtxRetain(void** context, int) {
   LOCKED;
   if (!ready) return NOT_INITIALIZED;
+  ++retained;
   *context = &guard;
   return SUCCESS;
 }
 
-Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+// With the last of it goes all that was made in it, which by then nobody should hold.
+Result cuDevicePrimaryCtxRelease_v2(int) {
+  LOCKED;
+  if (retained == 0) return INVALID_CONTEXT;
+  if (--retained == 0 && !failed && !(allocations.empty() && modules.empty() && streams.empty())) {
+    emulator::fail("the context is left with %zu allocations, %zu modules and %zu streams", allocations.size(), modules.size(), streams.size());
+  }
+  return SUCCESS;
+}
 
 Result cuCtxSetCurrent(void* context) {
   has_context = context == &guard;
@@ -112,18 +121,28 @@ Result cuModuleLoadDataEx(void** module, const void* image, unsigned count, cons
       return INVALID_PTX;
     }
   }
-  *module = &plan;
+  *module = *modules.insert(new Module).first;
   return SUCCESS;
 }
 
-Result cuModuleUnload(void*) { return SUCCESS; }
+// What becomes of kernels that run is not documented, so none may.
+Result cuModuleUnload(void* handle) {
+  LOCKED;
+  Module* const module = static_cast<Module*>(handle);
+  if (!module->busy.empty() && !failed) emulator::fail("a module is unloaded whose kernels may still run");
+  modules.erase(module);
+  delete module;
+  return SUCCESS;
+}
 
-Result cuModuleGetFunction(void** function, void*, const char* name) {
+Result cuModuleGetFunction(void** function, void* handle, const char* name) {
   NEEDS_CONTEXT;
   const auto found = emulator::kernels().find(name);
   const auto missing = plan.find("missing");
   if (found == emulator::kernels().end() || (missing != plan.end() && missing->second == name)) return NOT_FOUND;
-  *function = const_cast<emulator::Kernel*>(&found->second);
+  Module* const module = static_cast<Module*>(handle);
+  module->functions.push_back(std::make_unique<Function>(&found->second, module));
+  *function = module->functions.back().get();
   return SUCCESS;
 }
 
@@ -132,8 +151,14 @@ Result cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned
   NEEDS_CONTEXT;
   const bool too_large = grid_x > 0x7fffffffu || grid_y > 65535 || grid_z != 1 || block_x > 1024 || block_y != 1 || block_z != 1;
   if (too_large || grid_x == 0 || grid_y == 0 || block_x == 0 || shared != 0) return INVALID_VALUE;
-  const auto launch = (*static_cast<const emulator::Kernel*>(function))({grid_x, grid_y, 1}, {block_x, 1, 1}, arguments);
-  if (Stream& stream = *static_cast<Stream*>(handle); stream.capturing) {
+  const Function& own = *static_cast<const Function*>(function);
+  Stream& stream = *static_cast<Stream*>(handle);
+  const auto run = (*own.kernel)({grid_x, grid_y, 1}, {block_x, 1, 1}, arguments);
+  const auto launch = [run, module = own.module, &stream] {
+    module->busy.insert(&stream);
+    run();
+  };
+  if (stream.capturing) {
     stream.captured.push_back(launch);
     return SUCCESS;
   }
@@ -165,6 +190,7 @@ Result cuGetErrorName(Result error, const char** name) {
     case CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
     case CAPTURE_INVALIDATED: *name = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;
     case CAPTURE_WRONG_THREAD: *name = "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"; break;
+    case CONTEXT_IS_DESTROYED: *name = "CUDA_ERROR_CONTEXT_IS_DESTROYED"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: return INVALID_VALUE;

@@ -3,8 +3,10 @@
 
 #include <chrono>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -28,6 +30,7 @@ enum Result {
   INVALID_HANDLE = 400,
   ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
+  CONTEXT_IS_DESTROYED = 709,
   LAUNCH_FAILED = 719,
   ALREADY_REGISTERED = 712,
   NOT_REGISTERED = 713,
@@ -53,6 +56,18 @@ struct Stream {
   Graph captured;
 };
 
+// A loaded image, and the streams in which its kernels may still run.
+struct Function;
+struct Module {
+  std::vector<std::unique_ptr<Function>> functions;
+  std::set<Stream*> busy;
+};
+struct Function {
+  const emulator::Kernel* kernel;
+  Module* module;
+};
+inline std::set<Module*> modules;
+
 inline std::recursive_mutex guard;
 inline std::unordered_map<std::thread::id, int> captures;  // of the thread that forbid it calls like cuMemAlloc
 inline bool ready = false;
@@ -64,6 +79,7 @@ inline std::size_t peak = 0;
 inline std::map<const char*, std::pair<std::size_t, void*>> registered;
 inline long launches = 0, registrations = 0, allocated = 0, instantiated = 0, uploaded = 0, graphs = 0;
 inline bool failed = false;
+inline long retained = 0;  // of the one context
 inline thread_local bool has_context = false;
 
 inline long planned(const char* what, long otherwise) {
@@ -81,6 +97,7 @@ inline struct Counts {
 inline Result state() {
   if (!ready) return NOT_INITIALIZED;
   if (!has_context) return INVALID_CONTEXT;
+  if (retained == 0) return CONTEXT_IS_DESTROYED;
   return failed ? LAUNCH_FAILED : SUCCESS;
 }
 

@@ -14,7 +14,9 @@ Result cuStreamCreate(void** stream, unsigned) {
 
 Result cuStreamSynchronize(void* stream) {
   NEEDS_CONTEXT;
-  return outside_capture(stream);
+  if (const Result bad = outside_capture(stream); bad) return bad;
+  for (Module* const module : modules) module->busy.erase(static_cast<Stream*>(stream));
+  return SUCCESS;
 }
 
 Result cuStreamDestroy_v2(void* stream) {
