@@ -2,8 +2,8 @@
 // what measurements of the other kernels are compared with.
 #include "common.cuh"
 
-// Loads of a thread that are on the way at once.
-constexpr u32 PROBE_LOADS = 8;
+// Loads of a thread that are on the way at once: more take registers of which a full processor has none left.
+constexpr u32 PROBE_LOADS = 4;
 // Sums of a warp, none of which waits for another.
 constexpr u32 PROBE_SUMS = 8;
 
@@ -11,13 +11,18 @@ constexpr u32 PROBE_SUMS = 8;
 extern "C" __global__ void __launch_bounds__(THREADS) probe_read(u32* out, const uint4* x, u64 count) {
   const u64 all = static_cast<u64>(gridDim.x) * THREADS;
   u32 sum = 0;
-  for (u64 first = thread_index(); first < count; first += PROBE_LOADS * all) {
+  u64 at = thread_index();
+  // Without a condition, which would let one load wait for another.
+  for (; at + (PROBE_LOADS - 1) * all < count; at += PROBE_LOADS * all) {
     uint4 loaded[PROBE_LOADS];
-    for (u32 i = 0; i < PROBE_LOADS; ++i) {
-      const u64 at = first + i * all;
-      loaded[i] = at < count ? ptx::load_once(x + at) : uint4{0, 0, 0, 0};
-    }
+#pragma unroll
+    for (u32 i = 0; i < PROBE_LOADS; ++i) loaded[i] = ptx::load_once(x + at + i * all);
+#pragma unroll
     for (u32 i = 0; i < PROBE_LOADS; ++i) sum += loaded[i].x + loaded[i].y + loaded[i].z + loaded[i].w;
+  }
+  for (; at < count; at += all) {
+    const uint4 loaded = ptx::load_once(x + at);
+    sum += loaded.x + loaded.y + loaded.z + loaded.w;
   }
   for (u32 step = 1; step < WARP; step *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
   if (threadIdx.x % WARP == 0) atomicAdd(out, sum);
