@@ -137,7 +137,7 @@ impl CudaBackend {
     pub fn report(&self) -> Result<String, BackendError> {
         let Context { name, sm, .. } = &*self.context;
         let kernels = match &self.kernels.origin {
-            Origin::Cubin(_) => "kernels compiled for it".to_owned(),
+            Origin::Cubin => "kernels compiled for it".to_owned(),
             Origin::Ptx => "kernels that its driver compiles".to_owned(),
             Origin::PtxAfter(refused) => {
                 format!("kernels that its driver compiles, as it refused those compiled for it ({refused})")

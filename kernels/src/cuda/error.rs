@@ -19,8 +19,6 @@ pub enum CudaError {
     OldDevice { device: String, sm: u32, needed: u32 },
     #[error("the driver does not take this build's kernels for sm_{sm}: {problem}")]
     Image { sm: u32, problem: String },
-    #[error("this build's kernels in {image} are damaged: {problem}; install it anew")]
-    DamagedImage { image: &'static str, problem: String },
     #[error("this build's kernels lack `{kernel}`: {problem}")]
     MissingKernel { kernel: &'static str, problem: String },
     #[error(
