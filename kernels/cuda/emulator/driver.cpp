@@ -9,6 +9,7 @@
 // `graph_bytes=BYTES` (a graph takes of the device), `count=1` (says at the end what was launched).
 #include "driver.h"
 
+#include <algorithm>
 #include <sstream>
 
 using namespace driver;
@@ -83,8 +84,10 @@ Result cuDevicePrimaryCtxRetain(void** context, int) {
 Result cuDevicePrimaryCtxRelease_v2(int) {
   LOCKED;
   if (retained == 0) return INVALID_CONTEXT;
-  if (--retained == 0 && !failed && !(allocations.empty() && modules.empty() && streams.empty())) {
-    emulator::fail("the context is left with %zu allocations, %zu modules and %zu streams", allocations.size(), modules.size(), streams.size());
+  const std::size_t left[] = {allocations.size(), pinned.size(), registered.size(), modules.size(), streams.size(), events.size(), made.size()};
+  if (--retained == 0 && !failed && std::ranges::any_of(left, [](std::size_t count) { return count > 0; })) {
+    emulator::fail("the context is left with %zu allocations, %zu pinned, %zu registrations, %zu modules, %zu streams, %zu events and %zu graphs",
+                   left[0], left[1], left[2], left[3], left[4], left[5], left[6]);
   }
   return SUCCESS;
 }
@@ -127,7 +130,7 @@ Result cuModuleLoadDataEx(void** module, const void* image, unsigned count, cons
 
 // What becomes of kernels that run is not documented, so none may.
 Result cuModuleUnload(void* handle) {
-  LOCKED;
+  FREES;
   Module* const module = static_cast<Module*>(handle);
   if (!module->busy.empty() && !failed) emulator::fail("a module is unloaded whose kernels may still run");
   modules.erase(module);
@@ -191,6 +194,7 @@ Result cuGetErrorName(Result error, const char** name) {
     case CAPTURE_INVALIDATED: *name = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;
     case CAPTURE_WRONG_THREAD: *name = "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"; break;
     case CONTEXT_IS_DESTROYED: *name = "CUDA_ERROR_CONTEXT_IS_DESTROYED"; break;
+    case NOT_READY: *name = "CUDA_ERROR_NOT_READY"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: return INVALID_VALUE;

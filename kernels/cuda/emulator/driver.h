@@ -30,6 +30,7 @@ enum Result {
   INVALID_HANDLE = 400,
   ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
+  NOT_READY = 600,
   CONTEXT_IS_DESTROYED = 709,
   LAUNCH_FAILED = 719,
   ALREADY_REGISTERED = 712,
@@ -48,12 +49,18 @@ constexpr long DEVICE_BYTES = 8L << 30;
 using Graph = std::vector<std::function<void()>>;
 
 using Clock = std::chrono::steady_clock;
-using Event = std::optional<Clock::time_point>;
 
 struct Stream {
   bool capturing = false, invalidated = false;
   std::thread::id capturer;
   Graph captured;
+};
+
+// A moment in the stream that it was recorded in, if it was, and whether that was waited for.
+struct Event {
+  std::optional<Clock::time_point> at;
+  Stream* stream = nullptr;
+  bool waited = false;
 };
 
 // A loaded image, and the streams in which its kernels may still run.
@@ -73,6 +80,9 @@ inline std::unordered_map<std::thread::id, int> captures;  // of the thread that
 inline bool ready = false;
 inline std::map<std::string, std::string> plan;
 inline std::unordered_map<Pointer, std::size_t> allocations;
+inline std::set<void*> pinned;
+inline std::set<Event*> events;
+inline std::set<Graph*> made;  // graphs, and what is made of them to be launched
 inline std::size_t used = 0;
 inline std::size_t peak = 0;
 // What is registered: how many bytes from where on, and where the device finds them.
@@ -120,6 +130,10 @@ inline Result safe_to_call() {
 }  // namespace driver
 
 #define LOCKED const std::lock_guard<std::recursive_mutex> lock(guard)
+// What frees something does so after a failure too.
+#define FREES \
+  LOCKED;     \
+  if (!has_context) return INVALID_CONTEXT
 #define NEEDS_CONTEXT                  \
   LOCKED;                              \
   if (const Result bad = state(); bad) return bad

@@ -39,7 +39,7 @@ Result cuMemAlloc_v2(Pointer* out, std::size_t size) {
 }
 
 Result cuMemFree_v2(Pointer memory) {
-  LOCKED;
+  FREES;
   if (const Result bad = safe_to_call(); bad) return bad;
   const auto found = allocations.find(memory);
   if (found == allocations.end()) return INVALID_VALUE;
@@ -52,12 +52,16 @@ Result cuMemFree_v2(Pointer memory) {
 Result cuMemAllocHost_v2(void** out, std::size_t size) {
   NEEDS_CONTEXT;
   *out = std::malloc(size);
-  return *out == nullptr ? OUT_OF_MEMORY : SUCCESS;
+  if (*out == nullptr) return OUT_OF_MEMORY;
+  pinned.insert(*out);
+  return SUCCESS;
 }
 
 Result cuMemHostAlloc(void** out, std::size_t size, unsigned) { return cuMemAllocHost_v2(out, size); }
 
 Result cuMemFreeHost(void* memory) {
+  FREES;
+  if (pinned.erase(memory) == 0) return INVALID_VALUE;
   std::free(memory);
   return SUCCESS;
 }
@@ -110,7 +114,7 @@ Result cuMemHostGetDevicePointer_v2(Pointer* out, void* host, unsigned flags) {
 }
 
 Result cuMemHostUnregister(void* host) {
-  LOCKED;
+  FREES;
   if (const Result bad = safe_to_call(); bad) return bad;
   const auto found = registered.find(static_cast<const char*>(host));
   if (found == registered.end()) return NOT_REGISTERED;

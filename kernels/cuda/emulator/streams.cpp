@@ -16,11 +16,12 @@ Result cuStreamSynchronize(void* stream) {
   NEEDS_CONTEXT;
   if (const Result bad = outside_capture(stream); bad) return bad;
   for (Module* const module : modules) module->busy.erase(static_cast<Stream*>(stream));
+  for (Event* const event : events) event->waited |= event->stream == stream;
   return SUCCESS;
 }
 
 Result cuStreamDestroy_v2(void* stream) {
-  LOCKED;
+  FREES;
   Stream* const own = static_cast<Stream*>(stream);
   if (own->capturing) --captures[own->capturer];
   std::erase(streams, own);
@@ -32,27 +33,31 @@ Result cuStreamDestroy_v2(void* stream) {
 Result cuEventCreate(void** event, unsigned flags) {
   NEEDS_CONTEXT;
   if (flags != 0) return INVALID_VALUE;
-  *event = new Event;
+  *event = *events.insert(new Event).first;
   return SUCCESS;
 }
 
 Result cuEventRecord(void* event, void* stream) {
   NEEDS_CONTEXT;
   if (const Result bad = outside_capture(stream); bad) return bad;
-  *static_cast<Event*>(event) = Clock::now();
+  *static_cast<Event*>(event) = {Clock::now(), static_cast<Stream*>(stream), false};
   return SUCCESS;
 }
 
 Result cuEventElapsedTime(float* milliseconds, void* from, void* to) {
   NEEDS_CONTEXT;
-  const Event began = *static_cast<Event*>(from), ended = *static_cast<Event*>(to);
-  if (!began || !ended) return INVALID_HANDLE;
-  *milliseconds = std::chrono::duration<float, std::milli>(*ended - *began).count();
+  const Event &began = *static_cast<Event*>(from), &ended = *static_cast<Event*>(to);
+  if (!began.at || !ended.at) return INVALID_HANDLE;
+  if (!began.waited || !ended.waited) return NOT_READY;
+  *milliseconds = std::chrono::duration<float, std::milli>(*ended.at - *began.at).count();
   return SUCCESS;
 }
 
 Result cuEventDestroy_v2(void* event) {
-  delete static_cast<Event*>(event);
+  FREES;
+  Event* const own = static_cast<Event*>(event);
+  if (events.erase(own) == 0) return INVALID_HANDLE;
+  delete own;
   return SUCCESS;
 }
 
@@ -80,7 +85,7 @@ Result cuStreamEndCapture(void* handle, void** graph) {
   Graph captured;
   captured.swap(stream.captured);
   if (stream.invalidated) return CAPTURE_INVALIDATED;
-  *graph = new Graph(std::move(captured));
+  *graph = *made.insert(new Graph(std::move(captured))).first;
   return SUCCESS;
 }
 
@@ -91,22 +96,25 @@ Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long 
   const auto size = static_cast<std::size_t>(planned("graph_bytes", 0));
   if (++instantiated == planned("instantiate", 0)) return OUT_OF_MEMORY;
   if (size > static_cast<std::size_t>(planned("memory", DEVICE_BYTES)) - used) return OUT_OF_MEMORY;
-  *exec = new Graph(*static_cast<Graph*>(graph));
+  *exec = *made.insert(new Graph(*static_cast<Graph*>(graph))).first;
   used += size;
   peak = std::max(peak, used);
   return SUCCESS;
 }
 
 Result cuGraphDestroy(void* graph) {
-  LOCKED;
-  delete static_cast<Graph*>(graph);
+  FREES;
+  Graph* const own = static_cast<Graph*>(graph);
+  if (made.erase(own) == 0) return INVALID_VALUE;
+  delete own;
   return SUCCESS;
 }
 
 Result cuGraphExecDestroy(void* exec) {
   LOCKED;
-  used -= static_cast<std::size_t>(planned("graph_bytes", 0));
-  return cuGraphDestroy(exec);
+  const Result done = cuGraphDestroy(exec);
+  if (done == SUCCESS) used -= static_cast<std::size_t>(planned("graph_bytes", 0));
+  return done;
 }
 
 Result cuGraphUpload(void*, void* stream) {

@@ -273,6 +273,7 @@ impl Bounce {
 
 impl Drop for Bounce {
     fn drop(&mut self) {
+        let _ = self.context.bind();
         let _ = self.wait();
         // SAFETY: allocated by `new`; every copy from it has been waited for, or the device is lost.
         let _ = unsafe { result::free_host(self.at) };
