@@ -3,7 +3,7 @@
 use muse_kernels::{AttentionShape, Backend, CacheDtype, CacheShape, CudaBackend, CudaCache, Span};
 
 use super::report::Row;
-use super::timing::{poison, seconds, step, written};
+use super::timing::{each, poison, step, written};
 use super::{Dims, Extent, noise, put};
 use crate::report::BenchError;
 
@@ -63,8 +63,7 @@ pub(super) fn measure(
     poison(cuda, &mut out, len)?;
     let start = context - prompt as u32;
     let span = [Span { slot: 0, start, len: prompt as u32 }];
-    let seconds =
-        seconds(cuda, extent.rounds, &mut |cuda| cuda.attention(&mut out, &q, &cache, &span, &shape))?;
+    let seconds = each(cuda, extent.rounds, &mut |cuda| cuda.attention(&mut out, &q, &cache, &span, &shape))?;
     written(cuda, &out, len, what)?;
     // A row sees itself and all before it.
     let seen = (u64::from(start) + 1 + u64::from(context)) * prompt as u64 / 2;

@@ -1,7 +1,9 @@
 //! Whether a device computes what it should, before it is timed.
 
-use muse_format::Layout;
-use muse_kernels::{Backend, BackendError, CacheDtype, CudaBackend, Linear, ReferenceBackend, Span};
+use std::sync::Arc;
+
+use muse_format::{Activation, Layout};
+use muse_kernels::{Backend, BackendError, CacheDtype, CudaBackend, Linear, ReferenceBackend, Span, Tensor};
 
 use super::{Dims, Extent, noise, put};
 use crate::report::BenchError;
@@ -15,23 +17,29 @@ const COARSE: f64 = 1.0 / 512.0;
 const ROWS: usize = 200;
 const CONTEXT: u32 = 300;
 
-/// Compares products of each layout of few rows and many, and attention over each cache, with the reference.
-pub(super) fn all(cuda: &mut CudaBackend, dims: &Dims, extent: &Extent) -> Result<(), BenchError> {
+/// Compares products of each layout of few rows and many, gated ones of few, and attention of each shape over each cache, with
+/// the reference.
+pub(super) fn all(cuda: &mut CudaBackend, extent: &Extent) -> Result<(), BenchError> {
+    let cols = extent.shapes.first().ok_or(BenchError::NoShape)?.dim as usize;
     for layout in &extent.layouts {
-        for tokens in [1, 8, 70] {
-            let found = multiply(cuda, *layout, dims.dim as usize, tokens, put)?;
+        for (tokens, gated) in [(1, false), (8, false), (70, false), (1, true), (8, true)] {
+            let found = multiply(cuda, *layout, cols, (tokens, gated), put)?;
             let mut reference = ReferenceBackend::new();
-            let expected =
-                multiply(&mut reference, *layout, dims.dim as usize, tokens, |_, v| Ok(v.to_vec()))?;
-            compare(&found, &expected, EXACT, || format!("a product of {tokens} rows and {layout}"))?;
+            let expected = multiply(&mut reference, *layout, cols, (tokens, gated), |_, v| Ok(v.to_vec()))?;
+            let kind = if gated { "gated product" } else { "product" };
+            compare(&found, &expected, EXACT, || format!("a {kind} of {tokens} rows and {layout}"))?;
         }
     }
-    for dtype in &extent.caches {
-        for (rows, bound) in [(1, EXACT), (70, COARSE)] {
-            let found = attend(cuda, *dtype, dims, rows, put)?;
-            let mut reference = ReferenceBackend::new();
-            let expected = attend(&mut reference, *dtype, dims, rows, |_, values| Ok(values.to_vec()))?;
-            compare(&found, &expected, bound, || format!("attention of {rows} rows over {dtype}"))?;
+    // How many heads share keys chooses among kernels.
+    for dims in &extent.shapes {
+        for dtype in &extent.caches {
+            for (rows, bound) in [(1, EXACT), (70, COARSE)] {
+                let found = attend(cuda, *dtype, dims, rows, put)?;
+                let mut reference = ReferenceBackend::new();
+                let expected = attend(&mut reference, *dtype, dims, rows, |_, values| Ok(values.to_vec()))?;
+                let what = || format!("attention of {rows} rows of {} over {dtype}", dims.name);
+                compare(&found, &expected, bound, what)?;
+            }
         }
     }
     Ok(())
@@ -57,13 +65,26 @@ fn multiply<B: Backend>(
     backend: &mut B,
     layout: Layout,
     cols: usize,
-    tokens: usize,
+    (tokens, gated): (usize, bool),
     put: impl Fn(&mut B, &[f32]) -> Result<B::Buffer, BenchError>,
 ) -> Result<Vec<f32>, BenchError> {
-    let weight = backend.load(synthetic::matrix(layout, ROWS, cols)?)?;
+    let matrix = synthetic::matrix(layout, ROWS, cols)?;
+    let bytes = matrix.bytes().len();
+    let weight = backend.load(matrix)?;
     let (x, mut out) = (put(backend, &noise(tokens * cols))?, put(backend, &vec![f32::NAN; tokens * ROWS])?);
     backend.reserve(tokens, cols)?;
-    backend.linear(&x, tokens, &mut [Linear { out: &mut out, weight: &weight, bias: None }])?;
+    let product = Linear { out: &mut out, weight: &weight, bias: None };
+    if gated {
+        // The end of a longer one, which is another matrix.
+        let both = Arc::new(synthetic::matrix(layout, 2 * ROWS, cols)?.bytes().to_vec());
+        let end = both.len() - bytes..both.len();
+        let up = backend.load(Tensor::new(layout, ROWS, cols, both, end)?)?;
+        let mut lost = put(backend, &vec![f32::NAN; tokens * ROWS])?;
+        let up = Linear { out: &mut lost, weight: &up, bias: None };
+        backend.linear_glu(&x, tokens, [product, up], tokens * ROWS, Activation::Silu)?;
+    } else {
+        backend.linear(&x, tokens, &mut [product])?;
+    }
     Ok(read(backend, &out, tokens * ROWS)?)
 }
 

@@ -4,7 +4,7 @@ use muse_format::{Activation, Layout};
 use muse_kernels::{Backend, BackendError, CudaBackend, CudaBuffer, CudaWeight, Linear, Span};
 
 use super::report::Row;
-use super::timing::{poison, seconds, step, written};
+use super::timing::{each, poison, step, written};
 use super::{Dims, Extent, noise, put};
 use crate::report::BenchError;
 use crate::synthetic;
@@ -103,7 +103,7 @@ pub(super) fn measure(
         if product.name != "head" {
             loaded.gated = false;
             poison_all(cuda, &product, &mut loaded, most)?;
-            let seconds = seconds(cuda, extent.rounds, &mut |cuda| loaded.run(cuda, &x, extent.prompt, 0))?;
+            let seconds = each(cuda, extent.rounds, &mut |cuda| loaded.run(cuda, &x, extent.prompt, 0))?;
             written_all(cuda, dims, &product, &loaded, extent.prompt)?;
             let outputs: u64 = product.rows.iter().map(|rows| u64::from(*rows)).sum();
             let operations = 2 * extent.prompt as u64 * outputs * u64::from(product.cols);

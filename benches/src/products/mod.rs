@@ -132,8 +132,7 @@ fn put(cuda: &mut CudaBackend, values: &[f32]) -> Result<CudaBuffer, BenchError>
 /// else than it should.
 pub fn measure(extent: &Extent) -> Result<Products, BenchError> {
     let mut cuda = CudaBackend::new()?;
-    let dims = extent.shapes.first().ok_or(BenchError::NoShape)?;
-    check::all(&mut cuda, dims, extent)?;
+    check::all(&mut cuda, extent)?;
     let probe = DeviceProbe::new(extent.probe_len)?;
     let mut report = Products {
         device: cuda.report()?,

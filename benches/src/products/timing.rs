@@ -11,6 +11,9 @@ use crate::report::BenchError;
 /// What is timed.
 pub(super) type Operations<'a> = &'a mut dyn FnMut(&mut CudaBackend) -> Result<(), BackendError>;
 
+/// Operations of a prompt that are timed together, as torch_products.py does.
+const IN_A_ROW: u32 = 4;
+
 /// Steps that were timed, which tells those of the same rows apart.
 static STEPS: AtomicU32 = AtomicU32::new(0);
 
@@ -25,23 +28,29 @@ pub(super) fn step(
     let step = Step { pass: Pass::Forward, spans, lists: &[], fixed: &[&[number]] };
     // The first time launches one by one, the second captures.
     cuda.step(&step, operations)?;
-    let before = cuda.graphs();
+    let before = cuda.captures();
     cuda.step(&step, operations)?;
-    let graph = cuda.graphs() > before;
+    let graph = cuda.captures() > before;
     Ok((seconds(cuda, rounds, &mut |cuda| cuda.step(&step, operations))?, graph))
 }
 
 /// Seconds of `operations`, launched one by one.
-pub(super) fn seconds(
-    cuda: &mut CudaBackend,
-    rounds: u32,
-    operations: Operations<'_>,
-) -> Result<f64, BenchError> {
+fn seconds(cuda: &mut CudaBackend, rounds: u32, operations: Operations<'_>) -> Result<f64, BenchError> {
     // The first brings clocks up.
     cuda.time(&mut *operations)?;
     let times: Result<Vec<f64>, BackendError> =
         (0..rounds.max(1)).map(|_| cuda.time(&mut *operations)).collect();
     Ok(median(times?).expect("there is a round"))
+}
+
+/// Seconds of `operation`, one of several in a row: the host launches the others while the device is at the first.
+pub(super) fn each(
+    cuda: &mut CudaBackend,
+    rounds: u32,
+    operation: Operations<'_>,
+) -> Result<f64, BenchError> {
+    let all = seconds(cuda, rounds, &mut |cuda| (0..IN_A_ROW).try_for_each(|_| operation(cuda)))?;
+    Ok(all / f64::from(IN_A_ROW))
 }
 
 /// Operations a second of products of tiles that lie in registers, the best of the rounds.

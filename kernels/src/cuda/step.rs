@@ -80,6 +80,8 @@ pub(super) struct Steps {
     pub(super) recording: Option<Recording>,
     /// The last launched is the last.
     graphs: Vec<Captured>,
+    /// Graphs that were kept so far.
+    pub(super) captures: u64,
     /// Shapes that have run, and whether they may be captured.
     known: Vec<(Shape, bool)>,
 }
@@ -90,11 +92,6 @@ impl Steps {
         if self.recording.is_some() { Err(not_in_a_graph()) } else { Ok(()) }
     }
 
-    /// Graphs that are kept.
-    pub(super) fn len(&self) -> usize {
-        self.graphs.len()
-    }
-
     /// Keeps a graph, in the place of those that were not launched for longest where there are too many or the driver took
     /// too much for them.
     fn keep(&mut self, captured: Captured) {
@@ -103,6 +100,7 @@ impl Steps {
             self.graphs.remove(0);
         }
         self.graphs.push(captured);
+        self.captures += 1;
     }
 
     /// Notes that `step` has run, and whether it may be captured.

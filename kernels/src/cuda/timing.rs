@@ -69,9 +69,9 @@ impl CudaBackend {
         Ok(f64::from(milliseconds.map_err(failed("cuEventElapsedTime"))?) / 1e3)
     }
 
-    /// Steps that are kept as graphs.
-    pub fn graphs(&self) -> usize {
-        self.steps.len()
+    /// Steps that were captured so far and run as graphs.
+    pub fn captures(&self) -> u64 {
+        self.steps.captures
     }
 
     /// Reads the whole of `x` once and adds its words, as integers modulo 2^32, to those in the first number of `out`.
