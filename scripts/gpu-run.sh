@@ -5,8 +5,8 @@
 #   run.sh [--quick] [--seconds N] [--out FOLDER]
 #
 # --quick measures less. No step begins after N seconds, of 540. What is written to FOLDER, `results` beside this file
-# otherwise: summary.txt, which is shown at the end, log.txt with all that was printed, tables, and JSON of what was measured.
-# The status is 0 where every step that could run is right.
+# otherwise: summary.txt, which is shown at the end, log.txt with all that was printed, tables, and JSON of the products.
+# The status is 0 where every step that could run is right. It needs xz or Python 3.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 quick='' seconds=540 out=$here/results
@@ -100,45 +100,27 @@ with_torch() {
 room() {
   local at
   for at in /dev/shm "${TMPDIR:-/tmp}" "$out"; do
-    [ "$(df -m --output=avail "$at" 2>/dev/null | tail -1)" -lt "$1" ] 2>/dev/null || { echo "$at"; return; }
+    [ "$(df -m --output=avail "$at" 2>/dev/null | tail -1)" -ge "$1" ] 2>/dev/null && { echo "$at"; return; }
   done
   return 1
 }
 
-# model MIB FILE ARGUMENT... measures a model of so many MiB, to FILE.
+# model MIB FILE ARGUMENT... measures a model of so many MiB, with its table to FILE of $out.
 model() {
   local mib=$1 file=$2 folder
   shift 2
   folder=$(room "$mib") || { echo "no folder has $mib MiB free"; exit 77; }
   folder=$(mktemp -d "$folder/muse-gpu.XXXXXX")
   echo "$folder" >>"$work/folders"
-  "$work/bin/muse-bench" --cuda --dir "$folder" "$@" --json >"$file" || exit
-  python3 - "$file" <<'END' || cat "$file"
-import json, sys
-
-row = json.load(open(sys.argv[1]))["rows"][0]
-prompt, decode = row["prefill_tok_per_s"], row["decode_tok_per_s"]
-print("tok/s:", f"prompt {prompt:.0f}," if prompt else "", f"decode {decode:.1f}: {row['decode_gb_per_s']:.0f} of",
-      f"{row['probe_gb_per_s']:.0f} GB/s, {row['decode_gb_per_s'] / row['probe_gb_per_s']:.0%}")
-END
+  "$work/bin/muse-bench" --cuda --dir "$folder" "$@" >"$out/$file" || exit
+  cat "$out/$file"
+  # The columns of its last row.
+  awk 'END { printf "prompt %s and decode %s tok/s; %s of %s GB/s: %s\n", $3, $4, $6, $7, $8 }' "$out/$file"
 }
 
 products() {
-  "$work/bin/muse-products" ${quick:+--quick} --json >"$out/products.json" || exit
-  python3 - "$out/products.json" <<'END' | tee "$out/products.txt"
-import json, sys
-
-report = json.load(open(sys.argv[1]))
-print(report["device"])
-for row in report["rows"]:
-    gb, tera = (row.get(k, 0) / row["us"] / d for k, d in (("bytes", 1e3), ("operations", 1e6)))
-    share = f"{gb:8.1f} GB/s {gb / report['read_gb_per_s']:5.0%}" if gb else \
-        f"{tera:8.1f} T/s  {tera / report['half_tera_per_s']:5.0%} of f16"
-    graph = "" if row.get("graph", True) else "  NO GRAPH"
-    print(f"{row['shape']:<17}{row['operation']:<10}{row['layout']:<12}{row['rows']:>5}{row['us']:>10.1f} us {share}{graph}")
-print(f"at most: reads {report['read_gb_per_s']:.0f} GB/s, mma of f16 {report['half_tera_per_s']:.1f}",
-      f"and of bytes {report['bytes_tera_per_s']:.1f} T/s; empty operation {report['launch_us']:.2f} us")
-END
+  "$work/bin/muse-products" ${quick:+--quick} --json "$out/products.json" >"$out/products.txt" || exit
+  cat "$out/products.txt"
 }
 
 selftest() {
@@ -153,8 +135,9 @@ export -f device sanitized with_torch room model products selftest
 export here out work quick
 
 step "device" 20 'Linux' bash -c device
-step "loads the cubin" 60 'kernels compiled for it' "$work/bin/muse-products" --tiny
-step "loads the PTX" 90 'refused those compiled' env CUDA_FORCE_PTX_JIT=1 "$work/bin/muse-products" --tiny
+# A GPU that no cubin is for gets the PTX; one that refuses its cubin fails here.
+step "loads its kernels" 60 'kernels compiled for it|driver compiles;' "$work/bin/muse-products" --tiny
+step "loads the PTX" 90 'driver compiles' env CUDA_FORCE_PTX_JIT=1 "$work/bin/muse-products" --tiny
 tests kernels-agreement 90
 step "agreement by the PTX" 90 '^test result: ok\. [1-9]' env CUDA_FORCE_PTX_JIT=1 "$work/tests/kernels-agreement"
 for name in whole_sequences delta best choose heads images sounds; do
@@ -167,11 +150,11 @@ done
 step "memcheck" 60 'ERROR SUMMARY: 0 errors' bash -c 'sanitized memcheck "$work/tests/kernels-agreement" --exact gated_products_are_their_parts'
 step "racecheck" 60 'RACECHECK SUMMARY: 0 hazards' bash -c 'sanitized racecheck "$work/tests/kernels-agreement" --exact gated_products_are_their_parts'
 step "doctor --selftest" 60 '^ok +kernels' bash -c selftest
-step "qwen3-4b, int4" 90 'tok/s' bash -c 'model 4000 "$out/qwen3-4b.json" --synthetic qwen3-4b -p 2048 -b 2048 -n 64 --rounds 3'
+step "qwen3-4b, int4" 90 'tok/s' bash -c 'model 4000 qwen3-4b.txt --synthetic qwen3-4b -p 2048 -b 2048 -n 64 --rounds 3'
 if [ -n "$quick" ]; then
-  step "muse-glimmer-30b, 13 of 52 layers" 90 'tok/s' bash -c 'model 8000 "$out/muse-glimmer-30b.json" --synthetic muse-glimmer-30b --layers 13 -p 0 -n 32 --rounds 2'
+  step "muse-glimmer-30b, 13 of 52 layers" 90 'tok/s' bash -c 'model 8000 muse-glimmer-30b.txt --synthetic muse-glimmer-30b --layers 13 -p 0 -n 32 --rounds 2'
 else
-  step "muse-glimmer-30b, int4" 150 'tok/s' bash -c 'model 24000 "$out/muse-glimmer-30b.json" --synthetic muse-glimmer-30b -p 0 -n 32 --rounds 2'
+  step "muse-glimmer-30b, int4" 150 'tok/s' bash -c 'model 24000 muse-glimmer-30b.txt --synthetic muse-glimmer-30b -p 0 -n 32 --rounds 2'
 fi
 step "products" 120 'at most' bash -c products
 step "torch" 60 'copy' bash -c 'with_torch ${quick:+--quick}'

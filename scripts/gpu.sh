@@ -40,7 +40,7 @@ cp benches/peers/torch_products.py "$folder/"
 {
   uname -m
   getconf GNU_LIBC_VERSION
-  git rev-parse HEAD
+  git rev-parse HEAD 2>/dev/null || echo "of no commit"
 } >"$folder/made"
 bytes=$(du -sb "$folder" | cut -f 1)
 echo "$folder: $((bytes >> 20)) MiB"
