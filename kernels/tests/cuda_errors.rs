@@ -41,7 +41,9 @@ fn dropped() {
     let mut cuda = CudaBackend::new().unwrap();
     let (mut x, y) = (cuda.buffer(64).unwrap(), cuda.buffer(64).unwrap());
     cuda.add(&mut x, &y, 64).unwrap();
-    drop(cuda);
+    // Each in a thread that has called nothing yet.
+    std::thread::spawn(move || drop(y)).join().unwrap();
+    std::thread::spawn(move || drop(cuda)).join().unwrap();
     println!("outcome: dropped");
 }
 
