@@ -185,11 +185,23 @@ impl HostCache {
     }
 
     /// Stores rows of keys and values, `(tokens, kv_heads * head_dim)` each, rounded to nearest even where not f32.
-    /// `share` calls what it is given for each number below its first, in any order and on any thread.
     ///
     /// # Panics
     /// If a slot is outside the shape or there are too few rows.
-    pub(crate) fn store(
+    pub(crate) fn store(&mut self, k: &[f32], v: &[f32], spans: &[Span]) {
+        // SAFETY: a loop calls each number once.
+        unsafe { self.store_by(k, v, spans, |count, run| (0..count).for_each(run)) }
+    }
+
+    /// [`store`](Self::store) by several threads.
+    ///
+    /// # Safety
+    /// `share` calls what it is given once for each number below its first and for no other, in any order and on any
+    /// thread.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
+    pub(crate) unsafe fn store_by(
         &mut self,
         k: &[f32],
         v: &[f32],
@@ -197,12 +209,16 @@ impl HostCache {
         share: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
     ) {
         assert!(spans.iter().all(|span| span.slot < self.shape.slots), "{spans:?} of {:?}", self.shape);
-        match &mut self.storage {
-            Storage::F32(rows) => rows.store(&self.shape, k, v, spans, share),
-            Storage::F16(rows) => rows.store(&self.shape, k, v, spans, share),
-            Storage::Int8(rows) => rows.store(&self.shape, k, v, spans, share),
-            Storage::Int8Int4(rows) => rows.store(&self.shape, k, v, spans, share),
-            Storage::Int4(rows) => rows.store(&self.shape, k, v, spans, share),
+        let shape = &self.shape;
+        // SAFETY: this function's contract.
+        unsafe {
+            match &mut self.storage {
+                Storage::F32(rows) => rows.store_by(shape, k, v, spans, share),
+                Storage::F16(rows) => rows.store_by(shape, k, v, spans, share),
+                Storage::Int8(rows) => rows.store_by(shape, k, v, spans, share),
+                Storage::Int8Int4(rows) => rows.store_by(shape, k, v, spans, share),
+                Storage::Int4(rows) => rows.store_by(shape, k, v, spans, share),
+            }
         }
     }
 }
@@ -247,7 +263,7 @@ mod tests {
                 let k: Vec<f32> = (0..6).map(|n| key(p, n / 3, n as usize % 3) as f32).collect();
                 let v: Vec<f32> = k.iter().map(|x| -x).collect();
                 let span = Span { slot: 1, start: p, len: 1 };
-                cache.store(&k, &v, &[span], |count, run| (0..count).for_each(run));
+                cache.store(&k, &v, &[span]);
             }
             let read = |slot, p, head, i| match cache.head(slot, head) {
                 HeadCache::F32(h) => (h.key(p, i), h.value(p, i)),

@@ -16,8 +16,11 @@ struct Side<'a, N> {
 }
 
 impl<K: Number, V: Number> Rows<K, V> {
-    /// See [`HostCache::store`](super::HostCache::store).
-    pub(super) fn store(
+    /// See [`HostCache::store_by`](super::HostCache::store_by).
+    ///
+    /// # Safety
+    /// Its own.
+    pub(super) unsafe fn store_by(
         &mut self,
         shape: &CacheShape,
         k: &[f32],
@@ -30,7 +33,8 @@ impl<K: Number, V: Number> Rows<K, V> {
         let keys = Side::new(&mut self.keys, &mut self.key_scales, k);
         let values = Side::new(&mut self.values, &mut self.value_scales, v);
         share(sides * heads, &|unit| {
-            // SAFETY: every unit comes once, and writes a head of one side that is no other's.
+            // SAFETY: every unit comes once, by this function's contract, and writes a head of one side that is no
+            // other's.
             unsafe {
                 match unit.checked_sub(heads) {
                     None => keys.write::<TILE_POSITIONS>(shape, spans, unit),
@@ -105,10 +109,11 @@ mod tests {
                 let mut random = Random::new(at as u64);
                 let count: usize = spans.iter().map(|span| span.len as usize).sum();
                 let [k, v] = [(); 2].map(|()| random.normal(count * width));
-                batch.store(&k, &v, spans, |count, run| (0..count).rev().for_each(run));
+                // SAFETY: a loop calls each number once.
+                unsafe { batch.store_by(&k, &v, spans, |count, run| (0..count).rev().for_each(run)) };
                 let pairs = k.chunks_exact(width).zip(v.chunks_exact(width));
                 for ((k, v), (slot, start)) in pairs.zip(rows(spans)) {
-                    single.store(k, v, &[span(slot, start, 1)], |count, run| (0..count).for_each(run));
+                    single.store(k, v, &[span(slot, start, 1)]);
                 }
                 let [batch, single] = [&batch, &single].map(|cache| format!("{cache:?}"));
                 assert!(batch == single, "batch {at}, {dtype:?}, heads of {head_dim}");

@@ -221,9 +221,12 @@ impl Backend for CpuBackend {
         spans: &[Span],
     ) -> Result<(), BackendError> {
         let numbers = row_count(spans) * cache.shape().kv_heads as usize * cache.shape().head_dim as usize;
-        cache.store(k, v, spans, |count, run| {
-            if numbers < WORTH_SHARING { (0..count).for_each(run) } else { self.pool.run(count, run) }
-        });
+        if numbers < WORTH_SHARING {
+            cache.store(k, v, spans);
+        } else {
+            // SAFETY: the pool calls each number once.
+            unsafe { cache.store_by(k, v, spans, |count, run| self.pool.run(count, run)) };
+        }
         Ok(())
     }
 

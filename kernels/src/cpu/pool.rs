@@ -1,10 +1,11 @@
 //! Worker threads that share one job at a time.
 //!
 //! A job is `chunks` calls of a closure. Every thread, the caller included, claims one chunk after another until none is
-//! left, those of its own share first, in order, then the last of others'; the caller then waits for the chunks that others still run, never for a thread
-//! that has not claimed one. So a worker that lost its core to a neighbour costs at most the chunk it holds. Shares are
-//! runs of chunks: operations whose chunks follow the rows of a batch find them in the cache of the core that wrote them.
-//! Workers spin for a moment after a job, as the next operation of a step is microseconds away, and then sleep.
+//! left, those of its own share first, in order, then the last of others'; the caller then waits for the chunks that others
+//! still run, never for a thread that has not claimed one. So a worker that lost its core to a neighbour costs at most the
+//! chunk it holds. Shares are runs of chunks: operations whose chunks follow the rows of a batch find them in the cache of
+//! the core that wrote them. Workers spin for a moment after a job, as the next operation of a step is microseconds away,
+//! and then sleep.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

@@ -223,7 +223,7 @@ impl Backend for ReferenceBackend {
         v: &Vec<f32>,
         spans: &[Span],
     ) -> Result<(), BackendError> {
-        cache.store(k, v, spans, |count, run| (0..count).for_each(run));
+        cache.store(k, v, spans);
         Ok(())
     }
 
