@@ -78,8 +78,14 @@ fn each_fault_has_its_error() {
         ("missing=rms_norm", "kernels lack `rms_norm`: CUDA_ERROR_NOT_FOUND"),
         ("memory=1000", "256 bytes could not be allocated"),
         ("memory=100", "768 bytes could not be allocated"),
-        ("launch=1", "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED"),
-        ("launch=2", "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED"),
+        (
+            "launch=1",
+            "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED, after which the GPU does nothing more",
+        ),
+        (
+            "launch=2",
+            "CUDA: cuLaunchKernel failed: CUDA_ERROR_LAUNCH_FAILED, after which the GPU does nothing more",
+        ),
     ];
     for (faults, expected) in cases {
         let found = outcome(faults, true);

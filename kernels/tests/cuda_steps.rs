@@ -302,7 +302,12 @@ fn graphs_take_no_more_memory_than_is_left_to_them() {
 
 #[test]
 fn faults_of_graphs_are_named_and_stay_with_their_backend() {
-    let lost = "cuGraphLaunch failed: CUDA_ERROR_LAUNCH_FAILED";
+    let lost = |call: &str| {
+        format!(
+            "CUDA: {call} failed: CUDA_ERROR_LAUNCH_FAILED, after which the GPU does nothing more for this process: start it \
+             again"
+        )
+    };
     for (plan, expected) in [
         ("", vec!["[true, true]".to_owned()]),
         // Without captures, or room for a graph, steps run launch by launch.
@@ -313,8 +318,8 @@ fn faults_of_graphs_are_named_and_stay_with_their_backend() {
         (
             "graph=3",
             vec![
-                format!("0 at 2: CUDA: {lost}"),
-                "1 at 2: CUDA: cuMemcpyHtoDAsync failed: CUDA_ERROR_LAUNCH_FAILED".into(),
+                format!("0 at 2: {}", lost("cuGraphLaunch")),
+                format!("1 at 2: {}", lost("cuMemcpyHtoDAsync")),
                 "[false, false]".into(),
             ],
         ),

@@ -25,8 +25,32 @@ fn said(log: &[u8]) -> String {
     if words.is_empty() { String::new() } else { format!(": {}", words.join(" ")) }
 }
 
+/// The name of an error, and what to do where only another process can go on.
 fn name_of(error: DriverError) -> String {
-    error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned())
+    let name = error.error_name();
+    let name = name.map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned());
+    if needs_another_process(error.0) {
+        name + ", after which the GPU does nothing more for this process: start it again"
+    } else {
+        name
+    }
+}
+
+/// Whether NVIDIA's documentation of `CUresult` says of an error that the process must be terminated and relaunched.
+fn needs_another_process(error: sys::CUresult) -> bool {
+    use sys::CUresult as Error;
+    matches!(
+        error,
+        Error::CUDA_ERROR_ILLEGAL_ADDRESS
+            | Error::CUDA_ERROR_LAUNCH_TIMEOUT
+            | Error::CUDA_ERROR_ASSERT
+            | Error::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | Error::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | Error::CUDA_ERROR_MISALIGNED_ADDRESS
+            | Error::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | Error::CUDA_ERROR_INVALID_PC
+            | Error::CUDA_ERROR_LAUNCH_FAILED
+    )
 }
 
 pub(super) fn failed(call: &'static str) -> impl FnOnce(DriverError) -> CudaError {
