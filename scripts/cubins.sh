@@ -29,6 +29,7 @@ unpack() {
   local folder=$1
   shift
   [ ! -d "$folder" ] || return 0
+  need_pip
   mkdir -p "$folder.part"
   python3 -m pip -q download --no-deps --only-binary :all: -d "$folder.part/wheels" "$@" </dev/null ||
     cannot_run "pip could not download $*"

