@@ -90,6 +90,13 @@ pub struct Answer {
     _lease: Lease,
 }
 
+/// Room for the files of a request.
+pub struct FileRoom<'a> {
+    _permit: SemaphorePermit<'a>,
+    /// Keeps the model loaded.
+    _lease: Lease,
+}
+
 /// Texts on their way to vectors.
 pub struct Embedding {
     pub end: oneshot::Receiver<EmbedEnd>,
@@ -185,9 +192,16 @@ impl Service {
         Ok(session)
     }
 
-    /// Waits until there is room for the files of a request; they may be in memory while this is held.
-    pub async fn room_for_files(&self) -> SemaphorePermit<'_> {
-        self.files.acquire().await.expect("it is never closed")
+    /// Loads the session's model, then waits until there is room for the files of a request; they may be in memory while
+    /// this is held. The model stays loaded, so that nobody waits with files in memory for a load.
+    ///
+    /// # Errors
+    /// Those of loading the model.
+    pub async fn room_for_files(&self, session: &Session) -> Result<FileRoom<'_>, Error> {
+        self.refuse_when_stopping()?;
+        let lease = self.models.lease(&session.model).await?;
+        let permit = self.files.acquire().await.expect("it is never closed");
+        Ok(FileRoom { _permit: permit, _lease: lease })
     }
 
     /// Starts an answer to the whole conversation so far.

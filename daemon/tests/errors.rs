@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use common::{Client, Options, Simulated, daemon, daemon_with, message, refusal, user};
+use common::{Client, Options, Simulated, daemon, daemon_with, message, refusal, until, user};
 use zbus::{Fd, Variant};
 
 /// One wrong call: its name, its messages, its options, the error's name, and words that its text has.
@@ -323,7 +323,8 @@ async fn a_session_reads_one_request_at_a_time() {
 async fn files_of_few_requests_are_in_memory_at_once() {
     let daemon = daemon().await;
     let (shown, told) = (daemon.open().await, daemon.open().await);
-    let room = [daemon.service.room_for_files().await, daemon.service.room_for_files().await];
+    let session = daemon.service.session(1).unwrap();
+    let room = [daemon.service.room_for_files(&session).await, daemon.service.room_for_files(&session).await];
     let messages = with("images", images(&[b"x"]));
     let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
     let text = async { told.respond("hi").await.finish().await.0 };
@@ -331,6 +332,24 @@ async fn files_of_few_requests_are_in_memory_at_once() {
         biased;
         (name, _) = &mut waits => panic!("it was read without room: {name}"),
         text = text => assert_eq!(text, "echo: hi", "text needs no room"),
+    }
+    drop(room);
+    assert_eq!(waits.await.0, "Unsupported");
+}
+
+#[tokio::test]
+async fn nobody_has_room_for_files_while_his_model_is_loaded() {
+    let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("other", 0)]), None).await;
+    let (_open, shown) = (daemon.open().await, daemon.caller().open("other").await.unwrap());
+    daemon.service.models.unload("other", false).await.unwrap();
+    let session = daemon.service.session(1).unwrap();
+    let room = [daemon.service.room_for_files(&session).await, daemon.service.room_for_files(&session).await];
+    let messages = with("images", images(&[b"x"]));
+    let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
+    tokio::select! {
+        biased;
+        (name, _) = &mut waits => panic!("it was read without room: {name}"),
+        () = until(|| daemon.source.loads.lock().unwrap().len() == 3) => {}
     }
     drop(room);
     assert_eq!(waits.await.0, "Unsupported");

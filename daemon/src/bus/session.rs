@@ -92,7 +92,7 @@ impl Session {
         keys.finish()?;
         let _asking = self.session.ask()?;
         let _room = match has_files(&messages) {
-            true => Some(self.service.room_for_files().await),
+            true => Some(self.service.room_for_files(&self.session).await?),
             false => None,
         };
         // Reading files takes a while, and a file may be on a slow disk.
@@ -111,7 +111,8 @@ impl Session {
         Ok(fd.into())
     }
 
-    /// Ends the answer under way: its last frame has finish_reason cancelled. Success where there is none.
+    /// Ends the answer under way: its last frame has finish_reason cancelled. Success where there is none. A Respond that
+    /// has not returned goes on: it has no answer yet. Close ends it with SessionClosed.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         self.refuse_others(&header)?;
         self.service.cancel(&self.session).await;
