@@ -12,7 +12,8 @@ command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 # Sanitizers are of a nightly compiler, or of one that is told to be.
 export RUSTC_BOOTSTRAP=1
 fuzz=(--fuzz-dir scripts/fuzz --target-dir target/fuzz --features libfuzzer)
-read -ra targets <<<"${1-$(cargo fuzz list --fuzz-dir scripts/fuzz | tr '\n' ' ')}"
+list=${1-$(cargo fuzz list --fuzz-dir scripts/fuzz)}
+mapfile -t targets <<<"$list"
 if [ -f "${2-}" ]; then
   exec cargo fuzz run "${fuzz[@]}" "${targets[0]}" "$2"
 fi

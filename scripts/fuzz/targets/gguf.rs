@@ -1,5 +1,4 @@
 //! Any bytes: a typed error, or a checkpoint whose every tensor can be read and imported.
-//! `cargo fuzz run gguf` in `quantize`; seed with `tests/fixtures/gguf/blocks.gguf`.
 #![no_main]
 
 #[path = "../../../quantize/tests/gguf/exercise.rs"]

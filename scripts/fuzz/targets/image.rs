@@ -1,6 +1,5 @@
 //! Any bytes: a typed error, or an image of as many tokens as are allowed, whose every patch can be read, and of another
 //! tower its tiles; the same as the frames of a video, cut where the first byte says.
-//! `cargo fuzz run image` in `runtime`; seed with `tests/pictures`.
 #![no_main]
 
 use muse_format::{Fit, Pixels, Taken, Vision};

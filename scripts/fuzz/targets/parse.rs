@@ -1,5 +1,4 @@
 //! Any bytes: a typed error, or a file whose every tensor can be read and verified.
-//! `cargo fuzz run parse` in `runtime/format`; seed with `tests/v1.muse`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

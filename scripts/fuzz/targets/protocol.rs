@@ -1,5 +1,5 @@
 //! Any answer of any format: the same parts however it is cut, only calls of declared tools with arguments of their
-//! types, and nothing made up. `cargo fuzz run protocol` in `runtime`.
+//! types, and nothing made up.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

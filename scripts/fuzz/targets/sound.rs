@@ -1,5 +1,4 @@
 //! Any bytes: a typed error, or a sound of as many tokens as are allowed, of finite samples.
-//! `cargo fuzz run sound` in `runtime`; seed with `tests/sounds`.
 #![no_main]
 
 use muse_format::{Activation, Audio, AudioStage};

@@ -42,11 +42,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let json = serde_json::to_vec(&tokenizer).unwrap();
     let text = String::from_utf8_lossy(text);
     if let Ok(whole) = WholeText::new(&json) {
-        let _ = whole.encode(&text);
-        assert!(
-            whole.encode_at_most(&text, 5).is_ok_and(|ids| ids.len() <= 5)
-                || whole.encode_at_most(&text, 5).is_err()
-        );
+        assert!(whole.encode_at_most(&text, 5).map_or(true, |ids| ids.len() <= 5));
     }
     let Ok(read) = HfText::new(&json, &Section::default(), "") else { return };
     let Ok(ids) = read.encode(&text) else { return };
