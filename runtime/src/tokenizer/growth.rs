@@ -1,28 +1,43 @@
-//! How much longer than a text is what a tokenizer makes of it on its way to ids.
+//! How much memory a tokenizer takes for a text on its way to ids.
 //!
-//! A tokenizer comes from anybody: forty replacements of `a` by `aa` make a terabyte of a letter. So the steps are asked for
-//! their worst, and a text that could become more than [`GROWN_MAX`] is not begun.
+//! A tokenizer comes from anybody: forty replacements of `a` by `aa` make a terabyte of a letter, and a text cut at every
+//! character takes hundreds of bytes for each. So the steps are asked for their worst, and a text that could take more
+//! than [`MEMORY_MAX`] is not begun.
 
 use serde::Serialize;
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-/// Bytes that a text may become; the library takes 17 bytes of memory for each.
-const GROWN_MAX: usize = 64 << 20;
-/// Characters of a word that word pieces are looked for in, which takes the square of their number; BERT's are 100.
-const WORD_MAX: usize = 1024;
-/// Bytes that a model puts to every piece of a word, as `##` is.
+/// Bytes of memory that a text may take, about, which leaves tokenizers in use texts of a MiB.
+const MEMORY_MAX: usize = 1536 << 20;
+/// Bytes of memory for each byte of a text: itself, where it comes from (16), and the place of a match (24).
+const BYTE: usize = 17 + 24;
+/// Bytes of memory for each piece that a text is cut in: what it was, what it became, its token. It
+/// is 390 for the dots of a text in BERT's tokenizer.
+const PIECE: usize = 400;
+/// Characters of a word that word pieces are looked for in, which takes the cube of their number: each of their pairs is
+/// looked up, as a text of its own. BERT's are 100.
+const WORD_MAX: usize = 200;
+/// Bytes that a model puts to every piece of a word, as `##` is, or in place of one that it does not know.
 const AFFIX_MAX: usize = 64;
 
-/// Bytes that a text may have for `tokenizer`: `most`, or fewer where its steps make longer ones of it.
+/// Bytes that a text may have for `tokenizer`: `most`, or fewer where its steps make much of it.
 ///
 /// # Errors
 /// The setting of the model that has no bound.
 pub(super) fn text_max(tokenizer: &Tokenizer, most: usize) -> Result<usize, String> {
     check_model(tokenizer)?;
-    let steps = [json(&tokenizer.get_normalizer())?, json(&tokenizer.get_pre_tokenizer())?];
-    let growth = steps.iter().fold(1, |growth: usize, step| growth.saturating_mul(of(step)));
-    Ok(most.min(GROWN_MAX / growth))
+    // Tokens that were added are cut out first of all, and may be a byte.
+    let mut worst = Worst { growth: 1, pieces: 1 };
+    worst.take(&json(&tokenizer.get_normalizer())?);
+    // Others are looked for in what the normalizer made; two of them have a piece of a byte or more between them.
+    let added = tokenizer.get_added_tokens_decoder();
+    let added = added.values().filter(|token| token.normalized).map(|token| token.content.len()).min();
+    if let Some(shortest) = added {
+        worst.pieces = worst.pieces.max(worst.growth.saturating_mul(2).div_ceil(shortest + 1));
+    }
+    worst.take(&json(&tokenizer.get_pre_tokenizer())?);
+    Ok(most.min(MEMORY_MAX / worst.memory()))
 }
 
 /// A step as `tokenizer.json` writes it, whatever form it was read from.
@@ -30,36 +45,84 @@ fn json(step: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(step).map_err(|error| error.to_string())
 }
 
+/// The most that steps make of each byte.
+struct Worst {
+    /// Bytes.
+    growth: usize,
+    /// Pieces, wherever there are most.
+    pieces: usize,
+}
+
+impl Worst {
+    fn take(&mut self, step: &Value) {
+        if step["type"] == "Sequence" {
+            let inner = step.get("normalizers").or_else(|| step.get("pretokenizers"));
+            inner.and_then(Value::as_array).into_iter().flatten().for_each(|step| self.take(step));
+        } else {
+            self.pieces = self.pieces.max(self.growth.saturating_mul(cuts(step)));
+            self.growth = self.growth.saturating_mul(growth(step));
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.growth.saturating_mul(BYTE).saturating_add(self.pieces.saturating_mul(PIECE))
+    }
+}
+
+/// Most pieces that a step cuts a byte in, none where it does not cut.
+fn cuts(step: &Value) -> usize {
+    match step["type"].as_str() {
+        Some("ByteLevel") if step["use_regex"] == false => 0,
+        // The space that it puts in front of a piece may be one.
+        Some("ByteLevel") if step["add_prefix_space"] == true => 2,
+        Some("Metaspace") if step["split"] == false => 0,
+        Some(
+            "BertPreTokenizer" | "ByteLevel" | "CharDelimiterSplit" | "Digits" | "FixedLength" | "Metaspace"
+            | "Punctuation" | "Split" | "UnicodeScripts" | "Whitespace" | "WhitespaceSplit",
+        ) => 1,
+        _ => 0,
+    }
+}
+
 /// Most bytes that a step makes of each byte.
-fn of(step: &Value) -> usize {
+fn growth(step: &Value) -> usize {
     let text = |key: &str| step[key].as_str().unwrap_or_default().len();
     let growth = match step["type"].as_str() {
-        Some("Sequence") => {
-            let inner = step.get("normalizers").or_else(|| step.get("pretokenizers"));
-            let inner = inner.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            return inner.iter().fold(1, |growth: usize, step| growth.saturating_mul(of(step)));
+        Some("Replace") => {
+            let pattern = &step["pattern"];
+            let shortest = match (pattern["String"].as_str(), pattern["Regex"].as_str()) {
+                (Some(pattern), _) => pattern.len(),
+                (_, Some(pattern)) => shortest(pattern),
+                _ => 0,
+            };
+            match shortest {
+                // Between any two characters, in front of them and behind them.
+                0 => text("content").saturating_mul(2).saturating_add(1),
+                shortest => text("content").div_ceil(shortest),
+            }
         }
-        Some("Replace") => match step["pattern"]["String"].as_str() {
-            Some(pattern) if !pattern.is_empty() => text("content").div_ceil(pattern.len()),
-            // It may be found between any two characters.
-            _ => 1 + text("content"),
-        },
         // In front of every piece, of a byte at least.
         Some("Prepend") => 1 + text("prepend"),
         Some("Metaspace") => 1 + text("replacement"),
         // Each byte a character of two bytes at most, where it is said with a space in front of a piece.
         Some("ByteLevel") if step["add_prefix_space"] == false => 2,
         Some("ByteLevel") => 4,
-        // Spaces around a character, and accents apart.
-        Some("BertNormalizer") => 6,
         // U+0390 becomes three characters, U+FDFA eighteen.
         Some("NFC" | "NFD") => 3,
+        // As NFD, but for ideographs, three bytes with a space on either side.
+        Some("BertNormalizer") => 3,
         Some("NFKC" | "NFKD") => 11,
         Some("Lowercase") => 2,
         Some("Precompiled") => longest(step["precompiled_charsmap"].as_str().unwrap_or_default()),
         _ => 1,
     };
     growth.max(1)
+}
+
+/// The fewest bytes that a pattern matches; 0 where that is not known.
+fn shortest(pattern: &str) -> usize {
+    let read = regex_syntax::parse(pattern).ok();
+    read.and_then(|read| read.properties().minimum_len()).unwrap_or(0)
 }
 
 /// The longest text of a table of SentencePiece's, in base64: the bytes of a trie behind their number, and behind them texts
@@ -88,16 +151,20 @@ fn longest(table: &str) -> usize {
 
 /// The settings of a model that its time and memory follow.
 fn check_model(tokenizer: &Tokenizer) -> Result<(), String> {
-    let (word, affixes) = match tokenizer.get_model() {
+    let (word, unknown, affixes) = match tokenizer.get_model() {
         ModelWrapper::WordPiece(model) => {
-            (model.max_input_chars_per_word, vec![&model.continuing_subword_prefix])
+            (model.max_input_chars_per_word, Some(&model.unk_token), vec![&model.continuing_subword_prefix])
         }
-        ModelWrapper::BPE(model) => {
-            (0, model.continuing_subword_prefix.iter().chain(&model.end_of_word_suffix).collect())
-        }
-        _ => (0, Vec::new()),
+        ModelWrapper::WordLevel(model) => (0, Some(&model.unk_token), Vec::new()),
+        ModelWrapper::BPE(model) => (
+            0,
+            model.unk_token.as_ref(),
+            model.continuing_subword_prefix.iter().chain(&model.end_of_word_suffix).collect(),
+        ),
+        ModelWrapper::Unigram(_) => (0, None, Vec::new()),
     };
     let affix = affixes.iter().map(|affix| affix.len()).max().unwrap_or(0);
+    let unknown = unknown.map_or(0, String::len);
     match () {
         () if word > WORD_MAX => {
             Err(format!("it looks for pieces in words of {word} characters; at most {WORD_MAX} are taken"))
@@ -105,6 +172,9 @@ fn check_model(tokenizer: &Tokenizer) -> Result<(), String> {
         () if affix > AFFIX_MAX => {
             Err(format!("it puts {affix} bytes to every piece of a word; at most {AFFIX_MAX} are taken"))
         }
+        () if unknown > AFFIX_MAX => Err(format!(
+            "its token for what it does not know is {unknown} bytes; at most {AFFIX_MAX} are taken"
+        )),
         () => Ok(()),
     }
 }

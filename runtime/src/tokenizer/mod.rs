@@ -51,8 +51,8 @@ impl HfText {
     /// Reads `tokenizer.json` and compiles the chat template; an empty template means that the model has none.
     ///
     /// # Errors
-    /// [`TextError::Tokenizer`] where the JSON is too large, is not a tokenizer, or has a decoder that this version
-    /// does not know; [`TextError::Template`] where the template does not compile.
+    /// [`TextError::Tokenizer`] where the JSON is too large, is not a tokenizer, has a decoder that this version
+    /// does not know or that makes a token too long, or a model whose work for a word has no bound; [`TextError::Template`] where the template does not compile.
     pub fn new(
         tokenizer_json: &[u8],
         text: &muse_format::Text,

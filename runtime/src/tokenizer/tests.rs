@@ -1,3 +1,5 @@
+mod growth;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -321,7 +323,8 @@ fn steps_that_make_a_text_longer_and_longer_are_not_begun() {
     // A trie of no bytes, and nine letters; a byte becomes two of the pre-tokenizer's.
     let table = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAAAGFiY2RlZmdoaQA="});
     let text = WholeText::new(&with("/normalizer", table)).unwrap();
-    let (bytes, limit) = (4_000_000, (64 << 20) / (9 * 2));
+    // Memory is for a piece that an added token cuts, and for each byte.
+    let (bytes, limit) = (4_000_000, (1536 << 20) / (400 * 9 + 41 * 9 * 2));
     assert_eq!(text.encode(&"a".repeat(bytes)), Err(TextError::TooLong { bytes, limit }));
     let decoder = HfText::new(&with("/decoder", bomb(double)), &muse_format::Text::default(), "");
     let problem = decoder.err().unwrap().to_string();
@@ -334,9 +337,19 @@ fn a_model_whose_work_has_no_bound_is_refused() {
         serde_json::json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
             "continuing_subword_prefix": prefix, "max_input_chars_per_word": word})
     };
+    // It is copied for each of them.
+    let unknown = |kind: &str| {
+        let token = "?".repeat(65);
+        serde_json::json!({"type": kind, "vocab": {&token: 0}, "merges": [], "unk_token": token,
+            "continuing_subword_prefix": "##", "max_input_chars_per_word": 100})
+    };
     for (case, model, words) in [
         ("long words", pieces(1 << 40, "##"), "1099511627776 characters"),
+        ("words of 201", pieces(201, "##"), "201 characters"),
         ("long affixes", pieces(100, &"#".repeat(65)), "65 bytes"),
+        ("an unknown piece", unknown("WordPiece"), "does not know is 65 bytes"),
+        ("an unknown word", unknown("WordLevel"), "does not know is 65 bytes"),
+        ("an unknown character", unknown("BPE"), "does not know is 65 bytes"),
     ] {
         let problem = WholeText::new(&with("/model", model)).err().unwrap().to_string();
         assert!(problem.contains(words), "{case}: {problem}");
@@ -347,8 +360,9 @@ fn a_model_whose_work_has_no_bound_is_refused() {
 #[test]
 fn a_prompt_of_megabytes_is_refused_before_any_work() {
     let text = text("llama");
-    let long = "x".repeat(TEXT_MAX + 1);
-    let too_long = Err(TextError::TooLong { bytes: TEXT_MAX + 1, limit: TEXT_MAX });
+    let limit = text.text_max;
+    let long = "x".repeat(limit + 1);
+    let too_long = Err(TextError::TooLong { bytes: limit + 1, limit });
     assert_eq!(text.encode(&long), too_long);
     let message = Message::new("", long);
     assert_eq!(text.encode_chat(&[message], &ChatOptions::default()), too_long);

@@ -11,14 +11,15 @@ use crate::{ChatOptions, Message, Text, TextDecoder, TextError};
 pub struct WholeText {
     tokenizer: Tokenizer,
     /// Bytes of a text.
-    text_max: usize,
+    pub(super) text_max: usize,
 }
 
 impl WholeText {
     /// Reads `tokenizer.json`.
     ///
     /// # Errors
-    /// [`TextError::Tokenizer`] where the JSON is too large or is not a tokenizer.
+    /// [`TextError::Tokenizer`] where the JSON is too large, is not a tokenizer, or has a model whose work for a word has no
+    /// bound.
     pub fn new(tokenizer_json: &[u8]) -> Result<Self, TextError> {
         if tokenizer_json.len() > JSON_MAX {
             let problem = format!("it is {} bytes; at most {JSON_MAX} are taken", tokenizer_json.len());

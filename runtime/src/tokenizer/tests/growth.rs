@@ -1,0 +1,46 @@
+//! How long a text may be, so that its memory has a bound.
+
+use super::*;
+
+#[test]
+fn a_text_that_may_be_cut_at_every_character_is_held_to_its_memory() {
+    let cut = |pattern: &str| serde_json::json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let replace = |pattern: Value, content: &str| serde_json::json!({"type": "Replace", "pattern": pattern, "content": content});
+    let letter = replace(serde_json::json!({"String": "a"}), &"a".repeat(64));
+    let empty = replace(serde_json::json!({"Regex": "b*"}), "aa");
+    let two = replace(serde_json::json!({"Regex": "a{2,}"}), "aaaa");
+    let memory = |normalizer: &Value, pre_tokenizer: Value| {
+        let tokenizer = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer, "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}});
+        let text = WholeText::new(tokenizer.to_string().as_bytes()).unwrap();
+        let bytes = text.text_max + 1;
+        let too_long = Err(TextError::TooLong { bytes, limit: text.text_max });
+        assert_eq!(text.encode(&"a".repeat(bytes)), too_long);
+        (1536 << 20) / text.text_max
+    };
+    let none = Value::Null;
+    for (normalizer, pre_tokenizer, bytes) in [
+        (&none, cut("."), 400 + 41),
+        (&none, serde_json::json!({"type": "Punctuation", "behavior": "Isolated"}), 400 + 41),
+        (&letter, none.clone(), 400 + 64 * 41),
+        (&letter, cut("."), 64 * (400 + 41)),
+        (&letter, serde_json::json!({"type": "Sequence", "pretokenizers": [cut(".")]}), 64 * (400 + 41)),
+        (&empty, cut("."), 5 * (400 + 41)),
+        (&two, cut("."), 2 * (400 + 41)),
+    ] {
+        assert_eq!(memory(normalizer, pre_tokenizer), bytes, "{normalizer}");
+    }
+}
+
+#[test]
+fn the_tokenizers_in_use_take_a_text_of_a_mebibyte() {
+    let mut seen = 0;
+    for folder in std::fs::read_dir(fixtures()).unwrap() {
+        let path = folder.unwrap().path().join("checkpoint/tokenizer.json");
+        let Ok(json) = std::fs::read(&path) else { continue };
+        let taken = WholeText::new(&json).unwrap().text_max;
+        assert!(taken >= 1 << 20, "{taken} of {}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
+}
