@@ -9,7 +9,8 @@ use crate::{Engine, ModelInfo, Priority, Refusal, Text, TextError};
 pub struct EmbedOptions {
     /// The name of a text that the model knows and that goes in front of each; its default where absent.
     pub prompt: Option<String>,
-    /// Cuts what is too long, where it would be refused.
+    /// Cuts what is too long, where it would be refused. A text that the tokenizer does not take whole is still refused
+    /// where the begin that it takes is not clearly longer than what is kept.
     pub truncate: bool,
     pub priority: Priority,
 }
@@ -64,14 +65,20 @@ pub fn encode_texts(
     let mut encoded = EncodedTexts { texts: Vec::with_capacity(texts.len()), truncated: 0 };
     for (index, text) in texts.iter().enumerate() {
         let text = format!("{prompt}{text}");
-        let mut ids = coder.encode(&text)?;
-        if ids.len() > limit {
-            if !options.truncate {
+        let whole = match coder.encode(&text) {
+            Err(TextError::TooLong { .. }) if options.truncate => None,
+            whole => Some(whole?),
+        };
+        let ids = match whole {
+            Some(ids) if ids.len() <= limit => ids,
+            Some(ids) if !options.truncate => {
                 return Err(Refusal::TextTooLong { index, tokens: ids.len(), limit: info.context });
             }
-            ids = coder.encode_at_most(&text, limit)?;
-            encoded.truncated += 1;
-        }
+            _ => {
+                encoded.truncated += 1;
+                coder.encode_at_most(&text, limit)?
+            }
+        };
         if ids.is_empty() {
             return Err(Refusal::EmptyText { index });
         }

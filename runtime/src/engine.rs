@@ -248,7 +248,8 @@ pub trait Text: Send + Sync {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
 
     /// As [`encode`](Self::encode), the text cut so that there are at most `limit` ids and what is put around a text is
-    /// still there. Of models that embed.
+    /// still there. Of models that embed. Of a text that is too long for [`encode`](Self::encode) the begin is read, and that
+    /// is an error where it has not twice as many ids.
     fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
         let mut ids = self.encode(text)?;
         ids.truncate(limit);

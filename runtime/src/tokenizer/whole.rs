@@ -44,18 +44,26 @@ impl WholeText {
 
 impl Text for WholeText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        check_len(text.len(), self.text_max)?;
         self.encode_at_most(text, usize::MAX)
     }
 
     fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
-        check_len(text.len(), self.text_max)?;
-        guarded(|| {
-            let mut encoding = self.tokenizer.encode_fast(text, false)?;
-            encoding.truncate(limit.saturating_sub(self.frame()), 0, TruncationDirection::Right);
+        let end = (0..=self.text_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+        let begin = &text[..end.unwrap_or(0)];
+        let kept = limit.saturating_sub(self.frame());
+        let encoded = guarded(|| {
+            let mut encoding = self.tokenizer.encode_fast(begin, false)?;
+            // The words next to the cut may be read otherwise than in the whole text.
+            if begin.len() < text.len() && encoding.len() / 2 <= kept {
+                return Ok(None);
+            }
+            encoding.truncate(kept, 0, TruncationDirection::Right);
             let _ = encoding.take_overflowing();
-            Ok(self.tokenizer.post_process(encoding, None, true)?.get_ids().to_vec())
-        })
-        .map_err(TextError::Encode)
+            Ok(Some(self.tokenizer.post_process(encoding, None, true)?.get_ids().to_vec()))
+        });
+        let too_long = TextError::TooLong { bytes: text.len(), limit: self.text_max };
+        encoded.map_err(TextError::Encode)?.ok_or(too_long)
     }
 
     fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {

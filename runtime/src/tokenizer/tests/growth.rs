@@ -33,6 +33,21 @@ fn a_text_that_may_be_cut_at_every_character_is_held_to_its_memory() {
 }
 
 #[test]
+fn of_a_text_that_is_too_long_the_begin_is_read() {
+    let bomb =
+        serde_json::json!({"type": "Replace", "pattern": {"String": "~"}, "content": "~".repeat(1 << 16)});
+    let text = WholeText::new(&with("/normalizer", bomb)).unwrap();
+    let limit = text.text_max;
+    assert!(limit < 1000, "{limit}");
+    let long = "\u{e9} one two".repeat(100);
+    let short = text.encode("\u{e9} one two\u{e9} one two").unwrap();
+    assert_eq!(text.encode_at_most(&long, 5).unwrap(), short[..5]);
+    let too_long = Err(TextError::TooLong { bytes: long.len(), limit });
+    assert_eq!(text.encode_at_most(&long, limit), too_long, "not all of what is kept is certain");
+    assert_eq!(text.encode(&long), too_long);
+}
+
+#[test]
 fn the_tokenizers_in_use_take_a_text_of_a_mebibyte() {
     let mut seen = 0;
     for folder in std::fs::read_dir(fixtures()).unwrap() {
