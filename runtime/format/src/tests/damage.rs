@@ -2,7 +2,7 @@
 
 use proptest::prelude::{any, prop_assert, proptest};
 
-use super::write;
+use super::{meta, small, write_tensors};
 use crate::file::{Entry, Header, root_hash};
 use crate::*;
 
@@ -89,7 +89,7 @@ fn rejects_each_kind_of_damage() {
         ("tensor named twice", true, |b| { let t = table(b); let (a, z) = b.split_at_mut(t + ENTRY); z[..64].copy_from_slice(&a[t..t + 64]); }, "named twice"),
         ("vector not f32", true, |b| { let t = table(b) + ENTRY; b[t + 64] = 2; put(b, t + 96, 8); }, "vectors are f32"),
     ];
-    let good = write(None, None);
+    let good = small();
     let mut failures = Vec::new();
     for (name, resealed, damage, expected) in cases {
         let mut bytes = good.clone();
@@ -107,15 +107,18 @@ fn rejects_each_kind_of_damage() {
 
 #[test]
 fn missing_and_surplus_tensors_are_named() {
-    let missing = write(Some("l0.attn.k"), None);
+    let without = meta().spec.tensors().into_iter().filter(|e| e.name != "l0.attn.k");
+    let missing = write_tensors(&meta(), without.collect(), Layout::F32);
     assert_eq!(File::parse(&missing).err(), Some(FormatError::Missing("l0.attn.k".into())));
-    let surplus = write(None, Some("l1.attn.norm"));
+    let more = Expected { name: "l1.attn.norm".into(), rows: 1, cols: 3, role: Role::Vector };
+    let with = meta().spec.tensors().into_iter().chain([more]);
+    let surplus = write_tensors(&meta(), with.collect(), Layout::F32);
     assert_eq!(File::parse(&surplus).err(), Some(FormatError::Unused("l1.attn.norm".into())));
 }
 
 #[test]
 fn verify_finds_any_flipped_data_bit_and_dirty_padding() {
-    let good = write(None, None);
+    let good = small();
     let offsets: Vec<_> = {
         let file = File::parse(&good).unwrap();
         file.tensors().iter().map(|t| (t.name.to_owned(), t.offset as usize, t.bytes.len())).collect()
@@ -138,7 +141,7 @@ fn verify_finds_any_flipped_data_bit_and_dirty_padding() {
 
 #[test]
 fn no_flipped_metadata_byte_is_accepted() {
-    let good = write(None, None);
+    let good = small();
     let tail = table(&good);
     for at in (0..size_of::<Header>()).chain(tail..good.len()) {
         let mut bytes = good.clone();
@@ -151,7 +154,7 @@ proptest! {
     /// Damage behind a right hash: an error or a file whose every view is inside its bytes, never a panic.
     #[test]
     fn resealed_damage_never_panics(at in any::<proptest::sample::Index>(), value in any::<u8>(), word in any::<u64>(), wide in any::<bool>()) {
-        let mut bytes = write(None, None);
+        let mut bytes = small();
         let tail = table(&bytes);
         let places: Vec<usize> = (8..256).chain(tail..bytes.len()).collect();
         let place = places[at.index(places.len())];

@@ -49,9 +49,14 @@ fn meta() -> Meta {
 }
 
 /// A file of `meta`: vectors in f32, routers in `router`, matrices in Q4 of 32; the bytes are a counter.
-fn write_meta(meta: &Meta, router: Layout) -> Vec<u8> {
+fn write(meta: &Meta, router: Layout) -> Vec<u8> {
+    write_tensors(meta, meta.spec.tensors(), router)
+}
+
+/// [`write`] of `tensors` in place of those that the spec has.
+fn write_tensors(meta: &Meta, tensors: Vec<Expected>, router: Layout) -> Vec<u8> {
     let mut writer = Writer::new(Cursor::new(Vec::new())).unwrap();
-    for e in meta.spec.tensors() {
+    for e in tensors {
         let layout = match e.role {
             Role::Vector => Layout::F32,
             Role::Router => router,
@@ -60,24 +65,29 @@ fn write_meta(meta: &Meta, router: Layout) -> Vec<u8> {
         let cols = if e.cols == 0 { 4 } else { e.cols };
         let len = layout.byte_len(e.rows, cols).unwrap();
         writer.begin(&e.name, layout, e.rows, cols).unwrap();
-        writer.write(&(0..len).map(|i| i as u8 | 1).collect::<Vec<u8>>()).unwrap();
+        let bytes: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
+        bytes.chunks(100).for_each(|chunk| writer.write(chunk).unwrap());
         writer.end().unwrap();
     }
     writer.finish(meta).unwrap().into_inner()
 }
 
-/// Vectors in f32, matrices in Q4 of 32; the bytes are a counter.
-fn write(skip: Option<&str>, extra: Option<&str>) -> Vec<u8> {
-    let mut writer = Writer::new(Cursor::new(Vec::new())).unwrap();
-    let extra = extra.map(|name| Expected { name: name.into(), rows: 1, cols: 3, role: Role::Vector });
-    for e in spec().tensors().into_iter().filter(|e| Some(e.name.as_str()) != skip).chain(extra) {
-        let layout = if e.role == Role::Vector { Layout::F32 } else { Layout::Q4 { group: 32 } };
-        let cols = if e.cols == 0 { 4 } else { e.cols };
-        let len = layout.byte_len(e.rows, cols).unwrap();
-        writer.begin(&e.name, layout, e.rows, cols).unwrap();
-        let bytes: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
-        bytes.chunks(100).for_each(|chunk| writer.write(chunk).unwrap());
-        writer.end().unwrap();
-    }
-    writer.finish(&meta()).unwrap().into_inner()
+/// The file of [`meta`].
+fn small() -> Vec<u8> {
+    write(&meta(), Layout::F32)
+}
+
+/// # Panics
+/// Where `spec` is not refused for `field`.
+fn refuses_field(spec: &Spec, field: &str) {
+    let error = spec.validate().expect_err(field);
+    let named = matches!(&error, FormatError::Spec { field: named, .. } if named == field);
+    assert!(named, "{field}: {error}");
+}
+
+/// # Panics
+/// Where `spec` is not refused with a message that has `expected` in it.
+fn refuses_with(spec: &Spec, expected: &str) {
+    let error = spec.validate().expect_err(expected).to_string();
+    assert!(error.contains(expected), "{expected}: {error}");
 }
