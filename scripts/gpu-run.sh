@@ -147,8 +147,8 @@ tests runtime-model 60 cuda
 for name in recurrent speculation drafter images sounds; do
   tests runtime-$name 40 cuda
 done
-step "memcheck" 60 'ERROR SUMMARY: 0 errors' bash -c 'sanitized memcheck "$work/tests/kernels-agreement" --exact gated_products_are_their_parts'
-step "racecheck" 60 'RACECHECK SUMMARY: 0 hazards' bash -c 'sanitized racecheck "$work/tests/kernels-agreement" --exact gated_products_are_their_parts'
+step "memcheck" 60 'ERROR SUMMARY: 0 errors' bash -c 'sanitized memcheck "$work/tests/kernels-agreement" --exact linear::gated_products_are_their_parts'
+step "racecheck" 60 'RACECHECK SUMMARY: 0 hazards' bash -c 'sanitized racecheck "$work/tests/kernels-agreement" --exact linear::gated_products_are_their_parts'
 step "doctor --selftest" 60 '^ok +kernels' bash -c selftest
 step "qwen3-4b, int4" 90 'tok/s' bash -c 'model 4000 qwen3-4b.txt --synthetic qwen3-4b -p 2048 -b 2048 -n 64 --rounds 3'
 if [ -n "$quick" ]; then

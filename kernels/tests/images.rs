@@ -1,4 +1,4 @@
-//! What models that look at images ask for beside the operations of `agreement.rs`: rotations on a plane, attention of a
+//! What models that look at images ask for beside the operations of `agreement/`: rotations on a plane, attention of a
 //! part of an image's patches to all of them, rows put in places. Every backend against the reference.
 
 #[macro_use]
@@ -161,7 +161,7 @@ fn attention_of_a_part_of_an_image_agrees() {
             each_backend!(|cpu| {
                 let name = format!("{rows:?} of {seen:?} {dtype} {}", cpu.describe());
                 let actual = attend(cpu, &draws, rows.clone(), seen.clone(), dtype);
-                // As in `agreement.rs`; many rows are rounded as those of prompts are.
+                // As in `agreement/`; many rows are rounded as those of prompts are.
                 let head_dim = f64::from(HEAD_DIM);
                 let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt();
                 let exact = (2.0 * score + 2.0 * (f64::from(PATCHES) + 12.0) * EPSILON) * 6.0;

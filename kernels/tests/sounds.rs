@@ -1,4 +1,4 @@
-//! What models that listen to sounds ask for beside the operations of `agreement.rs`: convolutions along a sequence that
+//! What models that listen to sounds ask for beside the operations of `agreement/`: convolutions along a sequence that
 //! comes in parts. Every backend against the reference.
 
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What models that read whole sequences ask for beside the operations of `agreement.rs`: attention to both sides, means
+//! What models that read whole sequences ask for beside the operations of `agreement/`: attention to both sides, means
 //! over sequences, norms by mean and variance. Every backend against the reference.
 
 #[macro_use]
@@ -91,7 +91,7 @@ fn attention_to_both_sides_agrees() {
             each_backend!(|cpu| {
                 let actual = attend(cpu, dtype, shape, &spans);
                 let name = format!("case {i} {dtype} {}", cpu.describe());
-                // As in `agreement.rs`; the rows of long sequences are rounded as those of prompts are.
+                // As in `agreement/`; the rows of long sequences are rounded as those of prompts are.
                 let head_dim = f64::from(shape.head_dim);
                 let positions = f64::from(*lens.iter().max().unwrap());
                 let score = (head_dim + 4.0) * EPSILON * head_dim.sqrt();

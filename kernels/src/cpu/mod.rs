@@ -12,7 +12,7 @@
 //! 2. In `matmul_q8/mod.rs` add `#[cfg(target_arch = "aarch64")] mod neon_dotprod;` and, above the variants it beats,
 //!    `#[cfg(target_arch = "aarch64")] Variant { name: "neon-dotprod", supported: |f| f.has(Level::NeonDotprod), run:
 //!    Kernel { q8: neon_dotprod::q8, .. } }`, and a line in the page's table.
-//! 3. Nothing else: the folder's `tests.rs` and `tests/agreement.rs` walk the table and the levels of
+//! 3. Nothing else: the folder's `tests.rs` and `tests/agreement/` walk the table and the levels of
 //!    [`Features::and_weaker`]. A new set of instructions is one more `Level` in `features.rs`.
 //!
 //! | folder | operation | worth a variant |

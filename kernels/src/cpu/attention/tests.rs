@@ -1,4 +1,4 @@
-//! Every variant's kernels against f64 sums. The driver around them is compared as a whole in `tests/agreement.rs`.
+//! Every variant's kernels against f64 sums. The driver around them is compared as a whole in `tests/agreement/`.
 
 use super::work::Part;
 use super::*;
