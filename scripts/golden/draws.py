@@ -12,7 +12,7 @@ import torch
 import transformers as t
 
 import embeddings
-import families
+from families import published as earlier
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Drawn:
     images: list[tuple[int, int]] = field(default_factory=list)
     # Of `tokenizer.MAKERS`, where the checkpoint has one.
     tokenizer: str = "bytes"
-    # Of `families`: config.json in the words of earlier versions.
+    # Of `families.published`: config.json in the words of earlier versions.
     published: object = None
-    # Of `families`: tensors in the names of earlier versions.
+    # Of `families.published`: tensors in the names of earlier versions.
     tensors: object = None
     # Grids, and rows and columns of patches of each, of each video of a third.
     videos: list[tuple[int, int, int]] = field(default_factory=list)
@@ -88,7 +88,7 @@ def experts(d: Draw, count: str, used: str, width: str) -> dict:
 def llama(d: Draw, text: dict) -> Drawn:
     text |= sizes(d) | d.maybe("attention_bias", d.flag()) | d.maybe("mlp_bias", d.flag())
     text |= rope(d) if d.flag(0.8) else {}
-    published = d.choice([None, families.rope_keys_of_transformers_4])
+    published = d.choice([None, earlier.rope_keys_of_transformers_4])
     if d.flag(0.3):
         # As Llama 2, which says nothing of heads.
         text["head_dim"] = None
@@ -150,7 +150,7 @@ def qwen2(d: Draw, text: dict) -> Drawn:
     text.pop("head_dim")
     text["hidden_size"] = text["num_attention_heads"] * d.even(4, 16)
     text |= qwen_windows(d, text["num_hidden_layers"])
-    published = d.choice([None, families.rope_keys_of_transformers_4, families.qwen_keys_of_transformers_4])
+    published = d.choice([None, earlier.rope_keys_of_transformers_4, earlier.qwen_keys_of_transformers_4])
     if "layer_types" in text:
         published = None
     return Drawn(t.Qwen2ForCausalLM, t.Qwen2Config(**text), published=published)
@@ -177,7 +177,7 @@ def qwen3_moe(d: Draw, text: dict) -> Drawn:
     text |= d.maybe("norm_topk_prob", True) | d.maybe("attention_bias", True)
     if d.flag(0.4):
         text |= dict(use_sliding_window=True, sliding_window=d.randint(2, 20))
-    published = d.choice([None, families.qwen_moe_keys_of_transformers_4])
+    published = d.choice([None, earlier.qwen_moe_keys_of_transformers_4])
     return Drawn(t.Qwen3MoeForCausalLM, t.Qwen3MoeConfig(**text), published=published)
 
 
@@ -251,7 +251,7 @@ def glm4(d: Draw, text: dict) -> Drawn:
     text |= sizes(d) | d.maybe("attention_bias", d.flag()) | dict(pad_token_id=None)
     text["head_dim"] = 4 * d.randint(1, 10)
     text |= rope(d, partial_rotary_factor=d.choice([0.5, 1.0])) if d.flag(0.7) else {}
-    published = d.choice([None, families.partial_rope_key_of_transformers_4])
+    published = d.choice([None, earlier.partial_rope_key_of_transformers_4])
     return Drawn(t.Glm4ForCausalLM, t.Glm4Config(**text), published=published)
 
 
@@ -324,8 +324,8 @@ def gemma3(d: Draw, text: dict) -> Drawn:
     if d.flag(0.85):
         settings |= {f"{name}_token_index": text["vocab_size"] - 3 + i for i, name in enumerate(["boi", "image", "eoi"])}
         images = [(side * merge, side * merge)] * d.randint(1, 3)
-    published = families.gemma_keys_as_first_published if "rope_scaling" in text and "layer_types" not in text and d.flag() else None
-    named = d.choice([None, families.gemma_tensors_as_published, families.gemma_tensors_as_in_memory])
+    published = earlier.gemma_keys_as_first_published if "rope_scaling" in text and "layer_types" not in text and d.flag() else None
+    named = d.choice([None, earlier.gemma_tensors_as_published, earlier.gemma_tensors_as_in_memory])
     return Drawn(
         model, t.Gemma3Config(**settings), images, "gemma3-images" if images else "bytes", published, tensors=named
     )

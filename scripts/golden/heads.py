@@ -33,7 +33,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm, Qwen3_5
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeTextModel
 from transformers.utils import logging
 
-from families import experts_of_a_layer_in_two_tensors
+from families.published import experts_of_a_layer_in_two_tensors
 from make import ROOT, kinds_of
 
 # And whether the prompt has images.
