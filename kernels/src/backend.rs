@@ -1,78 +1,10 @@
-use muse_format::{Activation, Score, Temperature};
+use muse_format::{Activation, Temperature};
 
 use crate::best::{Best, best_of};
-use crate::{AttentionShape, CacheShape, CudaError, DeltaShape, HeadsShape, IndexShape, Span, Tensor};
-
-/// Why a backend could not do what was asked. A host backend fails only while loading.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendError {
-    #[error("tensor {problem}")]
-    Tensor { problem: String },
-    #[error("this backend has no kernel for {0}")]
-    Unsupported(String),
-    #[error("{wanted} bytes could not be allocated")]
-    OutOfMemory { wanted: u64 },
-    #[error("CUDA: {0}")]
-    Cuda(CudaError),
-}
-
-impl BackendError {
-    /// Whether everything after it will fail too: a GPU's context is of no more use once a call has failed in it.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Cuda(_))
-    }
-}
-
-/// One matrix product of [`Backend::linear`]: `out[t] = weight * x[t] + bias`.
-pub struct Linear<'a, B: Backend + ?Sized> {
-    /// `(tokens, weight.rows)`
-    pub out: &'a mut B::Buffer,
-    pub weight: &'a B::Weight,
-    /// `(weight.rows)`
-    pub bias: Option<&'a B::Weight>,
-}
-
-/// One expert of a [`Mixture`]: `down(activation(gate(x)) * up(x))`.
-pub struct Expert<W> {
-    pub gate: W, // (ffn_dim, dim)
-    pub up: W,   // (ffn_dim, dim)
-    pub down: W, // (dim, ffn_dim)
-}
-
-/// How a row's experts are weighted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Routing {
-    pub score: Score,
-    /// Weights are divided by their sum.
-    pub normalise: bool,
-    /// Multiplies the weights, after that.
-    pub scale: f32,
-    /// Weights multiply what experts read in place of what they give.
-    pub weigh_input: bool,
-    pub activation: Activation,
-}
-
-/// The experts of one layer.
-pub struct Mixture<'a, B: Backend + ?Sized> {
-    pub experts: &'a [Expert<B::Weight>],
-    /// `(experts)`, added to scores to choose by.
-    pub choice_bias: Option<&'a B::Weight>,
-    /// `(experts)`, each multiplies its expert's weights, after what [`Routing`] says.
-    pub scales: Option<&'a B::Weight>,
-    /// Experts that a row runs through.
-    pub used: usize,
-    pub routing: Routing,
-    /// What becomes of an expert's output before it is weighted.
-    pub norm: Option<ScaledNorm<'a, B::Weight>>,
-}
-
-/// `z * weight / sqrt(mean(z^2) + eps)` of `z = x * scale`, element by element.
-pub struct ScaledNorm<'a, W> {
-    pub scale: &'a W,  // (dim)
-    pub weight: &'a W, // (dim)
-    pub eps: f32,
-}
+use crate::{
+    AttentionShape, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape,
+    Linear, Mixture, Span, Tensor,
+};
 
 /// Which operations a step is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,15 +27,6 @@ pub struct Step<'a> {
     pub lists: &'a [&'a [u32]],
     /// Whatever else operations follow from, as rows whose logits are wanted.
     pub fixed: &'a [&'a [u32]],
-}
-
-/// What memory [`Backend::experts`] needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertsShape {
-    pub count: usize,
-    pub used: usize,
-    pub dim: usize,
-    pub ffn_dim: usize,
 }
 
 /// The operations that the graph may ask for. Those with a body are what some models alone need; a backend without them

@@ -30,6 +30,8 @@ mod cache;
 mod cpu;
 mod cuda;
 mod delta;
+mod error;
+mod operands;
 mod output;
 mod reference;
 mod routing;
@@ -38,9 +40,7 @@ mod tensor;
 #[cfg(test)]
 mod test_data;
 
-pub use backend::{
-    Backend, BackendError, Expert, ExpertsShape, Linear, Mixture, Pass, Routing, ScaledNorm, Step,
-};
+pub use backend::{Backend, Pass, Step};
 pub use best::{Best, bits};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};
@@ -53,6 +53,8 @@ pub use cuda::{
     cuda_graphs_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 pub use delta::{DeltaShape, Held, HostDeltaState};
+pub use error::BackendError;
+pub use operands::{Expert, ExpertsShape, Linear, Mixture, Routing, ScaledNorm};
 pub use reference::ReferenceBackend;
 pub use routing::Chooser;
 pub use shape::{AttentionShape, CacheDtype, CacheShape, HeadsShape, IndexShape, Span, UnknownCacheDtype};

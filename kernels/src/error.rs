@@ -1,0 +1,22 @@
+use crate::CudaError;
+
+/// Why a backend could not do what was asked. A host backend fails only while loading.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    #[error("tensor {problem}")]
+    Tensor { problem: String },
+    #[error("this backend has no kernel for {0}")]
+    Unsupported(String),
+    #[error("{wanted} bytes could not be allocated")]
+    OutOfMemory { wanted: u64 },
+    #[error("CUDA: {0}")]
+    Cuda(CudaError),
+}
+
+impl BackendError {
+    /// Whether everything after it will fail too: a GPU's context is of no more use once a call has failed in it.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+}
