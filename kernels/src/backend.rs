@@ -3,7 +3,7 @@ use muse_format::{Activation, Temperature};
 use crate::best::{Best, best_of};
 use crate::{
     AttentionShape, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape,
-    Linear, Mixture, Span, Tensor,
+    Linear, Mixture, Result, Span, Tensor,
 };
 
 /// Which operations a step is of.
@@ -53,59 +53,59 @@ pub trait Backend {
 
     /// Makes room for tensors of so many bytes each, all of them or none, so that [`load`](Self::load) of those allocates
     /// nothing, in whatever order. A backend that copies none does nothing.
-    fn reserve_weights(&mut self, bytes: &[u64]) -> Result<(), BackendError> {
+    fn reserve_weights(&mut self, bytes: &[u64]) -> Result {
         let _ = bytes;
         Ok(())
     }
 
     /// Makes a tensor resident. A host backend keeps the view and checks that it has a kernel for the layout.
-    fn load(&mut self, tensor: Tensor) -> Result<Self::Weight, BackendError>;
+    fn load(&mut self, tensor: Tensor) -> Result<Self::Weight>;
 
     /// Notes the experts of a mixture, so that no step has to. A backend that needs to know nothing of them does nothing.
-    fn load_experts(&mut self, experts: &[Expert<Self::Weight>]) -> Result<(), BackendError> {
+    fn load_experts(&mut self, experts: &[Expert<Self::Weight>]) -> Result {
         let _ = experts;
         Ok(())
     }
 
     /// Allocates `len` zeroed f32.
-    fn buffer(&mut self, len: usize) -> Result<Self::Buffer, BackendError>;
+    fn buffer(&mut self, len: usize) -> Result<Self::Buffer>;
 
     /// Makes room for [`linear`](Self::linear) of `tokens` rows of at most `cols`, and for
     /// [`attention`](Self::attention) of queries no wider, so that no step has to.
-    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result {
         let _ = (tokens, cols);
         Ok(())
     }
 
     /// Makes room for [`experts`](Self::experts) of `rows` rows of mixtures no larger than `shape`.
-    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result {
         let _ = (rows, shape);
         Ok(())
     }
 
     /// Makes room for [`linear_heads`](Self::linear_heads) of `tokens` rows of no more and no wider heads than `shape`'s.
-    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result {
         let _ = (tokens, shape);
         Err(BackendError::Unsupported("linear_heads".into()))
     }
 
     /// Makes room for [`choose`](Self::choose) among `positions`.
-    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+    fn reserve_choose(&mut self, positions: usize) -> Result {
         let _ = positions;
         Err(BackendError::Unsupported("choose".into()))
     }
 
     /// Makes room for [`best`](Self::best) of `rows` rows of at most `width`.
-    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result {
         let _ = (rows, width);
         Ok(())
     }
 
     /// Allocates the keys and values of one layer.
-    fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
+    fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache>;
 
     /// Allocates what one gated DeltaNet layer keeps.
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState, BackendError> {
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState> {
         let _ = shape;
         Err(BackendError::Unsupported("delta_state".into()))
     }
@@ -113,29 +113,19 @@ pub trait Backend {
     /// Runs `operations`, all of a step. They follow from what it says alone, and what may be other numbers in a step of the
     /// same operations reaches them as those very slices: a backend may do again what they asked of it for an earlier
     /// step, and not call them. They may be called twice, of which the first time did nothing.
-    fn step(
-        &mut self,
-        step: &Step<'_>,
-        operations: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
-    ) -> Result<(), BackendError> {
+    fn step(&mut self, step: &Step<'_>, operations: &mut dyn FnMut(&mut Self) -> Result) -> Result {
         let _ = step;
         operations(self)
     }
 
     /// Copies the first `out.len()` elements of `buffer` to the host.
-    fn read(&mut self, buffer: &Self::Buffer, out: &mut [f32]) -> Result<(), BackendError>;
+    fn read(&mut self, buffer: &Self::Buffer, out: &mut [f32]) -> Result;
 
     /// Copies `values` from the host to the first elements of `buffer`.
-    fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<(), BackendError>;
+    fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result;
 
     /// `out[t] = scale * table[tokens[t]]`; `out` is `(tokens, table.cols)`.
-    fn embed(
-        &mut self,
-        out: &mut Self::Buffer,
-        table: &Self::Weight,
-        tokens: &[u32],
-        scale: f32,
-    ) -> Result<(), BackendError>;
+    fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Weight, tokens: &[u32], scale: f32) -> Result;
 
     /// `out[r] = x[r] * weight / sqrt(mean(x[r]^2) + eps)` over `rows` rows of `weight.cols`.
     /// Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>.
@@ -146,7 +136,7 @@ pub trait Backend {
         weight: &Self::Weight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// [`rms_norm`](Self::rms_norm) in place: the norm of query and key heads.
     fn rms_norm_in_place(
@@ -155,15 +145,10 @@ pub trait Backend {
         weight: &Self::Weight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// Several products of the same `tokens` rows of `x`, so that `x` is quantized once and one dispatch covers all.
-    fn linear(
-        &mut self,
-        x: &Self::Buffer,
-        tokens: usize,
-        products: &mut [Linear<'_, Self>],
-    ) -> Result<(), BackendError>;
+    fn linear(&mut self, x: &Self::Buffer, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result;
 
     /// [`linear`](Self::linear) of two products and [`glu`](Self::glu) of the `len` numbers of their outputs: the first's is
     /// the result, what is in the second's is lost.
@@ -174,7 +159,7 @@ pub trait Backend {
         mut products: [Linear<'_, Self>; 2],
         len: usize,
         activation: Activation,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.linear(x, tokens, &mut products)?;
         let [gate, up] = products;
         self.glu(gate.out, up.out, len, activation)
@@ -190,7 +175,7 @@ pub trait Backend {
         tokens: usize,
         weight: &Self::Weight,
         shape: HeadsShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, x, tokens, weight, shape);
         Err(BackendError::Unsupported("linear_heads".into()))
     }
@@ -203,7 +188,7 @@ pub trait Backend {
         b: &Self::Buffer,
         rows: usize,
         widths: [usize; 2],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, a, b, rows, widths);
         Err(BackendError::Unsupported("join".into()))
     }
@@ -218,7 +203,7 @@ pub trait Backend {
         spans: &[Span],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// Multiplies each row of `x`, rows of `width`, by what `temperature` says of its position in `spans`.
     fn temper(
@@ -227,7 +212,7 @@ pub trait Backend {
         spans: &[Span],
         width: usize,
         temperature: Temperature,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (x, spans, width, temperature);
         Err(BackendError::Unsupported("temper".into()))
     }
@@ -244,7 +229,7 @@ pub trait Backend {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (x, frequencies, turns, axes, heads, head_dim);
         Err(BackendError::Unsupported("rope_axes".into()))
     }
@@ -259,7 +244,7 @@ pub trait Backend {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (x, frequencies, places, heads, head_dim);
         Err(BackendError::Unsupported("rope_2d".into()))
     }
@@ -271,7 +256,7 @@ pub trait Backend {
         k: &Self::Buffer,
         v: &Self::Buffer,
         spans: &[Span],
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// Grouped-query attention of `q` over what the cache holds up to each row's own position, or also after it where the
     /// shape says so. The rows' own keys and values are stored before.
@@ -282,7 +267,7 @@ pub trait Backend {
         cache: &Self::Cache,
         spans: &[Span],
         shape: &AttentionShape,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// Chooses for each row the `shape.top` positions of the highest `sum over h of weights[h] * max(q[h] . k, 0)` among
     /// those up to its own, the lower position where two are equal, or all where they are no more; `k` is the one key of a
@@ -298,7 +283,7 @@ pub trait Backend {
         cache: &Self::Cache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (chosen, q, weights, cache, spans, shape);
         Err(BackendError::Unsupported("choose".into()))
     }
@@ -315,7 +300,7 @@ pub trait Backend {
         shape: &AttentionShape,
         chosen: &Self::Buffer,
         top: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, q, cache, spans, shape, chosen, top);
         Err(BackendError::Unsupported("attention_chosen".into()))
     }
@@ -330,7 +315,7 @@ pub trait Backend {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, q, cache, spans, shape, joint);
         Err(BackendError::Unsupported("attention_joint".into()))
     }
@@ -342,15 +327,10 @@ pub trait Backend {
         up: &Self::Buffer,
         len: usize,
         activation: Activation,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// `x[r] = x[r] * weight`, element by element, for `rows` rows of `weight.cols`.
-    fn multiply(
-        &mut self,
-        x: &mut Self::Buffer,
-        weight: &Self::Weight,
-        rows: usize,
-    ) -> Result<(), BackendError>;
+    fn multiply(&mut self, x: &mut Self::Buffer, weight: &Self::Weight, rows: usize) -> Result;
 
     /// `out[r]` is the sum of `weight * norm(expert(x[r]))`, or of `norm(expert(weight * x[r]))`, over the experts that row
     /// `r` chooses, for `rows` rows.
@@ -365,7 +345,7 @@ pub trait Backend {
         logits: &Self::Buffer,
         rows: usize,
         mixture: &Mixture<'_, Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result;
 
     /// `x[r] = weight * (x[r] - mean(x[r])) / sqrt(variance(x[r]) + eps) + bias` over `rows` rows of `weight.cols`, the
     /// variance that of the row itself, not an estimate. Ba et al. 2016, <https://arxiv.org/abs/1607.06450>.
@@ -376,30 +356,19 @@ pub trait Backend {
         bias: &Self::Weight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (x, weight, bias, rows, eps);
         Err(BackendError::Unsupported("layer_norm_in_place".into()))
     }
 
     /// `x[i] = activation(x[i])` for the first `len` elements.
-    fn activate(
-        &mut self,
-        x: &mut Self::Buffer,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn activate(&mut self, x: &mut Self::Buffer, len: usize, activation: Activation) -> Result {
         let _ = (x, len, activation);
         Err(BackendError::Unsupported("activate".into()))
     }
 
     /// `out[s]` is the mean of the rows of `spans[s]`, rows of `width`.
-    fn mean(
-        &mut self,
-        out: &mut Self::Buffer,
-        x: &Self::Buffer,
-        spans: &[Span],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn mean(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, spans: &[Span], width: usize) -> Result {
         let _ = (out, x, spans, width);
         Err(BackendError::Unsupported("mean".into()))
     }
@@ -415,7 +384,7 @@ pub trait Backend {
         weight: &Self::Weight,
         state: &mut Self::DeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (x, weight, state, spans);
         Err(BackendError::Unsupported("convolve".into()))
     }
@@ -434,7 +403,7 @@ pub trait Backend {
         weight: &Self::Weight,
         bias: &Self::Weight,
         rows: usize,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, x, before, weight, bias, rows);
         Err(BackendError::Unsupported("convolve_causal".into()))
     }
@@ -460,73 +429,50 @@ pub trait Backend {
         rate: &Self::Weight,
         state: &mut Self::DeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let _ = (out, x, decay, beta, rate, state, spans);
         Err(BackendError::Unsupported("delta_rule".into()))
     }
 
     /// Keeps what `slot` of a state holds, in the place of what was remembered of it before.
-    fn remember(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result<(), BackendError> {
+    fn remember(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result {
         let _ = (state, slot);
         Err(BackendError::Unsupported("remember".into()))
     }
 
     /// Makes `slot` of a state hold what was last remembered of it.
-    fn recall(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result<(), BackendError> {
+    fn recall(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result {
         let _ = (state, slot);
         Err(BackendError::Unsupported("recall".into()))
     }
 
     /// `x[r] = sigmoid(gate[r]) * x[r]` for `rows` rows of `width`: one number a row.
-    fn gate_rows(
-        &mut self,
-        x: &mut Self::Buffer,
-        gate: &Self::Buffer,
-        rows: usize,
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gate_rows(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer, rows: usize, width: usize) -> Result {
         let _ = (x, gate, rows, width);
         Err(BackendError::Unsupported("gate_rows".into()))
     }
 
     /// `x[i] += y[i]` for the first `len` elements.
-    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<(), BackendError>;
+    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result;
 
     /// `out[i] = x[rows[i]]`, rows of `width`: keeps the rows whose logits are wanted.
-    fn gather(
-        &mut self,
-        out: &mut Self::Buffer,
-        x: &Self::Buffer,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError>;
+    fn gather(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, rows: &[u32], width: usize) -> Result;
 
     /// `out[rows[i]] = x[i]`, rows of `width`: puts rows in their places.
-    fn scatter(
-        &mut self,
-        out: &mut Self::Buffer,
-        x: &Self::Buffer,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn scatter(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, rows: &[u32], width: usize) -> Result {
         let _ = (out, x, rows, width);
         Err(BackendError::Unsupported("scatter".into()))
     }
 
     /// `x[i] = min(max(x[i], low), high)` for the first `len` elements; `low <= high`.
-    fn clip(&mut self, x: &mut Self::Buffer, len: usize, [low, high]: [f32; 2]) -> Result<(), BackendError> {
+    fn clip(&mut self, x: &mut Self::Buffer, len: usize, [low, high]: [f32; 2]) -> Result {
         let _ = (x, len, low, high);
         Err(BackendError::Unsupported("clip".into()))
     }
 
     /// `x[i] = soft_cap(scale * x[i])` for the first `len` elements.
-    fn scale_and_cap(
-        &mut self,
-        x: &mut Self::Buffer,
-        len: usize,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<(), BackendError>;
+    fn scale_and_cap(&mut self, x: &mut Self::Buffer, len: usize, scale: f32, softcap: Option<f32>)
+    -> Result;
 
     /// What [`Best`] holds of each row of `x`, rows of `width`, at most 2^24, one for each temperature: the numbers with 0 added,
     /// the largest first, the lower index where two are equal, NaN before all, and the sum to [`Best::SUM_ERROR`], which is 0
@@ -537,7 +483,7 @@ pub trait Backend {
         x: &Self::Buffer,
         width: usize,
         temperatures: &[f32],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let mut all = vec![0.0; temperatures.len() * width];
         self.read(x, &mut all)?;
         let mut best = vec![0.0; temperatures.len() * Best::WIDTH];

@@ -1,5 +1,8 @@
 use crate::CudaError;
 
+/// What an operation gives, or why it could not be done.
+pub type Result<T = (), E = BackendError> = std::result::Result<T, E>;
+
 /// Why a backend could not do what was asked. A host backend fails only while loading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -53,7 +53,7 @@ pub use cuda::{
     cuda_graphs_bytes, cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
 pub use delta::{DeltaShape, Held, HostDeltaState};
-pub use error::BackendError;
+pub use error::{BackendError, Result};
 pub use operands::{Expert, ExpertsShape, Linear, Mixture, Routing, ScaledNorm};
 pub use reference::ReferenceBackend;
 pub use routing::Chooser;

@@ -7,8 +7,8 @@ use super::{CpuBackend, LINE, attention, delta, experts, heads, rope};
 use crate::cache::{HostCache, row_count, zeroed};
 use crate::reference::{clip, dequantize_row, join, mean, pass_on, temper};
 use crate::{
-    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, ExpertsShape, HeadsShape, HostDeltaState,
-    IndexShape, Linear, Mixture, Span, Tensor,
+    AttentionShape, Backend, CacheShape, DeltaShape, ExpertsShape, HeadsShape, HostDeltaState, IndexShape,
+    Linear, Mixture, Result, Span, Tensor,
 };
 
 /// Keys that make it worth having their heads stored by several threads.
@@ -20,61 +20,55 @@ impl Backend for CpuBackend {
     type Cache = HostCache;
     type DeltaState = HostDeltaState;
 
-    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor> {
         Ok(tensor)
     }
 
-    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
         zeroed(len)
     }
 
-    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result {
         self.multiply.reserve(tokens, cols);
         self.partial = zeroed(attention::partial_len(cols).max(self.partial.len()))?;
         self.rotated.reserve(tokens, cols)
     }
 
-    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result {
         self.experts = experts::Scratch::new(rows, shape)?;
         Ok(())
     }
 
-    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result {
         self.heads = heads::Scratch::new(tokens, shape)?;
         Ok(())
     }
 
-    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+    fn reserve_choose(&mut self, positions: usize) -> Result {
         self.ranking = Ranking::new(positions)?;
         Ok(())
     }
 
-    fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
+    fn cache(&mut self, shape: CacheShape) -> Result<HostCache> {
         self.rotated.allow(shape.dtype)?;
         HostCache::new(shape)
     }
 
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState, BackendError> {
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState> {
         HostDeltaState::new(shape)
     }
 
-    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result {
         out.copy_from_slice(&buffer[..out.len()]);
         Ok(())
     }
 
-    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result {
         buffer[..values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn embed(
-        &mut self,
-        out: &mut Vec<f32>,
-        table: &Tensor,
-        tokens: &[u32],
-        scale: f32,
-    ) -> Result<(), BackendError> {
+    fn embed(&mut self, out: &mut Vec<f32>, table: &Tensor, tokens: &[u32], scale: f32) -> Result {
         let width = table.cols();
         self.split(out, tokens.len() * width, width, |at, out| {
             for (out, token) in out.chunks_exact_mut(width).zip(&tokens[at / width..]) {
@@ -92,7 +86,7 @@ impl Backend for CpuBackend {
         weight: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (elementwise, weight) = (self.elementwise, weight.f32());
         self.split(out, rows * weight.len(), weight.len(), |at, out| {
             out.copy_from_slice(&x[at..][..out.len()]);
@@ -101,13 +95,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn rms_norm_in_place(
-        &mut self,
-        x: &mut Vec<f32>,
-        weight: &Tensor,
-        rows: usize,
-        eps: f32,
-    ) -> Result<(), BackendError> {
+    fn rms_norm_in_place(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize, eps: f32) -> Result {
         let (elementwise, weight) = (self.elementwise, weight.f32());
         self.split(x, rows * weight.len(), weight.len(), |_, x| {
             x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.rms_norm(x, weight, eps));
@@ -115,12 +103,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn linear(
-        &mut self,
-        x: &Vec<f32>,
-        tokens: usize,
-        products: &mut [Linear<'_, Self>],
-    ) -> Result<(), BackendError> {
+    fn linear(&mut self, x: &Vec<f32>, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
         self.multiply.run(&mut self.pool, x, tokens, products);
         Ok(())
     }
@@ -132,7 +115,7 @@ impl Backend for CpuBackend {
         tokens: usize,
         weight: &Tensor,
         shape: HeadsShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.per_head(out, x, tokens, weight, shape);
         Ok(())
     }
@@ -144,7 +127,7 @@ impl Backend for CpuBackend {
         b: &Vec<f32>,
         rows: usize,
         [first, second]: [usize; 2],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let width = first + second;
         self.split(out, rows * width, width, |at, out| {
             let row = at / width;
@@ -160,7 +143,7 @@ impl Backend for CpuBackend {
         spans: &[Span],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let mut rotations = std::mem::take(&mut self.rotations);
         rotations.prepare(frequencies.f32(), spans);
         self.rotate(x, &rotations, row_count(spans), heads, head_dim);
@@ -176,7 +159,7 @@ impl Backend for CpuBackend {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let mut rotations = std::mem::take(&mut self.rotations);
         rotations.prepare_axes(frequencies.f32(), turns, axes);
         self.rotate(x, &rotations, turns.len(), heads, head_dim);
@@ -184,13 +167,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn temper(
-        &mut self,
-        x: &mut Vec<f32>,
-        spans: &[Span],
-        width: usize,
-        temperature: Temperature,
-    ) -> Result<(), BackendError> {
+    fn temper(&mut self, x: &mut Vec<f32>, spans: &[Span], width: usize, temperature: Temperature) -> Result {
         temper(x, spans, width, temperature);
         Ok(())
     }
@@ -202,7 +179,7 @@ impl Backend for CpuBackend {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (width, head_dim) = (heads as usize * head_dim as usize, head_dim as usize);
         let frequencies = frequencies.f32();
         self.split(x, places.len() * width, width, |at, x| {
@@ -213,13 +190,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn store(
-        &mut self,
-        cache: &mut HostCache,
-        k: &Vec<f32>,
-        v: &Vec<f32>,
-        spans: &[Span],
-    ) -> Result<(), BackendError> {
+    fn store(&mut self, cache: &mut HostCache, k: &Vec<f32>, v: &Vec<f32>, spans: &[Span]) -> Result {
         let numbers = row_count(spans) * cache.shape().kv_heads as usize * cache.shape().head_dim as usize;
         if numbers < WORTH_SHARING {
             cache.store(k, v, spans);
@@ -237,7 +208,7 @@ impl Backend for CpuBackend {
         cache: &HostCache,
         spans: &[Span],
         shape: &AttentionShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend_among(out, q, cache, spans, shape, None, &[]);
         Ok(())
     }
@@ -250,7 +221,7 @@ impl Backend for CpuBackend {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend_among(out, q, cache, spans, shape, None, joint);
         Ok(())
     }
@@ -263,7 +234,7 @@ impl Backend for CpuBackend {
         cache: &HostCache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let chosen = &mut chosen[..row_count(spans) * shape.top as usize];
         self.attend.choose(&mut self.pool, chosen, &mut self.ranking, q, weights, cache, spans, shape);
         Ok(())
@@ -278,24 +249,18 @@ impl Backend for CpuBackend {
         shape: &AttentionShape,
         chosen: &Vec<f32>,
         top: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend_among(out, q, cache, spans, shape, Some((chosen, top as usize)), &[]);
         Ok(())
     }
 
-    fn glu(
-        &mut self,
-        gate: &mut Vec<f32>,
-        up: &Vec<f32>,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn glu(&mut self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize, activation: Activation) -> Result {
         let elementwise = self.elementwise;
         self.split(gate, len, LINE, |at, gate| elementwise.glu(gate, &up[at..][..gate.len()], activation));
         Ok(())
     }
 
-    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result {
         let (elementwise, weight) = (self.elementwise, weight.f32());
         self.split(x, rows * weight.len(), weight.len(), |_, x| {
             x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.multiply(x, weight));
@@ -310,7 +275,7 @@ impl Backend for CpuBackend {
         logits: &Vec<f32>,
         rows: usize,
         mixture: &Mixture<'_, Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let mut scratch = std::mem::take(&mut self.experts);
         let out = &mut out[..rows * mixture.experts[0].gate.cols()];
         let done = self.mixture(&mut scratch, out, x, &logits[..rows * mixture.experts.len()], mixture);
@@ -325,7 +290,7 @@ impl Backend for CpuBackend {
         bias: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (elementwise, weight, bias) = (self.elementwise, weight.f32(), bias.f32());
         self.split(x, rows * weight.len(), weight.len(), |_, x| {
             x.chunks_exact_mut(weight.len()).for_each(|x| elementwise.layer_norm(x, weight, bias, eps));
@@ -333,19 +298,13 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result {
         let elementwise = self.elementwise;
         self.split(x, len, LINE, |_, x| elementwise.activate(x, activation));
         Ok(())
     }
 
-    fn mean(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        spans: &[Span],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn mean(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, spans: &[Span], width: usize) -> Result {
         mean(out, x, spans, width);
         Ok(())
     }
@@ -356,7 +315,7 @@ impl Backend for CpuBackend {
         weight: &Tensor,
         state: &mut HostDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = row_count(spans) * state.shape().channels() as usize;
         self.convolve_rows(&mut x[..len], weight.f32(), state, spans);
         Ok(())
@@ -370,7 +329,7 @@ impl Backend for CpuBackend {
         weight: &Tensor,
         bias: &Tensor,
         rows: usize,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (elementwise, width, taps) = (self.elementwise, weight.cols(), weight.rows());
         let (weight, bias) = (weight.f32(), bias.f32());
         let before = &mut before[..(taps - 1) * width];
@@ -400,28 +359,22 @@ impl Backend for CpuBackend {
         rate: &Tensor,
         state: &mut HostDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.rule_of_rows(out, x, [decay, beta], rate.f32(), state, spans);
         Ok(())
     }
 
-    fn remember(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn remember(&mut self, state: &mut HostDeltaState, slot: u32) -> Result {
         state.remember(slot);
         Ok(())
     }
 
-    fn recall(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn recall(&mut self, state: &mut HostDeltaState, slot: u32) -> Result {
         state.recall(slot);
         Ok(())
     }
 
-    fn gate_rows(
-        &mut self,
-        x: &mut Vec<f32>,
-        gate: &Vec<f32>,
-        rows: usize,
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gate_rows(&mut self, x: &mut Vec<f32>, gate: &Vec<f32>, rows: usize, width: usize) -> Result {
         for (x, gate) in x[..rows * width].chunks_exact_mut(width).zip(&gate[..rows]) {
             let factor = delta::sigmoid(*gate);
             x.iter_mut().for_each(|x| *x *= factor);
@@ -429,50 +382,32 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result {
         let elementwise = self.elementwise;
         self.split(x, len, LINE, |at, x| elementwise.add(x, &y[at..][..x.len()]));
         Ok(())
     }
 
-    fn gather(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gather(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
             out.copy_from_slice(&x[*row as usize * width..][..width]);
         }
         Ok(())
     }
 
-    fn scatter(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn scatter(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
             out[*row as usize * width..][..width].copy_from_slice(x);
         }
         Ok(())
     }
 
-    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result {
         self.split(x, len, LINE, |_, x| clip(x, bounds));
         Ok(())
     }
 
-    fn scale_and_cap(
-        &mut self,
-        x: &mut Vec<f32>,
-        len: usize,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<(), BackendError> {
+    fn scale_and_cap(&mut self, x: &mut Vec<f32>, len: usize, scale: f32, softcap: Option<f32>) -> Result {
         let elementwise = self.elementwise;
         self.split(x, len, LINE, |_, x| elementwise.scale_and_cap(x, scale, softcap));
         Ok(())

@@ -11,7 +11,7 @@ use super::launch as kernels;
 use super::memory::Memory;
 use crate::{
     AttentionShape, Backend, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape,
-    IndexShape, Linear, Mixture, Span, Step, Tensor,
+    IndexShape, Linear, Mixture, Result, Span, Step, Tensor,
 };
 
 impl Backend for CudaBackend {
@@ -24,11 +24,11 @@ impl Backend for CudaBackend {
         self.shared.is_empty()
     }
 
-    fn reserve_weights(&mut self, bytes: &[u64]) -> Result<(), BackendError> {
+    fn reserve_weights(&mut self, bytes: &[u64]) -> Result {
         if self.copies_weights() { self.chunks.reserve(&self.context, bytes) } else { Ok(()) }
     }
 
-    fn load(&mut self, tensor: Tensor) -> Result<CudaWeight, BackendError> {
+    fn load(&mut self, tensor: Tensor) -> Result<CudaWeight> {
         let unsupported = || BackendError::Unsupported(format!("{tensor:?}"));
         let (rows, cols) = (u32::try_from(tensor.rows()), u32::try_from(tensor.cols()));
         let (rows, cols) = (rows.map_err(|_| unsupported())?, cols.map_err(|_| unsupported())?);
@@ -39,13 +39,13 @@ impl Backend for CudaBackend {
         Ok(CudaWeight { layout: tensor.layout(), rows, cols, memory })
     }
 
-    fn buffer(&mut self, len: usize) -> Result<CudaBuffer, BackendError> {
+    fn buffer(&mut self, len: usize) -> Result<CudaBuffer> {
         let too_large = BackendError::OutOfMemory { wanted: (len as u64).saturating_mul(4) };
         let bytes = len.checked_mul(4).ok_or(too_large)?;
         Ok(CudaBuffer { memory: Memory::zeroed(&self.context, bytes)?, len })
     }
 
-    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result {
         self.spans.clear();
         self.pieces.clear();
         self.stretches.clear();
@@ -53,63 +53,53 @@ impl Backend for CudaBackend {
         self.scratch.reserve(tokens, cols)
     }
 
-    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result {
         if shape.count > kernels::EXPERTS_MAX {
             return Err(BackendError::Unsupported(format!("{} experts of a layer", shape.count)));
         }
         self.scratch.reserve_experts(rows, shape)
     }
 
-    fn load_experts(&mut self, experts: &[Expert<CudaWeight>]) -> Result<(), BackendError> {
+    fn load_experts(&mut self, experts: &[Expert<CudaWeight>]) -> Result {
         self.table(experts).map(|_| ())
     }
 
-    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result {
         self.scratch.reserve_heads(tokens, shape)
     }
 
-    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+    fn reserve_choose(&mut self, positions: usize) -> Result {
         self.scratch.reserve_ranks(positions)
     }
 
-    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result {
         self.scratch.reserve_best(rows, width).map(|_| ())
     }
 
-    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
+    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache> {
         CudaCache::new(&self.context, shape)
     }
 
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState, BackendError> {
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState> {
         CudaDeltaState::new(self, shape)
     }
 
-    fn step(
-        &mut self,
-        step: &Step<'_>,
-        operations: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
-    ) -> Result<(), BackendError> {
+    fn step(&mut self, step: &Step<'_>, operations: &mut dyn FnMut(&mut Self) -> Result) -> Result {
         self.run_step(step, operations)
     }
 
-    fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result<(), BackendError> {
+    fn write(&mut self, buffer: &mut CudaBuffer, values: &[f32]) -> Result {
         assert!(values.len() <= buffer.len);
         Ok(buffer.memory.write(values.as_bytes())?)
     }
 
-    fn read(&mut self, buffer: &CudaBuffer, out: &mut [f32]) -> Result<(), BackendError> {
+    fn read(&mut self, buffer: &CudaBuffer, out: &mut [f32]) -> Result {
         buffer.memory.read(out.as_mut_bytes())?;
         self.bounce.waited();
         Ok(())
     }
 
-    fn embed(
-        &mut self,
-        out: &mut CudaBuffer,
-        table: &CudaWeight,
-        tokens: &[u32],
-        scale: f32,
-    ) -> Result<(), BackendError> {
+    fn embed(&mut self, out: &mut CudaBuffer, table: &CudaWeight, tokens: &[u32], scale: f32) -> Result {
         self.embedded(out, table, tokens, scale)
     }
 
@@ -120,7 +110,7 @@ impl Backend for CudaBackend {
         weight: &CudaWeight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = rows * weight.cols as usize;
         self.norm(out.at(len), x.at(len), weight, rows, eps)
     }
@@ -131,17 +121,12 @@ impl Backend for CudaBackend {
         weight: &CudaWeight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let at = x.at(rows * weight.cols as usize);
         self.norm(at, at, weight, rows, eps)
     }
 
-    fn linear(
-        &mut self,
-        x: &CudaBuffer,
-        tokens: usize,
-        products: &mut [Linear<'_, Self>],
-    ) -> Result<(), BackendError> {
+    fn linear(&mut self, x: &CudaBuffer, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
         self.multiplied_by_all(x, tokens, products)
     }
 
@@ -152,7 +137,7 @@ impl Backend for CudaBackend {
         products: [Linear<'_, Self>; 2],
         len: usize,
         activation: Activation,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.multiplied_and_gated(x, tokens, products, len, activation)
     }
 
@@ -163,7 +148,7 @@ impl Backend for CudaBackend {
         tokens: usize,
         weight: &CudaWeight,
         shape: HeadsShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.product_of_heads(out, x, tokens, weight, shape)
     }
 
@@ -174,7 +159,7 @@ impl Backend for CudaBackend {
         b: &CudaBuffer,
         rows: usize,
         widths: [usize; 2],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.joined(out, [a, b], rows, widths)
     }
 
@@ -185,7 +170,7 @@ impl Backend for CudaBackend {
         spans: &[Span],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.rotated(x, frequencies, spans, heads, head_dim)
     }
 
@@ -195,7 +180,7 @@ impl Backend for CudaBackend {
         spans: &[Span],
         width: usize,
         temperature: Temperature,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.tempered(x, spans, width, temperature)
     }
 
@@ -207,7 +192,7 @@ impl Backend for CudaBackend {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.turn(x, frequencies, turns, axes, (heads, head_dim))
     }
 
@@ -218,17 +203,11 @@ impl Backend for CudaBackend {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.turn(x, frequencies, places, [0; 2], (heads, head_dim))
     }
 
-    fn store(
-        &mut self,
-        cache: &mut CudaCache,
-        k: &CudaBuffer,
-        v: &CudaBuffer,
-        spans: &[Span],
-    ) -> Result<(), BackendError> {
+    fn store(&mut self, cache: &mut CudaCache, k: &CudaBuffer, v: &CudaBuffer, spans: &[Span]) -> Result {
         self.put(cache, k, v, spans)
     }
 
@@ -239,7 +218,7 @@ impl Backend for CudaBackend {
         cache: &CudaCache,
         spans: &[Span],
         shape: &AttentionShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend(out, q, cache, spans, shape, Seen::Plain)
     }
 
@@ -251,7 +230,7 @@ impl Backend for CudaBackend {
         cache: &CudaCache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.choose_rows(chosen, (q, weights), cache, spans, shape)
     }
 
@@ -264,7 +243,7 @@ impl Backend for CudaBackend {
         shape: &AttentionShape,
         chosen: &CudaBuffer,
         top: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend(out, q, cache, spans, shape, Seen::Chosen(chosen, top))
     }
 
@@ -276,21 +255,15 @@ impl Backend for CudaBackend {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.attend(out, q, cache, spans, shape, Seen::Joint(joint))
     }
 
-    fn glu(
-        &mut self,
-        gate: &mut CudaBuffer,
-        up: &CudaBuffer,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn glu(&mut self, gate: &mut CudaBuffer, up: &CudaBuffer, len: usize, activation: Activation) -> Result {
         self.gate(gate.at(len), up.at(len), len, activation)
     }
 
-    fn multiply(&mut self, x: &mut CudaBuffer, weight: &CudaWeight, rows: usize) -> Result<(), BackendError> {
+    fn multiply(&mut self, x: &mut CudaBuffer, weight: &CudaWeight, rows: usize) -> Result {
         self.multiplied(x, weight, rows)
     }
 
@@ -301,26 +274,15 @@ impl Backend for CudaBackend {
         bias: &CudaWeight,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.layer_norm(x, weight, bias, rows, eps)
     }
 
-    fn activate(
-        &mut self,
-        x: &mut CudaBuffer,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn activate(&mut self, x: &mut CudaBuffer, len: usize, activation: Activation) -> Result {
         self.activated(x, len, activation)
     }
 
-    fn mean(
-        &mut self,
-        out: &mut CudaBuffer,
-        x: &CudaBuffer,
-        spans: &[Span],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn mean(&mut self, out: &mut CudaBuffer, x: &CudaBuffer, spans: &[Span], width: usize) -> Result {
         self.means(out, x, spans, width)
     }
 
@@ -330,7 +292,7 @@ impl Backend for CudaBackend {
         weight: &CudaWeight,
         state: &mut CudaDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.convolve_rows(x, weight, state, spans)
     }
 
@@ -342,7 +304,7 @@ impl Backend for CudaBackend {
         weight: &CudaWeight,
         bias: &CudaWeight,
         rows: usize,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.convolve_sequence([out, x, before], weight, bias, rows)
     }
 
@@ -355,25 +317,19 @@ impl Backend for CudaBackend {
         rate: &CudaWeight,
         state: &mut CudaDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.rule(out, [x, decay, beta], rate, state, spans)
     }
 
-    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result {
         self.kept(state, slot)
     }
 
-    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result {
         self.recalled(state, slot)
     }
 
-    fn gate_rows(
-        &mut self,
-        x: &mut CudaBuffer,
-        gate: &CudaBuffer,
-        rows: usize,
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gate_rows(&mut self, x: &mut CudaBuffer, gate: &CudaBuffer, rows: usize, width: usize) -> Result {
         self.gated_rows(x, gate, rows, width)
     }
 
@@ -384,55 +340,31 @@ impl Backend for CudaBackend {
         logits: &CudaBuffer,
         rows: usize,
         mixture: &Mixture<'_, Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         self.mixture(out, x, logits, rows, mixture)
     }
 
-    fn add(&mut self, x: &mut CudaBuffer, y: &CudaBuffer, len: usize) -> Result<(), BackendError> {
+    fn add(&mut self, x: &mut CudaBuffer, y: &CudaBuffer, len: usize) -> Result {
         self.added(x, y, len)
     }
 
-    fn gather(
-        &mut self,
-        out: &mut CudaBuffer,
-        x: &CudaBuffer,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gather(&mut self, out: &mut CudaBuffer, x: &CudaBuffer, rows: &[u32], width: usize) -> Result {
         self.gathered(out, x, rows, width)
     }
 
-    fn scatter(
-        &mut self,
-        out: &mut CudaBuffer,
-        x: &CudaBuffer,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn scatter(&mut self, out: &mut CudaBuffer, x: &CudaBuffer, rows: &[u32], width: usize) -> Result {
         self.scattered(out, x, rows, width)
     }
 
-    fn clip(&mut self, x: &mut CudaBuffer, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+    fn clip(&mut self, x: &mut CudaBuffer, len: usize, bounds: [f32; 2]) -> Result {
         self.clipped(x, len, bounds)
     }
 
-    fn scale_and_cap(
-        &mut self,
-        x: &mut CudaBuffer,
-        len: usize,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<(), BackendError> {
+    fn scale_and_cap(&mut self, x: &mut CudaBuffer, len: usize, scale: f32, softcap: Option<f32>) -> Result {
         self.scaled_and_capped(x, len, scale, softcap)
     }
 
-    fn best(
-        &mut self,
-        out: &mut CudaBuffer,
-        x: &CudaBuffer,
-        width: usize,
-        temperatures: &[f32],
-    ) -> Result<(), BackendError> {
+    fn best(&mut self, out: &mut CudaBuffer, x: &CudaBuffer, width: usize, temperatures: &[f32]) -> Result {
         self.best_of(out, x, width, temperatures)
     }
 }

@@ -21,8 +21,8 @@ use self::attention::Seen;
 use crate::cache::{HostCache, row_count, rows, zeroed};
 use crate::shape::axis;
 use crate::{
-    AttentionShape, Backend, BackendError, CacheShape, DeltaShape, HeadsShape, HostDeltaState, IndexShape,
-    Linear, Mixture, Span, Tensor,
+    AttentionShape, Backend, CacheShape, DeltaShape, HeadsShape, HostDeltaState, IndexShape, Linear, Mixture,
+    Result, Span, Tensor,
 };
 
 /// The backend that others are compared with.
@@ -41,39 +41,33 @@ impl Backend for ReferenceBackend {
     type Cache = HostCache;
     type DeltaState = HostDeltaState;
 
-    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor> {
         Ok(tensor)
     }
 
-    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
         zeroed(len)
     }
 
-    fn cache(&mut self, shape: CacheShape) -> Result<HostCache, BackendError> {
+    fn cache(&mut self, shape: CacheShape) -> Result<HostCache> {
         HostCache::new(shape)
     }
 
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState, BackendError> {
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<HostDeltaState> {
         HostDeltaState::new(shape)
     }
 
-    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result {
         out.copy_from_slice(&buffer[..out.len()]);
         Ok(())
     }
 
-    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result {
         buffer[..values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn embed(
-        &mut self,
-        out: &mut Vec<f32>,
-        table: &Tensor,
-        tokens: &[u32],
-        scale: f32,
-    ) -> Result<(), BackendError> {
+    fn embed(&mut self, out: &mut Vec<f32>, table: &Tensor, tokens: &[u32], scale: f32) -> Result {
         let width = table.cols();
         for (out, token) in out[..tokens.len() * width].chunks_exact_mut(width).zip(tokens) {
             dequantize_row(out, table, *token as usize);
@@ -89,30 +83,19 @@ impl Backend for ReferenceBackend {
         weight: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = rows * weight.cols();
         out[..len].copy_from_slice(&x[..len]);
         rowwise::rms_norm(&mut out[..len], weight.f32(), eps);
         Ok(())
     }
 
-    fn rms_norm_in_place(
-        &mut self,
-        x: &mut Vec<f32>,
-        weight: &Tensor,
-        rows: usize,
-        eps: f32,
-    ) -> Result<(), BackendError> {
+    fn rms_norm_in_place(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize, eps: f32) -> Result {
         rowwise::rms_norm(&mut x[..rows * weight.cols()], weight.f32(), eps);
         Ok(())
     }
 
-    fn linear(
-        &mut self,
-        x: &Vec<f32>,
-        tokens: usize,
-        products: &mut [Linear<'_, Self>],
-    ) -> Result<(), BackendError> {
+    fn linear(&mut self, x: &Vec<f32>, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
         for Linear { out, weight, bias } in products {
             let (rows, cols) = (weight.rows(), weight.cols());
             let x = &x[..tokens * cols];
@@ -121,7 +104,7 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn reserve_heads(&mut self, _: usize, _: HeadsShape) -> Result<(), BackendError> {
+    fn reserve_heads(&mut self, _: usize, _: HeadsShape) -> Result {
         Ok(())
     }
 
@@ -132,7 +115,7 @@ impl Backend for ReferenceBackend {
         tokens: usize,
         weight: &Tensor,
         shape: HeadsShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let x = &x[..tokens * shape.heads * shape.cols];
         linear::heads(&mut out[..tokens * weight.rows()], weight, x, shape);
         Ok(())
@@ -145,7 +128,7 @@ impl Backend for ReferenceBackend {
         b: &Vec<f32>,
         rows: usize,
         widths: [usize; 2],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         rowwise::join(&mut out[..rows * (widths[0] + widths[1])], a, b, widths);
         Ok(())
     }
@@ -157,7 +140,7 @@ impl Backend for ReferenceBackend {
         spans: &[Span],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let width = heads as usize * head_dim as usize;
         let x = &mut x[..row_count(spans) * width];
         for (x, (_, position)) in x.chunks_exact_mut(width).zip(rows(spans)) {
@@ -176,7 +159,7 @@ impl Backend for ReferenceBackend {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let width = heads as usize * head_dim as usize;
         let x = &mut x[..turns.len() * width];
         for (x, turns) in x.chunks_exact_mut(width).zip(turns) {
@@ -187,13 +170,7 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn temper(
-        &mut self,
-        x: &mut Vec<f32>,
-        spans: &[Span],
-        width: usize,
-        temperature: Temperature,
-    ) -> Result<(), BackendError> {
+    fn temper(&mut self, x: &mut Vec<f32>, spans: &[Span], width: usize, temperature: Temperature) -> Result {
         rowwise::temper(x, spans, width, temperature);
         Ok(())
     }
@@ -205,7 +182,7 @@ impl Backend for ReferenceBackend {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let width = heads as usize * head_dim as usize;
         let x = &mut x[..places.len() * width];
         for (x, place) in x.chunks_exact_mut(width).zip(places) {
@@ -216,13 +193,7 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn store(
-        &mut self,
-        cache: &mut HostCache,
-        k: &Vec<f32>,
-        v: &Vec<f32>,
-        spans: &[Span],
-    ) -> Result<(), BackendError> {
+    fn store(&mut self, cache: &mut HostCache, k: &Vec<f32>, v: &Vec<f32>, spans: &[Span]) -> Result {
         cache.store(k, v, spans);
         Ok(())
     }
@@ -234,13 +205,13 @@ impl Backend for ReferenceBackend {
         cache: &HostCache,
         spans: &[Span],
         shape: &AttentionShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
         attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Plain);
         Ok(())
     }
 
-    fn reserve_choose(&mut self, _: usize) -> Result<(), BackendError> {
+    fn reserve_choose(&mut self, _: usize) -> Result {
         Ok(())
     }
 
@@ -252,7 +223,7 @@ impl Backend for ReferenceBackend {
         cache: &HostCache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         choose::run(&mut chosen[..row_count(spans) * shape.top as usize], q, weights, cache, spans, shape);
         Ok(())
     }
@@ -266,7 +237,7 @@ impl Backend for ReferenceBackend {
         shape: &AttentionShape,
         chosen: &Vec<f32>,
         top: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
         attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Chosen(chosen, top));
         Ok(())
@@ -280,24 +251,18 @@ impl Backend for ReferenceBackend {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
         attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Joint(joint));
         Ok(())
     }
 
-    fn glu(
-        &mut self,
-        gate: &mut Vec<f32>,
-        up: &Vec<f32>,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn glu(&mut self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize, activation: Activation) -> Result {
         rowwise::glu(&mut gate[..len], &up[..len], activation);
         Ok(())
     }
 
-    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result {
         rowwise::multiply(&mut x[..rows * weight.cols()], weight.f32());
         Ok(())
     }
@@ -309,7 +274,7 @@ impl Backend for ReferenceBackend {
         logits: &Vec<f32>,
         rows: usize,
         mixture: &Mixture<'_, Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = rows * mixture.experts[0].gate.cols();
         experts::run(&mut out[..len], &x[..len], &logits[..rows * mixture.experts.len()], mixture);
         Ok(())
@@ -322,23 +287,17 @@ impl Backend for ReferenceBackend {
         bias: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         rowwise::layer_norm(&mut x[..rows * weight.cols()], weight.f32(), bias.f32(), eps);
         Ok(())
     }
 
-    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result {
         rowwise::activate(&mut x[..len], activation);
         Ok(())
     }
 
-    fn mean(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        spans: &[Span],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn mean(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, spans: &[Span], width: usize) -> Result {
         mean(out, x, spans, width);
         Ok(())
     }
@@ -349,7 +308,7 @@ impl Backend for ReferenceBackend {
         weight: &Tensor,
         state: &mut HostDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         delta::convolve(x, weight.f32(), state, spans);
         Ok(())
     }
@@ -362,7 +321,7 @@ impl Backend for ReferenceBackend {
         weight: &Tensor,
         bias: &Tensor,
         rows: usize,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let len = rows * weight.cols();
         let before = &mut before[..(weight.rows() - 1) * weight.cols()];
         rowwise::convolve_causal(&mut out[..len], &x[..len], before, weight.f32(), bias.f32());
@@ -379,7 +338,7 @@ impl Backend for ReferenceBackend {
         rate: &Tensor,
         state: &mut HostDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (rows, heads) = (row_count(spans), state.shape().value_heads as usize);
         let (decay, beta) = (&mut decay[..rows * heads], &mut beta[..rows * heads]);
         let x = &mut x[..rows * state.shape().channels() as usize];
@@ -387,70 +346,46 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn remember(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn remember(&mut self, state: &mut HostDeltaState, slot: u32) -> Result {
         state.remember(slot);
         Ok(())
     }
 
-    fn recall(&mut self, state: &mut HostDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn recall(&mut self, state: &mut HostDeltaState, slot: u32) -> Result {
         state.recall(slot);
         Ok(())
     }
 
-    fn gate_rows(
-        &mut self,
-        x: &mut Vec<f32>,
-        gate: &Vec<f32>,
-        rows: usize,
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gate_rows(&mut self, x: &mut Vec<f32>, gate: &Vec<f32>, rows: usize, width: usize) -> Result {
         rowwise::gate_rows(&mut x[..rows * width], &gate[..rows], width);
         Ok(())
     }
 
-    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result {
         x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
         Ok(())
     }
 
-    fn gather(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gather(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         for (out, row) in out[..rows.len() * width].chunks_exact_mut(width).zip(rows) {
             out.copy_from_slice(&x[*row as usize * width..][..width]);
         }
         Ok(())
     }
 
-    fn scatter(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn scatter(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         for (x, row) in x[..rows.len() * width].chunks_exact(width).zip(rows) {
             out[*row as usize * width..][..width].copy_from_slice(x);
         }
         Ok(())
     }
 
-    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result {
         rowwise::clip(&mut x[..len], bounds);
         Ok(())
     }
 
-    fn scale_and_cap(
-        &mut self,
-        x: &mut Vec<f32>,
-        len: usize,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<(), BackendError> {
+    fn scale_and_cap(&mut self, x: &mut Vec<f32>, len: usize, scale: f32, softcap: Option<f32>) -> Result {
         rowwise::scale_and_cap(&mut x[..len], scale, softcap);
         Ok(())
     }

@@ -2,8 +2,8 @@
 
 use muse_format::{Activation, Temperature};
 use muse_kernels::{
-    AttentionShape, Backend, BackendError, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaDeltaState,
-    CudaWeight, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape, Linear, Mixture, ScaledNorm, Span,
+    AttentionShape, Backend, CacheShape, CudaBackend, CudaBuffer, CudaCache, CudaDeltaState, CudaWeight,
+    DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape, Linear, Mixture, Result, ScaledNorm, Span,
     Tensor,
 };
 
@@ -12,7 +12,7 @@ pub struct Hosted {
 }
 
 impl Hosted {
-    pub fn new() -> Result<Self, BackendError> {
+    pub fn new() -> Result<Self> {
         Ok(Self { cuda: CudaBackend::new()? })
     }
 
@@ -20,13 +20,13 @@ impl Hosted {
         self.cuda.describe()
     }
 
-    fn put(&mut self, values: &[f32]) -> Result<CudaBuffer, BackendError> {
+    fn put(&mut self, values: &[f32]) -> Result<CudaBuffer> {
         let mut buffer = self.cuda.buffer(values.len())?;
         self.cuda.write(&mut buffer, values)?;
         Ok(buffer)
     }
 
-    fn load_if(&mut self, tensor: Option<&Tensor>) -> Result<Option<CudaWeight>, BackendError> {
+    fn load_if(&mut self, tensor: Option<&Tensor>) -> Result<Option<CudaWeight>> {
         tensor.map(|tensor| self.cuda.load(tensor.clone())).transpose()
     }
 }
@@ -37,59 +37,53 @@ impl Backend for Hosted {
     type Cache = CudaCache;
     type DeltaState = CudaDeltaState;
 
-    fn load(&mut self, tensor: Tensor) -> Result<Tensor, BackendError> {
+    fn load(&mut self, tensor: Tensor) -> Result<Tensor> {
         Ok(tensor)
     }
 
-    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, BackendError> {
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
         let buffer = self.cuda.buffer(len)?;
         let mut values = vec![f32::NAN; len];
         self.cuda.read(&buffer, &mut values)?;
         Ok(values)
     }
 
-    fn reserve(&mut self, tokens: usize, cols: usize) -> Result<(), BackendError> {
+    fn reserve(&mut self, tokens: usize, cols: usize) -> Result {
         self.cuda.reserve(tokens, cols)
     }
 
-    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result<(), BackendError> {
+    fn reserve_experts(&mut self, rows: usize, shape: ExpertsShape) -> Result {
         self.cuda.reserve_experts(rows, shape)
     }
 
-    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result<(), BackendError> {
+    fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result {
         self.cuda.reserve_heads(tokens, shape)
     }
 
-    fn reserve_choose(&mut self, positions: usize) -> Result<(), BackendError> {
+    fn reserve_choose(&mut self, positions: usize) -> Result {
         self.cuda.reserve_choose(positions)
     }
 
-    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, BackendError> {
+    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache> {
         self.cuda.cache(shape)
     }
 
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState, BackendError> {
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<CudaDeltaState> {
         self.cuda.delta_state(shape)
     }
 
-    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), BackendError> {
+    fn read(&mut self, buffer: &Vec<f32>, out: &mut [f32]) -> Result {
         out.copy_from_slice(&buffer[..out.len()]);
         Ok(())
     }
 
-    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<(), BackendError> {
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result {
         let mut on_device = self.put(buffer)?;
         self.cuda.write(&mut on_device, values)?;
         self.cuda.read(&on_device, buffer)
     }
 
-    fn embed(
-        &mut self,
-        out: &mut Vec<f32>,
-        table: &Tensor,
-        tokens: &[u32],
-        scale: f32,
-    ) -> Result<(), BackendError> {
+    fn embed(&mut self, out: &mut Vec<f32>, table: &Tensor, tokens: &[u32], scale: f32) -> Result {
         let (mut on_device, table) = (self.put(out)?, self.cuda.load(table.clone())?);
         self.cuda.embed(&mut on_device, &table, tokens, scale)?;
         self.cuda.read(&on_device, out)
@@ -102,30 +96,19 @@ impl Backend for Hosted {
         weight: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, x, weight) = (self.put(out)?, self.put(x)?, self.cuda.load(weight.clone())?);
         self.cuda.rms_norm(&mut on_device, &x, &weight, rows, eps)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn rms_norm_in_place(
-        &mut self,
-        x: &mut Vec<f32>,
-        weight: &Tensor,
-        rows: usize,
-        eps: f32,
-    ) -> Result<(), BackendError> {
+    fn rms_norm_in_place(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize, eps: f32) -> Result {
         let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
         self.cuda.rms_norm_in_place(&mut on_device, &weight, rows, eps)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn linear(
-        &mut self,
-        x: &Vec<f32>,
-        tokens: usize,
-        products: &mut [Linear<'_, Self>],
-    ) -> Result<(), BackendError> {
+    fn linear(&mut self, x: &Vec<f32>, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
         let x = self.put(x)?;
         let mut operands = Vec::new();
         for product in &mut *products {
@@ -150,7 +133,7 @@ impl Backend for Hosted {
         products: [Linear<'_, Self>; 2],
         len: usize,
         activation: Activation,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let x = self.put(x)?;
         let [gate, up] = products;
         let weights = [self.cuda.load(gate.weight.clone())?, self.cuda.load(up.weight.clone())?];
@@ -172,19 +155,13 @@ impl Backend for Hosted {
         spans: &[Span],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
         self.cuda.rope(&mut on_device, &frequencies, spans, heads, head_dim)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn store(
-        &mut self,
-        cache: &mut CudaCache,
-        k: &Vec<f32>,
-        v: &Vec<f32>,
-        spans: &[Span],
-    ) -> Result<(), BackendError> {
+    fn store(&mut self, cache: &mut CudaCache, k: &Vec<f32>, v: &Vec<f32>, spans: &[Span]) -> Result {
         let (k, v) = (self.put(k)?, self.put(v)?);
         self.cuda.store(cache, &k, &v, spans)
     }
@@ -196,25 +173,19 @@ impl Backend for Hosted {
         cache: &CudaCache,
         spans: &[Span],
         shape: &AttentionShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, q) = (self.put(out)?, self.put(q)?);
         self.cuda.attention(&mut on_device, &q, cache, spans, shape)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn glu(
-        &mut self,
-        gate: &mut Vec<f32>,
-        up: &Vec<f32>,
-        len: usize,
-        activation: Activation,
-    ) -> Result<(), BackendError> {
+    fn glu(&mut self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize, activation: Activation) -> Result {
         let (mut on_device, up) = (self.put(gate)?, self.put(up)?);
         self.cuda.glu(&mut on_device, &up, len, activation)?;
         self.cuda.read(&on_device, gate)
     }
 
-    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result<(), BackendError> {
+    fn multiply(&mut self, x: &mut Vec<f32>, weight: &Tensor, rows: usize) -> Result {
         let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
         self.cuda.multiply(&mut on_device, &weight, rows)?;
         self.cuda.read(&on_device, x)
@@ -227,14 +198,14 @@ impl Backend for Hosted {
         logits: &Vec<f32>,
         rows: usize,
         mixture: &Mixture<'_, Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, x, logits) = (self.put(out)?, self.put(x)?, self.put(logits)?);
         let mut load = |tensor: &Tensor| self.cuda.load(tensor.clone());
         let experts: Vec<_> = mixture
             .experts
             .iter()
             .map(|e| Ok(Expert { gate: load(&e.gate)?, up: load(&e.up)?, down: load(&e.down)? }))
-            .collect::<Result<_, BackendError>>()?;
+            .collect::<Result<_>>()?;
         let bias = self.load_if(mixture.choice_bias)?;
         let scales = self.load_if(mixture.scales)?;
         let norm = match &mixture.norm {
@@ -255,31 +226,19 @@ impl Backend for Hosted {
         self.cuda.read(&on_device, out)
     }
 
-    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<(), BackendError> {
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result {
         let (mut on_device, y) = (self.put(x)?, self.put(y)?);
         self.cuda.add(&mut on_device, &y, len)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn gather(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gather(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         let (mut on_device, x) = (self.put(out)?, self.put(x)?);
         self.cuda.gather(&mut on_device, &x, rows, width)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn scale_and_cap(
-        &mut self,
-        x: &mut Vec<f32>,
-        len: usize,
-        scale: f32,
-        softcap: Option<f32>,
-    ) -> Result<(), BackendError> {
+    fn scale_and_cap(&mut self, x: &mut Vec<f32>, len: usize, scale: f32, softcap: Option<f32>) -> Result {
         let mut on_device = self.put(x)?;
         self.cuda.scale_and_cap(&mut on_device, len, scale, softcap)?;
         self.cuda.read(&on_device, x)
@@ -292,7 +251,7 @@ impl Backend for Hosted {
         tokens: usize,
         weight: &Tensor,
         shape: HeadsShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, x, weight) = (self.put(out)?, self.put(x)?, self.cuda.load(weight.clone())?);
         self.cuda.linear_heads(&mut on_device, &x, tokens, &weight, shape)?;
         self.cuda.read(&on_device, out)
@@ -305,19 +264,13 @@ impl Backend for Hosted {
         b: &Vec<f32>,
         rows: usize,
         widths: [usize; 2],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, a, b) = (self.put(out)?, self.put(a)?, self.put(b)?);
         self.cuda.join(&mut on_device, &a, &b, rows, widths)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn temper(
-        &mut self,
-        x: &mut Vec<f32>,
-        spans: &[Span],
-        width: usize,
-        temperature: Temperature,
-    ) -> Result<(), BackendError> {
+    fn temper(&mut self, x: &mut Vec<f32>, spans: &[Span], width: usize, temperature: Temperature) -> Result {
         let mut on_device = self.put(x)?;
         self.cuda.temper(&mut on_device, spans, width, temperature)?;
         self.cuda.read(&on_device, x)
@@ -331,7 +284,7 @@ impl Backend for Hosted {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
         self.cuda.rope_axes(&mut on_device, &frequencies, turns, axes, heads, head_dim)?;
         self.cuda.read(&on_device, x)
@@ -344,7 +297,7 @@ impl Backend for Hosted {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, frequencies) = (self.put(x)?, self.cuda.load(frequencies.clone())?);
         self.cuda.rope_2d(&mut on_device, &frequencies, places, heads, head_dim)?;
         self.cuda.read(&on_device, x)
@@ -358,7 +311,7 @@ impl Backend for Hosted {
         cache: &CudaCache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, q, weights) = (self.put(chosen)?, self.put(q)?, self.put(weights)?);
         self.cuda.choose(&mut on_device, &q, &weights, cache, spans, shape)?;
         self.cuda.read(&on_device, chosen)
@@ -373,7 +326,7 @@ impl Backend for Hosted {
         shape: &AttentionShape,
         chosen: &Vec<f32>,
         top: u32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, q, chosen) = (self.put(out)?, self.put(q)?, self.put(chosen)?);
         self.cuda.attention_chosen(&mut on_device, &q, cache, spans, shape, &chosen, top)?;
         self.cuda.read(&on_device, out)
@@ -387,13 +340,13 @@ impl Backend for Hosted {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, q) = (self.put(out)?, self.put(q)?);
         self.cuda.attention_joint(&mut on_device, &q, cache, spans, shape, joint)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result<(), BackendError> {
+    fn clip(&mut self, x: &mut Vec<f32>, len: usize, bounds: [f32; 2]) -> Result {
         let mut on_device = self.put(x)?;
         self.cuda.clip(&mut on_device, len, bounds)?;
         self.cuda.read(&on_device, x)
@@ -407,7 +360,7 @@ impl Backend for Hosted {
         weight: &Tensor,
         bias: &Tensor,
         rows: usize,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, x, mut kept) = (self.put(out)?, self.put(x)?, self.put(before)?);
         let (weight, bias) = (self.cuda.load(weight.clone())?, self.cuda.load(bias.clone())?);
         self.cuda.convolve_causal(&mut on_device, &x, &mut kept, &weight, &bias, rows)?;
@@ -422,26 +375,20 @@ impl Backend for Hosted {
         bias: &Tensor,
         rows: usize,
         eps: f32,
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let mut on_device = self.put(x)?;
         let (weight, bias) = (self.cuda.load(weight.clone())?, self.cuda.load(bias.clone())?);
         self.cuda.layer_norm_in_place(&mut on_device, &weight, &bias, rows, eps)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result<(), BackendError> {
+    fn activate(&mut self, x: &mut Vec<f32>, len: usize, activation: Activation) -> Result {
         let mut on_device = self.put(x)?;
         self.cuda.activate(&mut on_device, len, activation)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn mean(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        spans: &[Span],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn mean(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, spans: &[Span], width: usize) -> Result {
         let (mut on_device, x) = (self.put(out)?, self.put(x)?);
         self.cuda.mean(&mut on_device, &x, spans, width)?;
         self.cuda.read(&on_device, out)
@@ -453,7 +400,7 @@ impl Backend for Hosted {
         weight: &Tensor,
         state: &mut CudaDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, weight) = (self.put(x)?, self.cuda.load(weight.clone())?);
         self.cuda.convolve(&mut on_device, &weight, state, spans)?;
         self.cuda.read(&on_device, x)
@@ -468,7 +415,7 @@ impl Backend for Hosted {
         rate: &Tensor,
         state: &mut CudaDeltaState,
         spans: &[Span],
-    ) -> Result<(), BackendError> {
+    ) -> Result {
         let (mut on_device, mut x) = (self.put(out)?, self.put(x)?);
         let (mut decay, mut beta) = (self.put(decay)?, self.put(beta)?);
         let rate = self.cuda.load(rate.clone())?;
@@ -476,49 +423,31 @@ impl Backend for Hosted {
         self.cuda.read(&on_device, out)
     }
 
-    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn remember(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result {
         self.cuda.remember(state, slot)
     }
 
-    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result<(), BackendError> {
+    fn recall(&mut self, state: &mut CudaDeltaState, slot: u32) -> Result {
         self.cuda.recall(state, slot)
     }
 
-    fn gate_rows(
-        &mut self,
-        x: &mut Vec<f32>,
-        gate: &Vec<f32>,
-        rows: usize,
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn gate_rows(&mut self, x: &mut Vec<f32>, gate: &Vec<f32>, rows: usize, width: usize) -> Result {
         let (mut on_device, gate) = (self.put(x)?, self.put(gate)?);
         self.cuda.gate_rows(&mut on_device, &gate, rows, width)?;
         self.cuda.read(&on_device, x)
     }
 
-    fn scatter(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        rows: &[u32],
-        width: usize,
-    ) -> Result<(), BackendError> {
+    fn scatter(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, rows: &[u32], width: usize) -> Result {
         let (mut on_device, x) = (self.put(out)?, self.put(x)?);
         self.cuda.scatter(&mut on_device, &x, rows, width)?;
         self.cuda.read(&on_device, out)
     }
 
-    fn reserve_best(&mut self, rows: usize, width: usize) -> Result<(), BackendError> {
+    fn reserve_best(&mut self, rows: usize, width: usize) -> Result {
         self.cuda.reserve_best(rows, width)
     }
 
-    fn best(
-        &mut self,
-        out: &mut Vec<f32>,
-        x: &Vec<f32>,
-        width: usize,
-        temperatures: &[f32],
-    ) -> Result<(), BackendError> {
+    fn best(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, width: usize, temperatures: &[f32]) -> Result {
         let (mut on_device, x) = (self.put(out)?, self.put(x)?);
         self.cuda.best(&mut on_device, &x, width, temperatures)?;
         self.cuda.read(&on_device, out)
