@@ -2,8 +2,8 @@ use muse_format::{Activation, Temperature};
 
 use crate::best::{Best, best_of};
 use crate::{
-    AttentionShape, BackendError, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape,
-    Linear, Mixture, Result, Span, Tensor,
+    AttentionShape, CacheShape, DeltaShape, Expert, ExpertsShape, HeadsShape, IndexShape, Linear, Mixture,
+    Result, Span, Tensor,
 };
 
 /// Which operations a step is of.
@@ -29,8 +29,7 @@ pub struct Step<'a> {
     pub fixed: &'a [&'a [u32]],
 }
 
-/// The operations that the graph may ask for. Those with a body are what some models alone need; a backend without them
-/// says that it does not support them.
+/// The operations that the graph may ask for.
 ///
 /// Buffers hold f32 activations, row-major, sized for the largest batch at load; an operation uses the first
 /// `tokens * width` elements. Shapes are checked by the caller at load; an implementation asserts them.
@@ -86,13 +85,13 @@ pub trait Backend {
     /// Makes room for [`linear_heads`](Self::linear_heads) of `tokens` rows of no more and no wider heads than `shape`'s.
     fn reserve_heads(&mut self, tokens: usize, shape: HeadsShape) -> Result {
         let _ = (tokens, shape);
-        Err(BackendError::Unsupported("linear_heads".into()))
+        Ok(())
     }
 
     /// Makes room for [`choose`](Self::choose) among `positions`.
     fn reserve_choose(&mut self, positions: usize) -> Result {
         let _ = positions;
-        Err(BackendError::Unsupported("choose".into()))
+        Ok(())
     }
 
     /// Makes room for [`best`](Self::best) of `rows` rows of at most `width`.
@@ -105,10 +104,7 @@ pub trait Backend {
     fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache>;
 
     /// Allocates what one gated DeltaNet layer keeps.
-    fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState> {
-        let _ = shape;
-        Err(BackendError::Unsupported("delta_state".into()))
-    }
+    fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState>;
 
     /// Runs `operations`, all of a step. They follow from what it says alone, and what may be other numbers in a step of the
     /// same operations reaches them as those very slices: a backend may do again what they asked of it for an earlier
@@ -175,10 +171,7 @@ pub trait Backend {
         tokens: usize,
         weight: &Self::Weight,
         shape: HeadsShape,
-    ) -> Result {
-        let _ = (out, x, tokens, weight, shape);
-        Err(BackendError::Unsupported("linear_heads".into()))
-    }
+    ) -> Result;
 
     /// `out[r]` is `a[r]` and behind it `b[r]`, for `rows` rows of the two widths.
     fn join(
@@ -188,10 +181,7 @@ pub trait Backend {
         b: &Self::Buffer,
         rows: usize,
         widths: [usize; 2],
-    ) -> Result {
-        let _ = (out, a, b, rows, widths);
-        Err(BackendError::Unsupported("join".into()))
-    }
+    ) -> Result;
 
     /// Rotates each head of `x`, `(tokens, heads * head_dim)`, at the positions of `spans`: with `n = 2 *
     /// frequencies.cols`, element `i < n/2` of a head pairs with `i + n/2` and turns by `position * frequencies[i]`
@@ -212,10 +202,7 @@ pub trait Backend {
         spans: &[Span],
         width: usize,
         temperature: Temperature,
-    ) -> Result {
-        let _ = (x, spans, width, temperature);
-        Err(BackendError::Unsupported("temper".into()))
-    }
+    ) -> Result;
 
     /// [`rope`](Self::rope) by three numbers a row in place of its position, `turns[row]`: frequency `i` multiplies the
     /// second where `i % 3 == 1` and `i < 3 * axes[0]`, the third where `i % 3 == 2` and `i < 3 * axes[1]`, and the first
@@ -229,10 +216,7 @@ pub trait Backend {
         axes: [u32; 2],
         heads: u32,
         head_dim: u32,
-    ) -> Result {
-        let _ = (x, frequencies, turns, axes, heads, head_dim);
-        Err(BackendError::Unsupported("rope_axes".into()))
-    }
+    ) -> Result;
 
     /// Rotates each head of `x`, `(rows, heads * head_dim)`, by a place on a plane: with `n = frequencies.cols`, element
     /// `i < 2 n` of a head pairs with `i + head_dim / 2` and turns by `places[row][i / n] * frequencies[i % n]` (an f32
@@ -244,10 +228,7 @@ pub trait Backend {
         places: &[[u32; 2]],
         heads: u32,
         head_dim: u32,
-    ) -> Result {
-        let _ = (x, frequencies, places, heads, head_dim);
-        Err(BackendError::Unsupported("rope_2d".into()))
-    }
+    ) -> Result;
 
     /// Stores `k` and `v`, `(tokens, kv_heads * head_dim)`, at the positions of `spans`.
     fn store(
@@ -283,10 +264,7 @@ pub trait Backend {
         cache: &Self::Cache,
         spans: &[Span],
         shape: &IndexShape,
-    ) -> Result {
-        let _ = (chosen, q, weights, cache, spans, shape);
-        Err(BackendError::Unsupported("choose".into()))
-    }
+    ) -> Result;
 
     /// [`attention`](Self::attention) over those positions alone that [`choose`](Self::choose) chose, `top` a row; at
     /// least one, of those that the row sees.
@@ -300,10 +278,7 @@ pub trait Backend {
         shape: &AttentionShape,
         chosen: &Self::Buffer,
         top: u32,
-    ) -> Result {
-        let _ = (out, q, cache, spans, shape, chosen, top);
-        Err(BackendError::Unsupported("attention_chosen".into()))
-    }
+    ) -> Result;
 
     /// [`attention`](Self::attention) in which the rows of each span that is `joint`, one a span, also see those of it that
     /// lie behind them. Spans of one slot may follow one another.
@@ -315,10 +290,7 @@ pub trait Backend {
         spans: &[Span],
         shape: &AttentionShape,
         joint: &[bool],
-    ) -> Result {
-        let _ = (out, q, cache, spans, shape, joint);
-        Err(BackendError::Unsupported("attention_joint".into()))
-    }
+    ) -> Result;
 
     /// `gate[i] = activation(gate[i]) * up[i]` for the first `len` elements.
     fn glu(
@@ -356,22 +328,13 @@ pub trait Backend {
         bias: &Self::Weight,
         rows: usize,
         eps: f32,
-    ) -> Result {
-        let _ = (x, weight, bias, rows, eps);
-        Err(BackendError::Unsupported("layer_norm_in_place".into()))
-    }
+    ) -> Result;
 
     /// `x[i] = activation(x[i])` for the first `len` elements.
-    fn activate(&mut self, x: &mut Self::Buffer, len: usize, activation: Activation) -> Result {
-        let _ = (x, len, activation);
-        Err(BackendError::Unsupported("activate".into()))
-    }
+    fn activate(&mut self, x: &mut Self::Buffer, len: usize, activation: Activation) -> Result;
 
     /// `out[s]` is the mean of the rows of `spans[s]`, rows of `width`.
-    fn mean(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, spans: &[Span], width: usize) -> Result {
-        let _ = (out, x, spans, width);
-        Err(BackendError::Unsupported("mean".into()))
-    }
+    fn mean(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, spans: &[Span], width: usize) -> Result;
 
     /// A causal convolution along each sequence, a channel for itself, in place:
     /// `x[t][c] = silu(sum of weight[j][c] * x[t + 1 - taps + j][c])`, `x` zero before position 0. Rows before a span are
@@ -384,10 +347,7 @@ pub trait Backend {
         weight: &Self::Weight,
         state: &mut Self::DeltaState,
         spans: &[Span],
-    ) -> Result {
-        let _ = (x, weight, state, spans);
-        Err(BackendError::Unsupported("convolve".into()))
-    }
+    ) -> Result;
 
     /// A causal convolution along a sequence, a channel for itself, of its next `rows` rows:
     /// `out[t][c] = bias[c] + sum of weight[j][c] * x[t + 1 - taps + j][c]`, a row before the first of `x` being one of
@@ -403,10 +363,7 @@ pub trait Backend {
         weight: &Self::Weight,
         bias: &Self::Weight,
         rows: usize,
-    ) -> Result {
-        let _ = (out, x, before, weight, bias, rows);
-        Err(BackendError::Unsupported("convolve_causal".into()))
-    }
+    ) -> Result;
 
     /// The gated delta rule. Yang et al. 2024, <https://arxiv.org/abs/2412.06464>.
     ///
@@ -429,28 +386,16 @@ pub trait Backend {
         rate: &Self::Weight,
         state: &mut Self::DeltaState,
         spans: &[Span],
-    ) -> Result {
-        let _ = (out, x, decay, beta, rate, state, spans);
-        Err(BackendError::Unsupported("delta_rule".into()))
-    }
+    ) -> Result;
 
     /// Keeps what `slot` of a state holds, in the place of what was remembered of it before.
-    fn remember(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result {
-        let _ = (state, slot);
-        Err(BackendError::Unsupported("remember".into()))
-    }
+    fn remember(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result;
 
     /// Makes `slot` of a state hold what was last remembered of it.
-    fn recall(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result {
-        let _ = (state, slot);
-        Err(BackendError::Unsupported("recall".into()))
-    }
+    fn recall(&mut self, state: &mut Self::DeltaState, slot: u32) -> Result;
 
     /// `x[r] = sigmoid(gate[r]) * x[r]` for `rows` rows of `width`: one number a row.
-    fn gate_rows(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer, rows: usize, width: usize) -> Result {
-        let _ = (x, gate, rows, width);
-        Err(BackendError::Unsupported("gate_rows".into()))
-    }
+    fn gate_rows(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer, rows: usize, width: usize) -> Result;
 
     /// `x[i] += y[i]` for the first `len` elements.
     fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result;
@@ -459,16 +404,10 @@ pub trait Backend {
     fn gather(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, rows: &[u32], width: usize) -> Result;
 
     /// `out[rows[i]] = x[i]`, rows of `width`: puts rows in their places.
-    fn scatter(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, rows: &[u32], width: usize) -> Result {
-        let _ = (out, x, rows, width);
-        Err(BackendError::Unsupported("scatter".into()))
-    }
+    fn scatter(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, rows: &[u32], width: usize) -> Result;
 
-    /// `x[i] = min(max(x[i], low), high)` for the first `len` elements; `low <= high`.
-    fn clip(&mut self, x: &mut Self::Buffer, len: usize, [low, high]: [f32; 2]) -> Result {
-        let _ = (x, len, low, high);
-        Err(BackendError::Unsupported("clip".into()))
-    }
+    /// `x[i] = min(max(x[i], bounds[0]), bounds[1])` for the first `len` elements; `bounds[0] <= bounds[1]`.
+    fn clip(&mut self, x: &mut Self::Buffer, len: usize, bounds: [f32; 2]) -> Result;
 
     /// `x[i] = soft_cap(scale * x[i])` for the first `len` elements.
     fn scale_and_cap(&mut self, x: &mut Self::Buffer, len: usize, scale: f32, softcap: Option<f32>)

@@ -104,10 +104,6 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn reserve_heads(&mut self, _: usize, _: HeadsShape) -> Result {
-        Ok(())
-    }
-
     fn linear_heads(
         &mut self,
         out: &mut Vec<f32>,
@@ -208,10 +204,6 @@ impl Backend for ReferenceBackend {
     ) -> Result {
         let len = row_count(spans) * shape.heads as usize * shape.head_dim as usize;
         attention::run(&mut out[..len], &q[..len], cache, spans, shape, Seen::Plain);
-        Ok(())
-    }
-
-    fn reserve_choose(&mut self, _: usize) -> Result {
         Ok(())
     }
 
