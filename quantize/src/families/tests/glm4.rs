@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
-use super::{LLAMA_TENSORS, checkpoint, family, spec, with};
+use super::tensors::LLAMA_TENSORS;
+use super::{checkpoint, family, spec, with};
 use crate::families::{self, Origin, import};
 
 #[test]
