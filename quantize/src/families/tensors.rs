@@ -11,6 +11,7 @@ use super::{Draft, Family, Imported, LeftOut};
 use crate::checkpoint::{Checkpoint, ImportError, TensorSource};
 
 impl Family {
+    /// Where a tensor of ours comes from.
     pub(super) fn origin(
         &self,
         expected: Expected,
@@ -20,58 +21,64 @@ impl Family {
         let Expected { name, rows, cols, role } = expected;
         let rows = usize::try_from(rows).expect("bounded by Spec::validate");
         let cols = usize::try_from(cols).expect("bounded by Spec::validate");
-        if let Some(index) = name.strip_prefix("rope.") {
-            let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
-            let mut rotations = draft.spec.layers.iter().filter_map(Layer::rotation);
-            let (_, width) = rotations.find(|(table, _)| *table == index).expect("a table has a user");
-            let values = draft.ropes[index as usize].frequencies(width);
-            let values = values.ok_or_else(|| ImportError::Config {
-                key: "rope_scaling.factors".into(),
-                value: "a shorter list".into(),
-                rule: format!("a head of {width} needs {} factors", width / 2),
-            })?;
+        let constant = || draft.constants.iter().find(|(part, _)| *part == part_of(&name));
+        let origin = if let Some(index) = name.strip_prefix("rope.") {
+            let values = rotation(index, draft)?;
             return Ok(Imported { name, role, rows, cols: values.len(), origin: Origin::Computed(values) });
-        }
-        if let Some(values) = draft.computed.get(&name) {
-            return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(values.clone()) });
-        }
-        if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
-            let (theirs, source) = self.find(checkpoint, theirs)?;
-            let expected = match transform {
+        } else if let Some(values) = draft.computed.get(&name) {
+            Origin::Computed(values.clone())
+        } else if let Some(Named { theirs, of, rows: from, transform }) = draft.named.get(&name) {
+            let shape = match transform {
                 Transform::Transpose { .. } => (cols, rows),
                 _ if rows == 1 => (rows, of * cols),
                 _ => (of * rows, cols),
             };
-            if source.shape() != expected {
-                return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
-            }
-            let origin = Origin::Tensor { name: theirs.clone(), rows: *from, transform: *transform };
-            return Ok(Imported { name, role, rows, cols, origin });
+            self.part_of_theirs(checkpoint, theirs, shape, *from, *transform)?
+        } else if let Some(part) = draft.parts.get(&name) {
+            self.part_of_theirs(checkpoint, &part.theirs, part.shape, part.rows, part.transform)?
+        } else if let Some((_, value)) = constant() {
+            Origin::Computed(vec![*value; cols])
+        } else {
+            self.by_rules(&name, (rows, cols), draft, checkpoint)?
+        };
+        Ok(Imported { name, role, rows, cols, origin })
+    }
+
+    /// Rows of the tensor that they call `theirs`, which has to be of `shape`.
+    fn part_of_theirs(
+        &self,
+        checkpoint: &Checkpoint,
+        theirs: &str,
+        shape: (usize, usize),
+        rows: Rows,
+        transform: Transform,
+    ) -> Result<Origin, ImportError> {
+        let (name, source) = self.find(checkpoint, theirs)?;
+        if source.shape() != shape {
+            return Err(ImportError::Shape { name: name.clone(), actual: source.shape(), expected: shape });
         }
-        if let Some(part) = draft.parts.get(&name) {
-            let (theirs, source) = self.find(checkpoint, &part.theirs)?;
-            if source.shape() != part.shape {
-                let (name, actual, expected) = (theirs.clone(), source.shape(), part.shape);
-                return Err(ImportError::Shape { name, actual, expected });
-            }
-            let origin = Origin::Tensor { name: theirs.clone(), rows: part.rows, transform: part.transform };
-            return Ok(Imported { name, role, rows, cols, origin });
-        }
-        if let Some((_, value)) = draft.constants.iter().find(|(part, _)| *part == part_of(&name)) {
-            return Ok(Imported { name, role, rows, cols, origin: Origin::Computed(vec![*value; cols]) });
-        }
-        let mut theirs = self.their_name(draft.aliases.get(&name).unwrap_or(&name));
-        let mut place = self.place(&name, draft);
+        Ok(Origin::Tensor { name: name.clone(), rows, transform })
+    }
+
+    /// Where a tensor comes from that nothing but the family's rules for a decoder says.
+    fn by_rules(
+        &self,
+        name: &str,
+        (rows, cols): (usize, usize),
+        draft: &Draft,
+        checkpoint: &Checkpoint,
+    ) -> Result<Origin, ImportError> {
+        let mut theirs = self.their_name(draft.aliases.get(name).map_or(name, String::as_str));
+        let mut place = self.place(name, draft);
         // Whoever trained a model further may have saved its experts one by one; a GGUF's are read that way.
-        let apart = self.expert_apart(&name).filter(|apart| checkpoint.tensors.contains_key(apart));
+        let apart = self.expert_apart(name).filter(|apart| checkpoint.tensors.contains_key(apart));
         let is_apart = apart.is_some();
         if let Some(apart) = apart {
             (theirs, place) = (apart, Place::ALONE);
         }
-        let (theirs, source) = self.find(checkpoint, &theirs)?;
         let first = (place.expert * place.of + place.index) * rows;
-        let mut from = Rows { first, pairs: self.pairs(&name, draft), ..Rows::default() };
-        if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(&name)) {
+        let mut from = Rows { first, pairs: self.pairs(name, draft), ..Rows::default() };
+        if let Some((_, [index, of], len)) = draft.alternating.iter().find(|(p, ..)| *p == part_of(name)) {
             place.of = *of;
             from = Rows {
                 first: index * len,
@@ -79,23 +86,19 @@ impl Family {
                 ..Rows::default()
             };
         }
-        let part = of_any_expert(part_of(&name));
+        let part = of_any_expert(part_of(name));
         let own = draft.transforms.iter().find(|(own, _)| *own == part).map(|(_, own)| *own);
         let own = own.filter(|own| !(is_apart && matches!(own, Transform::Transpose { .. })));
-        let add_one = (self.centred)(&name) && !checkpoint.norms_hold_one;
+        let add_one = (self.centred)(name) && !checkpoint.norms_hold_one;
         let mut transform = own.unwrap_or(if add_one { Transform::AddOne } else { Transform::AsIs });
         let longer = draft.longer.iter().find(|(ours, _)| *ours == name).map(|(_, rows)| *rows);
-        let mut expected = (longer.unwrap_or(place.experts * place.of * rows), cols);
+        let mut shape = (longer.unwrap_or(place.experts * place.of * rows), cols);
         if let Transform::Transpose { first } = &mut transform {
             // Experts lie one below the other, what is fused side by side.
-            expected = (place.experts * cols, place.of * rows);
+            shape = (place.experts * cols, place.of * rows);
             (*first, from.first) = (place.expert * cols, place.index * rows);
         }
-        if source.shape() != expected {
-            return Err(ImportError::Shape { name: theirs.clone(), actual: source.shape(), expected });
-        }
-        let origin = Origin::Tensor { name: theirs.clone(), rows: from, transform };
-        Ok(Imported { name, role, rows, cols, origin })
+        self.part_of_theirs(checkpoint, &theirs, shape, from, transform)
     }
 
     /// The tensor of the name `theirs`, and how this checkpoint spells it.
@@ -197,6 +200,19 @@ impl Family {
         }
         Ok(parts)
     }
+}
+
+/// The frequencies of rotation table `index`.
+fn rotation(index: &str, draft: &Draft) -> Result<Vec<f32>, ImportError> {
+    let index: u32 = index.parse().expect("Spec::tensors numbers its tables");
+    let mut rotations = draft.spec.layers.iter().filter_map(Layer::rotation);
+    let (_, width) = rotations.find(|(table, _)| *table == index).expect("a table has a user");
+    let values = draft.ropes[index as usize].frequencies(width);
+    values.ok_or_else(|| ImportError::Config {
+        key: "rope_scaling.factors".into(),
+        value: "a shorter list".into(),
+        rule: format!("a head of {width} needs {} factors", width / 2),
+    })
 }
 
 /// `l12.attn.q` -> 12.

@@ -137,12 +137,16 @@ fn alone_with(model: &'static str, messages: &[Message], image_tokens: u32) -> (
         tokens.extend(std::iter::repeat_n(id, medium.tokens(&info).unwrap() as usize));
         tokens.extend(after);
     }
-    let said = eval::generate(&mut *engine, eval::Input { tokens: &tokens, media: &media }, 10).unwrap();
-    let stops = &engine.info().generation.stop_ids;
+    (generated(&mut *engine, &tokens, &media), tokens.len() as u32)
+}
+
+/// What is shown of 10 tokens behind `tokens`, up to one that stops.
+fn generated(engine: &mut dyn Engine, tokens: &[u32], media: &[Medium]) -> String {
+    let said = eval::generate(engine, eval::Input { tokens, media }, 10).unwrap();
+    let (text, stops) = (engine.text(), &engine.info().generation.stop_ids);
     let mut decoder = text.decoder(false);
-    let shown: String =
-        said.iter().take_while(|id| !stops.contains(id)).map(|id| decoder.push(*id)).collect();
-    (shown + &decoder.finish(), tokens.len() as u32)
+    let shown = said.iter().take_while(|id| !stops.contains(id)).map(|id| decoder.push(*id));
+    shown.collect::<String>() + &decoder.finish()
 }
 
 fn serve(slots: u32, batch_tokens: u32) -> Scheduler {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use muse_runtime::{Medium, Refusal, Scheduler, SchedulerOptions, Tiles, eval};
+use muse_runtime::{Medium, Refusal, Scheduler, SchedulerOptions, Tiles};
 
-use crate::{Answer, asked, engine, folder, picture};
+use crate::{Answer, asked, engine, folder, generated, picture};
 
 #[test]
 fn a_picture_in_tiles_is_written_as_the_reference_does() {
@@ -31,12 +31,7 @@ fn are_written_as_the_reference_does(model: &'static str, many: usize) {
         for (name, tokens) in &chats {
             let tiles = Tiles::decode(&picture(name), &vision.spec, vision.image_tokens).unwrap();
             let media: Vec<_> = tiles.images.into_iter().map(Medium::from).collect();
-            let input = eval::Input { tokens, media: &media };
-            let said = eval::generate(&mut *alone, input, 10).unwrap();
-            let (text, stops) = (alone.text(), &alone.info().generation.stop_ids);
-            let mut decoder = text.decoder(false);
-            let shown = said.iter().take_while(|id| !stops.contains(id)).map(|id| decoder.push(*id));
-            let shown = shown.collect::<String>() + &decoder.finish();
+            let shown = generated(&mut *alone, tokens, &media);
             let session = scheduler.open_session("seeing").unwrap();
             for again in [false, true] {
                 let messages = asked(&[name], "What is it?");

@@ -1,8 +1,8 @@
 use muse_runtime::{
-    Medium, MediumKind, Message, Refusal, Scheduler, SchedulerOptions, TextError, Video, VideoError, eval,
+    Medium, MediumKind, Message, Refusal, Scheduler, SchedulerOptions, TextError, Video, VideoError,
 };
 
-use crate::{Answer, engine, folder, picture, serve};
+use crate::{Answer, engine, folder, generated, picture, serve};
 
 /// What stands for a vector of a video in the fixtures: `<|video|>`, `<|video_pad|>`.
 const VIDEO_TOKEN: u32 = 310;
@@ -41,22 +41,12 @@ fn a_video_is_written_with_its_times_as_the_reference_does() {
             let mut other = FRAMES;
             other[4] = "first.png";
             for names in [FRAMES, FRAMES, other] {
-                let media = grids(&names);
-                let input = eval::Input { tokens: &tokens, media: &media };
-                let expected = eval::generate(&mut *alone, input, 10).unwrap();
-                let text = alone.text();
-                let mut decoder = text.decoder(false);
-                let stops = &alone.info().generation.stop_ids;
-                let shown: String = expected
-                    .iter()
-                    .take_while(|id| !stops.contains(id))
-                    .map(|id| decoder.push(*id))
-                    .collect();
+                let expected = generated(&mut *alone, &tokens, &grids(&names));
                 let messages = asked_of_video(&names, "What happens?");
                 let (said, usage) = Answer::begin(&scheduler, session, messages).unwrap().end();
                 let case = format!("{model} {batch_tokens} {names:?}");
                 assert_eq!(usage.prompt_tokens, tokens.len() as u32, "{case}");
-                assert_eq!(said, shown + &decoder.finish(), "{case}");
+                assert_eq!(said, expected, "{case}");
                 cached.push(usage.cached_tokens);
             }
             // The same grids are known again, up to the one with another frame; a ring may have lost all of them, and a
