@@ -7,7 +7,8 @@ use super::mixers::heads_shape;
 use super::sizes::{
     BufferLens, Dims, Products, buffer_lens, cache_bytes, cache_shapes, experts_shape, widest_input,
 };
-use super::{Item, PROPOSED_MAX, cache_items};
+use super::table::cache_items;
+use super::{Item, PROPOSED_MAX};
 
 /// Rows of a slot of which a chain's drafter keeps what its target gave: those of a step of as many as are proposed at most,
 /// and the one in front of them, so that such a step may be made again.
