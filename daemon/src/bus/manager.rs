@@ -10,7 +10,8 @@ use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 
 use super::error::Error;
-use super::options::{Keys, Wire, bounded};
+use super::options::{Keys, bounded};
+use super::wire::{Options, Texts};
 use super::{client_of, session};
 use crate::service::{self, Answer, Embedding, Service};
 use crate::stream::{finish_reason, milliseconds};
@@ -31,7 +32,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
         model: &str,
-        options: Wire,
+        options: Options,
     ) -> Result<OwnedObjectPath, Error> {
         Keys::new(options).finish()?;
         let client = client_of(&header);
@@ -60,7 +61,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
         prompt: String,
-        options: Wire,
+        options: Options,
     ) -> Result<(String, HashMap<String, OwnedVariant>), Error> {
         let limits = &self.service.config.limits;
         let mut keys = Keys::new(options);
@@ -103,14 +104,15 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
         model: &str,
-        texts: Vec<String>,
-        options: Wire,
+        texts: Texts,
+        options: Options,
     ) -> Result<(Vec<Vec<f64>>, HashMap<String, OwnedVariant>), Error> {
         let began = Instant::now();
         let limits = &self.service.config.limits;
         let mut keys = Keys::new(options);
         let options = keys.embed()?;
         keys.finish()?;
+        let texts = texts.0;
         bounded("the call has", texts.len(), limits.messages as usize, "texts")?;
         let bytes = texts.iter().map(String::len).sum();
         bounded("the texts have", bytes, limits.text_bytes(), "bytes")?;
@@ -140,7 +142,7 @@ impl Manager {
     /// Loads a model now rather than at its first use. A loaded model is success.
     ///
     /// model: a model's name, an alias, or "" for the default. options: none yet.
-    async fn load(&self, model: &str, options: Wire) -> Result<(), Error> {
+    async fn load(&self, model: &str, options: Options) -> Result<(), Error> {
         Keys::new(options).finish()?;
         let name = self.service.models.resolve(model).await?;
         self.service.models.lease(&name).await?;
@@ -151,7 +153,7 @@ impl Manager {
     ///
     /// options: force b (end running answers with an error; without it a model in use stays loaded and the call
     /// fails with ModelInUse). Sessions stay open; the next answer loads the model again.
-    async fn unload(&self, model: &str, options: Wire) -> Result<(), Error> {
+    async fn unload(&self, model: &str, options: Options) -> Result<(), Error> {
         let mut keys = Keys::new(options);
         let force = keys.flag("force")?;
         keys.finish()?;

@@ -5,6 +5,7 @@ mod manager;
 mod model;
 pub mod options;
 mod session;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! `a{sv}` to typed requests. A key that a call does not have, or of another type, is an error that says so.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -8,60 +7,58 @@ use std::sync::Arc;
 
 use muse_runtime::protocol::Call;
 use muse_runtime::{ChatOptions, EmbedOptions, GenerateOptions, Message, Mode, Priority, Speculation, Video};
-use zbus::{Fd, OwnedVariant};
 
 use super::error::Error;
+use super::wire::{Conversation, Dictionary, Options, Value};
 use crate::config::Limits;
-
-/// A dictionary as it comes off the wire.
-pub type Wire = HashMap<String, OwnedVariant>;
 
 /// A dictionary whose keys are taken one by one; [`Keys::finish`] refuses what is left.
 pub struct Keys {
-    left: Wire,
+    left: Dictionary,
     known: Vec<&'static str>,
 }
 
 /// A type of the wire, and its name for a person.
-trait Typed: TryFrom<OwnedVariant> {
+trait Typed: Sized {
     const SIGNATURE: &'static str;
     const WORDS: &'static str;
+
+    fn of(value: Value) -> Option<Self>;
 }
 
 macro_rules! typed {
-    ($($ty:ty: $signature:literal, $words:literal;)*) => {
+    ($($ty:ty: $kind:ident, $signature:literal, $words:literal;)*) => {
         $(impl Typed for $ty {
             const SIGNATURE: &'static str = $signature;
             const WORDS: &'static str = $words;
+
+            fn of(value: Value) -> Option<Self> {
+                if let Value::$kind(value) = value { Some(value) } else { None }
+            }
         })*
     };
 }
 typed! {
-    bool: "b", "a boolean";
-    u32: "u", "an unsigned 32-bit number";
-    u64: "t", "an unsigned 64-bit number";
-    f64: "d", "a double";
-    String: "s", "a string";
-    Vec<String>: "as", "an array of strings";
+    bool: Flag, "b", "a boolean";
+    u32: Small, "u", "an unsigned 32-bit number";
+    u64: Large, "t", "an unsigned 64-bit number";
+    f64: Double, "d", "a double";
+    String: Text, "s", "a string";
+    Vec<String>: Texts, "as", "an array of strings";
 }
 
 impl Keys {
-    pub fn new(wire: Wire) -> Self {
-        Self { left: wire, known: Vec::new() }
+    pub fn new(options: Options) -> Self {
+        Self { left: options.0, known: Vec::new() }
     }
 
     fn take<T: Typed>(&mut self, name: &'static str) -> Result<Option<T>, Error> {
         self.known.push(name);
         let Some(value) = self.left.remove(name) else { return Ok(None) };
-        let signature = value.value_signature().to_string();
-        match T::try_from(value) {
-            Ok(value) if signature == T::SIGNATURE => Ok(Some(value)),
-            _ => Err(Error::InvalidOption(format!(
-                "option {name} has D-Bus type {signature}; it takes {} ({})",
-                T::SIGNATURE,
-                T::WORDS
-            ))),
-        }
+        let signature = value.signature();
+        let (takes, words) = (T::SIGNATURE, T::WORDS);
+        let problem = || format!("option {name} has D-Bus type {signature}; it takes {takes} ({words})");
+        T::of(value).map(Some).ok_or_else(|| Error::InvalidOption(problem()))
     }
 
     pub fn flag(&mut self, name: &'static str) -> Result<bool, Error> {
@@ -155,7 +152,8 @@ const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 ///
 /// # Errors
 /// [`Error::InvalidMessage`] with the index of the message, [`Error::LimitExceeded`], [`Error::Unsupported`].
-pub fn messages(wire: Vec<Wire>, limits: &Limits) -> Result<Vec<Message>, Error> {
+pub fn messages(conversation: Conversation, limits: &Limits) -> Result<Vec<Message>, Error> {
+    let wire = conversation.0;
     bounded("the conversation has", wire.len(), limits.messages as usize, "messages")?;
     if wire.is_empty() {
         return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
@@ -178,12 +176,17 @@ const VIDEOS: &str = "videos";
 const AUDIO: &str = "audio";
 
 /// Whether a conversation comes with files.
-pub fn has_files(wire: &[Wire]) -> bool {
-    wire.iter().any(|message| [IMAGES, VIDEOS, AUDIO].iter().any(|key| message.contains_key(*key)))
+pub fn has_files(conversation: &Conversation) -> bool {
+    conversation.0.iter().any(|message| [IMAGES, VIDEOS, AUDIO].iter().any(|key| message.contains_key(*key)))
 }
 
 /// A message whose files are counted in `file_bytes`.
-fn message(index: usize, mut wire: Wire, limits: &Limits, file_bytes: &mut usize) -> Result<Message, Error> {
+fn message(
+    index: usize,
+    mut wire: Dictionary,
+    limits: &Limits,
+    file_bytes: &mut usize,
+) -> Result<Message, Error> {
     let invalid = |problem: String| Error::InvalidMessage(format!("message {index} {problem}"));
     let limit = limits.image_bytes();
     let mut files = |key: &str, what: &str| {
@@ -199,11 +202,10 @@ fn message(index: usize, mut wire: Wire, limits: &Limits, file_bytes: &mut usize
     let (videos, video_bytes) = videos.transpose()?.unwrap_or_default();
     *file_bytes += video_bytes;
     bounded("the conversation has", *file_bytes, limit, "bytes of images, sounds and videos")?;
-    let mut string = |key: &str| {
-        let Some(value) = wire.remove(key) else { return Ok(None) };
-        let signature = value.value_signature().to_string();
-        let text = String::try_from(value);
-        text.map(Some).map_err(|_| invalid(format!("has a {key} of D-Bus type {signature}; it takes s")))
+    let mut string = |key: &str| match wire.remove(key) {
+        None => Ok(None),
+        Some(Value::Text(text)) => Ok(Some(text)),
+        Some(other) => Err(invalid(format!("has a {key} of D-Bus type {}; it takes s", other.signature()))),
     };
     let [role, content, reasoning, tool_calls, tool_call_id, name] = KEYS.map(&mut string);
     let role = role?.ok_or_else(|| invalid("has no role".into()))?;
@@ -238,10 +240,11 @@ fn message(index: usize, mut wire: Wire, limits: &Limits, file_bytes: &mut usize
 
 /// The files behind an array of descriptors, each read from its begin, whatever its offset. Where they are more than
 /// `limit` bytes together, so are the first of them that are returned.
-fn files(value: OwnedVariant, key: &str, what: &str, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
-    let signature = value.value_signature().to_string();
-    let fds = Vec::<Fd<'static>>::try_from(value).ok().filter(|_| signature == "ah");
-    let fds = fds.ok_or_else(|| format!("has {key} of D-Bus type {signature}; it takes ah"))?;
+fn files(value: Value, key: &str, what: &str, limit: usize) -> Result<Vec<Arc<[u8]>>, String> {
+    let signature = value.signature();
+    let Value::Files(fds) = value else {
+        return Err(format!("has {key} of D-Bus type {signature}; it takes ah"));
+    };
     let (mut files, mut bytes) = (Vec::new(), 0);
     for (index, fd) in fds.into_iter().enumerate() {
         let file = read_file(fd, &format!("{what} {index}"), limit - bytes)?;
@@ -256,11 +259,11 @@ fn files(value: OwnedVariant, key: &str, what: &str, limit: usize) -> Result<Vec
 
 /// Videos, each a file with its frames one behind the other, the bytes of each, and frames a second. Also the bytes of
 /// their files; where those are more than `limit`, what is read so far.
-fn videos(value: OwnedVariant, limit: usize) -> Result<(Vec<Video>, usize), String> {
-    type Wires = Vec<(Fd<'static>, Vec<u64>, f64)>;
-    let signature = value.value_signature().to_string();
-    let wires = Wires::try_from(value).ok().filter(|_| signature == "a(hatd)");
-    let wires = wires.ok_or_else(|| format!("has {VIDEOS} of D-Bus type {signature}; it takes a(hatd)"))?;
+fn videos(value: Value, limit: usize) -> Result<(Vec<Video>, usize), String> {
+    let signature = value.signature();
+    let Value::Videos(wires) = value else {
+        return Err(format!("has {VIDEOS} of D-Bus type {signature}; it takes a(hatd)"));
+    };
     let (mut videos, mut bytes) = (Vec::new(), 0);
     for (index, (fd, sizes, rate)) in wires.into_iter().enumerate() {
         let file = read_file(fd, &format!("video {index}"), limit - bytes)?;
@@ -275,9 +278,9 @@ fn videos(value: OwnedVariant, limit: usize) -> Result<(Vec<Video>, usize), Stri
 }
 
 /// What is in a file, or a part of it that is more than `left` bytes.
-fn read_file(fd: Fd<'static>, name: &str, left: usize) -> Result<Arc<[u8]>, String> {
+fn read_file(fd: OwnedFd, name: &str, left: usize) -> Result<Arc<[u8]>, String> {
     let problem = |problem: &dyn std::fmt::Display| format!("has {name} that cannot be read: {problem}");
-    let file = File::from(OwnedFd::try_from(fd).map_err(|e| problem(&e))?);
+    let file = File::from(fd);
     // Anything else may have no end, or never begin.
     if !file.metadata().map_err(|e| problem(&e))?.is_file() {
         return Err(problem(&"it is not a file; send a pipe's content as a memfd"));

@@ -10,7 +10,8 @@ use zbus::{Connection, ObjectServer, OwnedObjectPath, interface};
 
 use super::client_of;
 use super::error::Error;
-use super::options::{Keys, Wire, has_files, messages};
+use super::options::{Keys, has_files, messages};
+use super::wire::{Conversation, Options};
 use crate::service::{self, Answer, Service};
 use crate::stream::{self, End};
 
@@ -82,8 +83,8 @@ impl Session {
     async fn respond(
         &self,
         #[zbus(header)] header: Header<'_>,
-        messages: Vec<Wire>,
-        options: Wire,
+        messages: Conversation,
+        options: Options,
     ) -> Result<zbus::OwnedFd, Error> {
         self.refuse_others(&header)?;
         let limits = &self.service.config.limits;

@@ -5,16 +5,18 @@
 #[path = "shared/bytes.rs"]
 mod bytes;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
-use muse_daemon::bus::options::{Keys, Wire, messages};
+use muse_daemon::bus::options::{Keys, messages};
+use muse_daemon::bus::wire::{Conversation, Options};
 use muse_daemon::config::{Config, Limits};
-use zbus::wire::LE;
 use zbus::wire::serialized::{Context, Data};
-use zbus::{Fd, OwnedVariant, Variant};
+use zbus::wire::{LE, to_bytes};
+use zbus::{Fd, Variant};
 
 use bytes::Bytes;
 
@@ -86,33 +88,30 @@ fn value(bytes: &mut Bytes<'_>) -> Variant<'static> {
     }
 }
 
-fn dictionary(bytes: &mut Bytes<'_>) -> Wire {
-    let entry = |bytes: &mut Bytes<'_>| {
-        let key = KEYS[usize::from(bytes.next()) % KEYS.len()].to_owned();
-        Some((key, OwnedVariant::try_from(value(bytes)).ok()?))
-    };
-    (0..bytes.next() % 8).filter_map(|_| entry(bytes)).collect()
+fn dictionary(bytes: &mut Bytes<'_>) -> HashMap<&'static str, Variant<'static>> {
+    (0..bytes.next() % 8).map(|_| (KEYS[usize::from(bytes.next()) % KEYS.len()], value(bytes))).collect()
 }
 
-fn call(bytes: &[u8]) -> Option<(Vec<Wire>, Wire)> {
+fn call(bytes: &[u8]) -> Option<(Conversation, Options)> {
     let (choice, bytes) = bytes.split_first()?;
+    let context = Context::new(LE, 0);
     if choice & 1 == 0 {
-        let data = Data::new_fds(bytes, Context::new(LE, 0), descriptors());
-        return Some(data.deserialize().ok()?.0);
+        return Some(Data::new_fds(bytes, context, descriptors()).deserialize().ok()?.0);
     }
     let mut bytes = Bytes(bytes);
     let options = dictionary(&mut bytes);
-    let messages = (0..1 + choice / 32).map(|_| dictionary(&mut bytes));
-    Some((messages.collect(), options))
+    let messages: Vec<_> = (0..1 + choice / 32).map(|_| dictionary(&mut bytes)).collect();
+    let data = to_bytes(context, &(messages, options)).expect("it fits a message");
+    Some(data.deserialize().expect("it is what was written").0)
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((wire, options)) = call(bytes) else { return };
+    let Some((conversation, options)) = call(bytes) else { return };
     let mut keys = Keys::new(options);
     if keys.generate(&LIMITS).is_ok() {
         let _ = keys.finish();
     }
-    if let Ok(messages) = messages(wire, &LIMITS) {
+    if let Ok(messages) = messages(conversation, &LIMITS) {
         let text: usize = messages.iter().map(|message| message.content.len()).sum();
         let files: usize = messages.iter().flat_map(|message| &message.images).map(|file| file.len()).sum();
         assert!((1..=8).contains(&messages.len()) && text <= 1024 && files <= 1 << 20);
