@@ -67,6 +67,18 @@ async fn a_client_that_leaves_the_bus_takes_its_sessions_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_property_is_set() {
+    let bus = Bus::start();
+    let _service = serve(&bus).await;
+    let caller = bus.caller().await;
+    let properties = "org.freedesktop.DBus.Properties";
+    let set = ("org.museproject.Inference1.Manager", "Version", zbus::Variant::from("2"));
+    let error = caller.call(muse_daemon::ROOT, properties, "Set", &set).await.unwrap_err();
+    assert_eq!(refusal(&error).0, "org.freedesktop.DBus.Error.AccessDenied", "{error}");
+    caller.property(muse_daemon::ROOT, set.0, set.1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn generate_works_from_plain_busctl() {
     let bus = Bus::start();
     let _service = serve(&bus).await;

@@ -9,7 +9,10 @@ use zbus::connection::Builder;
 
 use super::{Caller, HANGS};
 
-/// A bus of our own; ends with the test.
+/// What is installed on the system's bus.
+const POLICY: &str = include_str!("../../../systemd/org.museproject.Inference1.conf");
+
+/// A bus of our own, with what is denied to everybody on the system's; ends with the test.
 pub struct Bus {
     process: Child,
     pub address: String,
@@ -27,12 +30,14 @@ impl Bus {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bus.conf");
+        let denied = &POLICY[POLICY.find("<policy context=\"mandatory\">").unwrap()..];
+        let denied = &denied[..denied.find("</busconfig>").unwrap()];
         let text = format!(
             "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
              \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
              <busconfig><type>session</type><listen>unix:dir={}</listen><auth>EXTERNAL</auth>\
              <policy context=\"default\"><allow send_destination=\"*\"/><allow receive_sender=\"*\"/>\
-             <allow own=\"*\"/></policy>\
+             <allow own=\"*\"/></policy>{denied}\
              </busconfig>",
             folder.path().display()
         );
