@@ -128,22 +128,7 @@ fn shortest(pattern: &str) -> usize {
 /// The longest text of a table of SentencePiece's, in base64: the bytes of a trie behind their number, and behind them texts
 /// with a zero between.
 fn longest(table: &str) -> usize {
-    let six_bits = |digit: u8| match digit {
-        b'A'..=b'Z' => Some(digit - b'A'),
-        b'a'..=b'z' => Some(digit - b'a' + 26),
-        b'0'..=b'9' => Some(digit - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let (mut bytes, mut held, mut bits) = (Vec::new(), 0u32, 0);
-    for digit in table.bytes().filter_map(six_bits) {
-        (held, bits) = (held << 6 | u32::from(digit), bits + 6);
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits) as u8);
-        }
-    }
+    let bytes = base64::decode(table).unwrap_or_default();
     let trie = bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize / 4 * 4);
     let texts = bytes.get(4 + trie..).unwrap_or_default();
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
