@@ -7,7 +7,7 @@ use zbus::names::BusName;
 use zbus::{Connection, MatchRule, MessageStream, fdo, message};
 
 use crate::bus;
-use crate::service::{Client, Service};
+use crate::service::{Client, Service, User};
 
 /// Sees clients leave from the moment it is made.
 pub struct Watcher {
@@ -49,7 +49,9 @@ impl Watcher {
             let signal = signal?;
             let body = signal.body();
             let (name, _, _): (&str, &str, &str) = body.deserialize()?;
-            end_sessions(connection, service, &Some(name.to_owned())).await;
+            let (connection, service, client) = (connection.clone(), service.clone(), Some(name.to_owned()));
+            // A session whose prompt is being read ends behind it, and nobody else's waits for that.
+            tokio::spawn(async move { end_sessions(&connection, &service, &client).await });
         }
         Ok(())
     }
@@ -60,6 +62,12 @@ async fn end_sessions(connection: &Connection, service: &Service, client: &Clien
         tracing::info!(session = session.id, "its client left");
         bus::end(connection.object_server(), service, &session).await;
     }
+}
+
+/// Whose process `client` is, as the bus says.
+pub async fn user_of(connection: &Connection, client: &Client) -> User {
+    let name = BusName::try_from(client.as_deref()?).ok()?;
+    fdo::DBusProxy::new(connection).await.ok()?.get_connection_unix_user(name).await.ok()
 }
 
 /// False where `client` has left the bus.

@@ -99,6 +99,9 @@ pub struct Limits {
     /// Sessions open at once by one client of the bus.
     #[serde(deserialize_with = "bounded::<1, 4096, _>")]
     pub sessions_per_client: u64,
+    /// Sessions open at once by all clients of one user.
+    #[serde(deserialize_with = "bounded::<1, 4096, _>")]
+    pub sessions_per_user: u64,
     /// Requests that may wait for the engine.
     #[serde(deserialize_with = "bounded::<1, 4096, _>")]
     pub queue: u64,
@@ -172,6 +175,7 @@ impl Default for Limits {
         Self {
             sessions: 64,
             sessions_per_client: 16,
+            sessions_per_user: 32,
             queue: 64,
             messages: 1024,
             text_kib: 1024,

@@ -8,7 +8,7 @@ use muse_runtime::{Engine, ModelInfo, Refusal, Scheduler};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::service::Error;
+use crate::service::{Error, User};
 
 /// What [`valid_name`] asks for, in words.
 pub const NAME_RULE: &str =
@@ -20,6 +20,9 @@ pub fn valid_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
+
+/// Who may end anybody's answers.
+const ROOT: User = Some(0);
 
 /// What is known of a model that is not loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +92,8 @@ struct Loaded {
     info: ModelInfo,
     /// Counts loads, so that a session knows whether its cache is still there.
     generation: u64,
-    leases: u32,
+    /// Whose requests use it, each as often as it has requests.
+    leases: Vec<User>,
     used: Instant,
 }
 
@@ -111,6 +115,7 @@ pub struct Models {
 /// Keeps a model loaded. Dropping it starts the model's idle time.
 pub struct Lease {
     name: String,
+    user: User,
     pub generation: u64,
     table: Arc<Mutex<Table>>,
 }
@@ -120,7 +125,8 @@ impl Drop for Lease {
         let mut table = lock(&self.table);
         let loaded = table.get_mut(&self.name).and_then(|e| e.loaded.as_mut());
         if let Some(loaded) = loaded.filter(|l| l.generation == self.generation) {
-            loaded.leases -= 1;
+            let mine = loaded.leases.iter().position(|user| *user == self.user);
+            loaded.leases.swap_remove(mine.expect("it is held"));
             loaded.used = Instant::now();
         }
     }
@@ -226,22 +232,22 @@ impl Models {
         table.get(name).filter(|e| e.present || e.loaded.is_some()).map(|_| name.to_owned())
     }
 
-    /// Loads the model unless it is loaded, and keeps it so until the lease is dropped.
+    /// Loads the model unless it is loaded, and keeps it so for `user` until the lease is dropped.
     ///
     /// # Errors
     /// [`Error::Load`], [`Error::OverBudget`], or the scheduler's refusal.
-    pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
-        if let Some(lease) = self.lease_loaded(name) {
+    pub async fn lease(&self, name: &str, user: User) -> Result<Lease, Error> {
+        if let Some(lease) = self.lease_loaded(name, user) {
             return Ok(lease);
         }
         let mut generation = self.loading.lock().await;
-        if let Some(lease) = self.lease_loaded(name) {
+        if let Some(lease) = self.lease_loaded(name, user) {
             return Ok(lease);
         }
         let engine = self.load_evicting(name).await?;
         let info = engine.info().clone();
         *generation += 1;
-        let loaded = Loaded { info, generation: *generation, leases: 0, used: Instant::now() };
+        let loaded = Loaded { info, generation: *generation, leases: Vec::new(), used: Instant::now() };
         match lock(&self.table).get_mut(name) {
             // Both under the lock: what the table calls loaded, the scheduler serves.
             Some(entry) => {
@@ -253,11 +259,11 @@ impl Models {
         }
         tracing::info!(model = name, "loaded");
         self.changed.send_replace(());
-        self.lease_loaded(name)
+        self.lease_loaded(name, user)
             .ok_or_else(|| Error::UnknownModel { name: name.into(), known: self.names().join(", ") })
     }
 
-    fn lease_loaded(&self, name: &str) -> Option<Lease> {
+    fn lease_loaded(&self, name: &str, user: User) -> Option<Lease> {
         let mut table = lock(&self.table);
         // The scheduler drops an engine that failed; then the model is loaded anew.
         if !self.scheduler.status().models.iter().any(|model| model.name == name) {
@@ -267,8 +273,8 @@ impl Models {
             return None;
         }
         let loaded = table.get_mut(name)?.loaded.as_mut()?;
-        loaded.leases += 1;
-        Some(Lease { name: name.into(), generation: loaded.generation, table: self.table.clone() })
+        loaded.leases.push(user);
+        Some(Lease { name: name.into(), user, generation: loaded.generation, table: self.table.clone() })
     }
 
     /// Loads; while the model or its experts do not fit, unloads the least recently used one that nobody uses and tries again.
@@ -299,37 +305,43 @@ impl Models {
     }
 
     fn evict(&self) -> bool {
-        let unused = |l: &&Loaded| l.leases == 0;
+        let unused = |l: &&Loaded| l.leases.is_empty();
         let oldest = {
             let table = lock(&self.table);
             let loaded = table.iter().filter_map(|(n, e)| Some((n, e.loaded.as_ref().filter(unused)?)));
             loaded.min_by_key(|(_, l)| l.used).map(|(name, _)| name.clone())
         };
-        oldest.is_some_and(|name| self.unload_where(&name, |l| l.leases == 0))
+        oldest.is_some_and(|name| self.unload_where(&name, |l| l.leases.is_empty()))
     }
 
     /// Gives a model's memory back. A model that is not loaded is success.
     ///
     /// # Errors
-    /// [`Error::ModelInUse`] where answers are running and `force` is not set; with it they end with an error.
-    pub async fn unload(&self, name: &str, force: bool) -> Result<(), Error> {
+    /// [`Error::ModelInUse`] where answers are running and `force` is not set; with it those of `user`, or of anybody where
+    /// that is root, end with an error. [`Error::ModelInUseByOthers`] where somebody else's are running.
+    pub async fn unload(&self, name: &str, user: User, force: bool) -> Result<(), Error> {
         let _loading = self.loading.lock().await;
-        let in_use = {
+        let theirs = |lease: &&User| **lease != user && user != ROOT;
+        let (answers, others) = {
             let table = lock(&self.table);
-            table.get(name).and_then(|e| e.loaded.as_ref()).map_or(0, |l| l.leases)
+            let leases = table.get(name).and_then(|e| e.loaded.as_ref()).map_or(&[][..], |l| &l.leases);
+            (leases.len(), leases.iter().filter(theirs).count())
         };
-        if in_use > 0 && !force {
-            return Err(Error::ModelInUse { name: name.into(), answers: in_use });
+        if answers > 0 && !force {
+            return Err(Error::ModelInUse { name: name.into(), answers });
         }
-        // Between the check and this an answer may have begun: then nothing is unloaded unless forced.
-        self.unload_where(name, |l| force || l.leases == 0);
+        if others > 0 {
+            return Err(Error::ModelInUseByOthers { name: name.into(), answers: others });
+        }
+        // Between the check and this an answer may have begun: then nothing is unloaded unless it may be forced.
+        self.unload_where(name, |l| l.leases.iter().all(|lease| force && !theirs(&lease)));
         Ok(())
     }
 
     /// Unloads what nobody has used for `idle`. Returns when the next model would become idle.
     pub async fn unload_idle(&self, idle: Duration, now: Instant) -> Option<Instant> {
         let _loading = self.loading.lock().await;
-        let is_idle = |l: &Loaded| l.leases == 0 && now.saturating_duration_since(l.used) >= idle;
+        let is_idle = |l: &Loaded| l.leases.is_empty() && now.saturating_duration_since(l.used) >= idle;
         let names: Vec<String> = lock(&self.table).keys().cloned().collect();
         for name in names {
             self.unload_where(&name, is_idle);

@@ -25,9 +25,15 @@ pub enum Error {
     #[error("model {name} does not fit: {problem}")]
     OverBudget { name: String, problem: String },
     #[error("{answers} answers are running on model {name}; wait for them, or unload with force to end them")]
-    ModelInUse { name: String, answers: u32 },
+    ModelInUse { name: String, answers: usize },
+    #[error(
+        "{answers} answers of other users are running on model {name}; wait for them, or unload as root to end them"
+    )]
+    ModelInUseByOthers { name: String, answers: usize },
     #[error("{open} sessions of this client are open, the most one client may have; close one first")]
     TooManySessionsOfClient { open: usize },
+    #[error("{open} sessions of this user are open, the most one user may have; close one first")]
+    TooManySessionsOfUser { open: usize },
     #[error("{open} sessions are open, the most this service takes; try again later")]
     TooManySessions { open: usize },
     #[error("this session is closed")]
@@ -46,6 +52,9 @@ const FILES_AT_ONCE: usize = 2;
 
 /// A unique name of the bus; `None` on a connection that has but one client.
 pub type Client = Option<String>;
+
+/// Whose process a client is; `None` where the connection does not tell.
+pub type User = Option<u32>;
 
 /// The whole daemon but its connection.
 pub struct Service {
@@ -66,6 +75,7 @@ pub struct Service {
 pub struct Session {
     pub id: u64,
     pub client: Client,
+    pub user: User,
     pub model: String,
     turn: tokio::sync::Mutex<Turn>,
     /// Held while a request is read and rendered, before the scheduler knows of it.
@@ -158,11 +168,11 @@ impl Service {
     ///
     /// # Errors
     /// Limits, unknown models and failed loads.
-    pub async fn open(&self, client: Client, model: &str) -> Result<Arc<Session>, Error> {
+    pub async fn open(&self, client: Client, user: User, model: &str) -> Result<Arc<Session>, Error> {
         self.refuse_when_stopping()?;
         let model = self.models.resolve(model).await?;
-        let session = self.admit(client, model)?;
-        if let Err(problem) = self.models.lease(&session.model).await {
+        let session = self.admit(client, user, model)?;
+        if let Err(problem) = self.models.lease(&session.model, session.user).await {
             self.close(&session).await;
             return Err(problem);
         }
@@ -170,7 +180,7 @@ impl Service {
     }
 
     /// Counts a session against the limits before anything is loaded for it.
-    fn admit(&self, client: Client, model: String) -> Result<Arc<Session>, Error> {
+    fn admit(&self, client: Client, user: User, model: String) -> Result<Arc<Session>, Error> {
         let mut sessions = lock(&self.sessions);
         let open = sessions.len();
         if open as u64 >= self.config.limits.sessions {
@@ -180,10 +190,15 @@ impl Service {
         if open as u64 >= self.config.limits.sessions_per_client {
             return Err(Error::TooManySessionsOfClient { open });
         }
+        let open = sessions.values().filter(|s| s.user == user).count();
+        if open as u64 >= self.config.limits.sessions_per_user {
+            return Err(Error::TooManySessionsOfUser { open });
+        }
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session {
             id,
             client,
+            user,
             model,
             turn: tokio::sync::Mutex::default(),
             asking: Semaphore::new(1),
@@ -199,7 +214,7 @@ impl Service {
     /// Those of loading the model.
     pub async fn room_for_files(&self, session: &Session) -> Result<FileRoom<'_>, Error> {
         self.refuse_when_stopping()?;
-        let lease = self.models.lease(&session.model).await?;
+        let lease = self.models.lease(&session.model, session.user).await?;
         let permit = self.files.acquire().await.expect("it is never closed");
         Ok(FileRoom { _permit: permit, _lease: lease })
     }
@@ -215,7 +230,7 @@ impl Service {
         options: GenerateOptions,
     ) -> Result<Answer, Error> {
         self.refuse_when_stopping()?;
-        let lease = self.models.lease(&session.model).await?;
+        let lease = self.models.lease(&session.model, session.user).await?;
         let frames = usize::try_from(self.config.limits.stream_frames).unwrap_or(usize::MAX);
         let (sink, events) = stream::channel(frames);
         let mut turn = session.turn.lock().await;
@@ -245,7 +260,7 @@ impl Service {
         options: EmbedOptions,
     ) -> Result<Embedding, Error> {
         self.refuse_when_stopping()?;
-        let lease = self.models.lease(&session.model).await?;
+        let lease = self.models.lease(&session.model, session.user).await?;
         let (sender, end) = oneshot::channel();
         let mut turn = session.turn.lock().await;
         if turn.closed {

@@ -302,6 +302,21 @@ async fn a_message_of_too_many_parts_is_refused_as_it_is_read() {
 }
 
 #[tokio::test]
+async fn one_user_leaves_room_for_others() {
+    let daemon =
+        daemon_with("[limits]\nsessions = 4\nsessions_per_user = 2", Simulated::new(&[("sim", 0)]), None)
+            .await;
+    let open = async |client: &str, user| daemon.service.open(Some(client.into()), Some(user), "sim").await;
+    let first = open(":1.1", 1000).await.unwrap();
+    open(":1.2", 1000).await.unwrap();
+    let third = open(":1.3", 1000).await.map(|_| ()).unwrap_err();
+    assert!(third.to_string().starts_with("2 sessions of this user"), "{third}");
+    open(":1.4", 1001).await.expect("another user has room");
+    daemon.service.close(&first).await;
+    open(":1.3", 1000).await.expect("closing made room");
+}
+
+#[tokio::test]
 async fn a_full_queue_is_an_error() {
     let mut source = Simulated::new(&[("sim", 0)]);
     std::sync::Arc::get_mut(&mut source).unwrap().options.slots = 1;
@@ -351,7 +366,7 @@ async fn files_of_few_requests_are_in_memory_at_once() {
 async fn nobody_has_room_for_files_while_his_model_is_loaded() {
     let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("other", 0)]), None).await;
     let (_open, shown) = (daemon.open().await, daemon.caller().open("other").await.unwrap());
-    daemon.service.models.unload("other", false).await.unwrap();
+    daemon.service.models.unload("other", None, false).await.unwrap();
     let session = daemon.service.session(1).unwrap();
     let room = [daemon.service.room_for_files(&session).await, daemon.service.room_for_files(&session).await];
     let messages = with("images", images(&[b"x"]));

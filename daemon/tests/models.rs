@@ -64,6 +64,24 @@ async fn a_model_in_use_is_unloaded_by_force_only() {
 }
 
 #[tokio::test]
+async fn nobody_but_root_ends_the_answers_of_others() {
+    let daemon = daemon().await;
+    let models = &daemon.service.models;
+    let (mine, theirs) = (Some(1000), Some(1001));
+    let answers = [models.lease("sim", mine).await.unwrap(), models.lease("sim", theirs).await.unwrap()];
+    let refused = models.unload("sim", mine, true).await.unwrap_err().to_string();
+    assert!(refused.starts_with("1 answers of other users are running on model sim"), "{refused}");
+    assert!(is_loaded(&daemon, "sim"));
+    let [_, answer] = answers;
+    drop(answer);
+    models.unload("sim", mine, true).await.expect("only his own answer is left");
+    assert!(!is_loaded(&daemon, "sim"));
+    let _answer = models.lease("sim", theirs).await.unwrap();
+    models.unload("sim", Some(0), true).await.expect("root may");
+    assert!(!is_loaded(&daemon, "sim"));
+}
+
+#[tokio::test]
 async fn the_least_recently_used_model_makes_room() {
     let source = Simulated::new(&[("a", 40), ("b", 40), ("c", 40), ("huge", 101)]);
     let daemon = daemon_with("", source, Some(100)).await;

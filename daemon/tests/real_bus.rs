@@ -47,6 +47,8 @@ async fn a_session_belongs_to_the_client_that_made_it() {
     let error = stranger.try_respond(&user("hi"), Options::new()).await.map(|_| ()).unwrap_err();
     assert_eq!(refusal(&error).0, "NotYourSession");
     assert_eq!(session.respond("mine").await.finish().await.0, "echo: mine");
+    let user = rustix::process::getuid().as_raw();
+    assert_eq!(service.session(1).unwrap().user, Some(user), "the bus says whose it is");
     assert_eq!(service.status().sessions, 1);
 }
 

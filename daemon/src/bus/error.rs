@@ -63,8 +63,10 @@ impl From<service::Error> for Error {
             E::UnknownModel { .. } | E::NoDefaultModel { .. } => Self::UnknownModel(text),
             E::Load { .. } => Self::LoadFailed(text),
             E::OverBudget { .. } => Self::OutOfMemory(text),
-            E::ModelInUse { .. } => Self::ModelInUse(text),
-            E::TooManySessions { .. } | E::TooManySessionsOfClient { .. } => Self::LimitExceeded(text),
+            E::ModelInUse { .. } | E::ModelInUseByOthers { .. } => Self::ModelInUse(text),
+            E::TooManySessions { .. }
+            | E::TooManySessionsOfClient { .. }
+            | E::TooManySessionsOfUser { .. } => Self::LimitExceeded(text),
             E::Closed => Self::SessionClosed(text),
             E::Stream(_) => Self::Failed(text),
             E::Stopping => Self::ShuttingDown(text),

@@ -36,7 +36,8 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         Keys::new(options).finish()?;
         let client = client_of(&header);
-        let opened = self.service.open(client.clone(), model).await?;
+        let user = crate::clients::user_of(connection, &client).await;
+        let opened = self.service.open(client.clone(), user, model).await?;
         let path = session::publish(connection.object_server(), self.service.clone(), opened.clone()).await?;
         // A client that left while its session was made was not there to be noticed leaving.
         if !crate::clients::is_present(connection, &client).await {
@@ -75,7 +76,8 @@ impl Manager {
         let prompt = if raw { raw_prompt(prompt, system)? } else { chat_prompt(prompt, system) };
 
         let client = client_of(&header);
-        let session = self.service.open(client.clone(), &model).await?;
+        let user = crate::clients::user_of(connection, &client).await;
+        let session = self.service.open(client.clone(), user, &model).await?;
         let answer = match crate::clients::is_present(connection, &client).await {
             true => self.service.respond(&session, prompt, generate).await,
             false => Err(service::Error::Closed),
@@ -118,7 +120,8 @@ impl Manager {
         bounded("the texts have", bytes, limits.text_bytes(), "bytes")?;
 
         let client = client_of(&header);
-        let session = self.service.open(client.clone(), model).await?;
+        let user = crate::clients::user_of(connection, &client).await;
+        let session = self.service.open(client.clone(), user, model).await?;
         let embedding = match crate::clients::is_present(connection, &client).await {
             true => self.service.embed(&session, texts, options).await,
             false => Err(service::Error::Closed),
@@ -145,20 +148,29 @@ impl Manager {
     async fn load(&self, model: &str, options: Options) -> Result<(), Error> {
         Keys::new(options).finish()?;
         let name = self.service.models.resolve(model).await?;
-        self.service.models.lease(&name).await?;
+        // Nothing is answered yet: it is nobody's.
+        self.service.models.lease(&name, None).await?;
         Ok(())
     }
 
     /// Gives a model's memory back. A model that is not loaded is success.
     ///
-    /// options: force b (end running answers with an error; without it a model in use stays loaded and the call
-    /// fails with ModelInUse). Sessions stay open; the next answer loads the model again.
-    async fn unload(&self, model: &str, options: Options) -> Result<(), Error> {
+    /// options: force b (end running answers of the caller's user with an error, and everybody's where that is root; without
+    /// it, or where others' are running, a model in use stays loaded and the call fails with ModelInUse). Sessions stay
+    /// open; the next answer loads the model again.
+    async fn unload(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        model: &str,
+        options: Options,
+    ) -> Result<(), Error> {
         let mut keys = Keys::new(options);
         let force = keys.flag("force")?;
         keys.finish()?;
         let name = self.service.models.resolve(model).await?;
-        Ok(self.service.models.unload(&name, force).await?)
+        let user = crate::clients::user_of(connection, &client_of(&header)).await;
+        Ok(self.service.models.unload(&name, user, force).await?)
     }
 
     /// The service in numbers: sessions u, clients u, answers running u and waiting u, streams u, models u,

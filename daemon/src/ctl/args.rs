@@ -73,7 +73,7 @@ pub enum Command {
     Unload {
         /// A model's name or an alias
         model: String,
-        /// End the answers that run on it
+        /// End your answers that run on it, and as root everybody's
         #[arg(long)]
         force: bool,
     },
