@@ -275,10 +275,9 @@ fn print<T: serde::Serialize + std::fmt::Display>(arguments: &Arguments, what: &
 
 fn bench(arguments: &Arguments, file: &Path) -> Result<(), BenchError> {
     if arguments.speculation {
-        let threads = arguments.threads.iter().copied().max();
-        let drafter = arguments.drafter.clone();
-        let (context, backend) = (Some(1024), arguments.backend());
-        let options = LoadOptions { context, threads, drafter, backend, ..LoadOptions::default() };
+        let own = arguments.load_options(arguments.threads.iter().copied().max());
+        let LoadOptions { batch_tokens, .. } = LoadOptions::default();
+        let options = LoadOptions { context: Some(1024), batch_tokens, ..own };
         let answers = arguments.synthetic.is_none();
         print(arguments, &speculation::measure(file, answers, &options, arguments.rounds)?);
         return Ok(());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use muse_kernels::{BackendError, Span};
 use muse_runtime::{
     Draft, Engine, Event, GenerateOptions, LoadOptions, Message, PROPOSED_MAX, Prompt, Scheduler,
-    SchedulerOptions, SinkClosed, Speculation, load, load_mapped, open, random,
+    SchedulerOptions, SinkClosed, Speculation, load, load_mapped, open, place, random,
 };
 use serde::Serialize;
 
@@ -122,7 +122,7 @@ pub fn measure(
     rounds: u32,
 ) -> Result<Report, BenchError> {
     let answers = has_text.then(|| answers(load(file, options)?, rounds)).transpose()?;
-    let mut engine = load_mapped(&open(file, options)?, options, random::no_text())?;
+    let mut engine = load_mapped(&place(open(file, options)?, options)?, options, random::no_text())?;
     let costs = costs(&mut *engine, rounds)?;
     let block_ms = block_ms(&mut *engine, rounds)?;
     Ok(Report { backend: engine.info().backend.clone(), costs, block_ms, answers })
