@@ -178,11 +178,15 @@ fn attention_agrees() {
             capacity: 51,
             ..base
         },
-        // One row each and long: positions are split into parts.
+        // Few rows and long: positions are split into parts.
         AttentionCase { heads: 2, kv_heads: 1, start: 1023, len: 1, capacity: 1040, ..base },
         AttentionCase { heads: 30, kv_heads: 1, head_dim: 6, start: 777, len: 1, capacity: 780, ..base },
         AttentionCase { start: 1999, len: 1, window: Some(800), capacity: 816, softcap: Some(9.0), ..base },
         AttentionCase { start: 1598, len: 1, chunk: Some(800), capacity: 816, ..base },
+        AttentionCase { heads: 2, kv_heads: 1, start: 1019, len: 9, capacity: 1040, ..base },
+        AttentionCase { start: 1995, len: 5, window: Some(800), capacity: 816, softcap: Some(9.0), ..base },
+        // Some rows see none of most parts.
+        AttentionCase { kv_heads: 1, start: 1597, len: 6, chunk: Some(800), capacity: 816, ..base },
     ];
     for case in cases {
         let inputs = case.inputs();

@@ -4,6 +4,7 @@ use super::work::Part;
 use super::*;
 use crate::cache::{HostCache, TILE_POSITIONS};
 use crate::cpu::features::Features;
+use crate::shape::PROMPT_ROWS;
 use crate::test_data::Random;
 use crate::{AttentionShape, CacheDtype, CacheShape, Span};
 
@@ -97,6 +98,11 @@ fn every_variant_agrees() {
 
 /// How positions are split for one row each of `slots` sequences at `position`.
 fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
+    parts_of_rows(1, slots, position, threads, room)
+}
+
+/// The same for `len` rows each.
+fn parts_of_rows(len: u32, slots: u32, position: u32, threads: usize, room: usize) -> usize {
     let stored =
         CacheShape { dtype: CacheDtype::F16, slots, capacity: 16, kv_heads: 2, head_dim: 8, values: true };
     let cache = HostCache::new(stored).unwrap();
@@ -111,8 +117,12 @@ fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
         bidirectional: false,
         until: None,
     };
-    let spans: Vec<_> = (0..slots).map(|slot| Span { slot, start: position, len: 1 }).collect();
-    Work::new(&vec![0.0; slots as usize * 48], &cache, &spans, &shape).parts(FEW_QUERIES, threads, room)
+    let spans: Vec<_> = (0..slots).map(|slot| Span { slot, start: position, len }).collect();
+    Work::new(&vec![0.0; (slots * len) as usize * 48], &cache, &spans, &shape).parts(
+        FEW_QUERIES,
+        threads,
+        room,
+    )
 }
 
 #[test]
@@ -125,6 +135,9 @@ fn positions_are_split_where_threads_would_have_nothing_to_do() {
     assert_eq!(parts(1, 600, 4, room), 2, "a part has 256 positions");
     assert_eq!(parts(1, 8191, 4, 3 * 6 * 10), 3, "no more than there is room for");
     assert_eq!(parts(1, 8191, 4, 0), 1);
+    assert_eq!(parts_of_rows(5, 1, 8191, 4, room), 4, "a proposal's rows");
+    assert_eq!(parts_of_rows(5, 1, 8191, 4, 5 * 3 * 6 * 10), 3, "each row has its sums");
+    assert_eq!(parts_of_rows(PROMPT_ROWS, 1, 8191, 4, room), 1, "a prompt's");
 }
 
 #[test]

@@ -98,10 +98,10 @@ impl<'a> Work<'a> {
         units * self.shape.kv_heads as usize
     }
 
-    /// How many parts to split positions into so that `threads` have work: 1 unless every span is one row, there are
-    /// fewer units than two a thread, and `room` elements hold the sums.
+    /// How many parts to split positions into so that `threads` have work: 1 where a span is a prompt's, where there are
+    /// units enough for two a thread, and where `room` elements do not hold the sums.
     pub(super) fn parts(&self, most: usize, threads: usize, room: usize) -> usize {
-        if threads == 1 || self.spans.iter().any(|span| span.len != 1) {
+        if threads == 1 || self.spans.iter().any(|span| span.len >= PROMPT_ROWS) {
             return 1;
         }
         let wanted = (2 * threads).div_ceil(self.units(most).max(1));
