@@ -1,6 +1,9 @@
 //! Keys and values in host memory.
 
+use std::mem::MaybeUninit;
+
 use half::f16;
+use rustix::mm::{Advice, madvise};
 
 pub(crate) use self::number::{LEVELS, Nibbles, Number};
 pub(crate) use self::rotate::{rotate, rotated_len};
@@ -81,8 +84,24 @@ pub(crate) fn zeroed<T: Clone + Default>(len: usize) -> Result<Vec<T>, BackendEr
     let mut values = Vec::new();
     let wanted = len as u64 * size_of::<T>() as u64;
     values.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory { wanted })?;
+    ask_for_huge_pages(values.spare_capacity_mut());
     values.resize(len, T::default());
     Ok(values)
+}
+
+/// Size and alignment of a huge page on the systems that this runs on.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Of memory that was not touched yet: an answer reads all of a cache for each token, and in small pages waits for their
+/// addresses. What does not fill a huge page, and where the kernel has none, stays as it is.
+fn ask_for_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
+    let skipped = range.start.cast::<u8>().align_offset(HUGE_PAGE);
+    let len = size_of_val(memory).saturating_sub(skipped) / HUGE_PAGE * HUGE_PAGE;
+    if len > 0 {
+        // SAFETY: the pages are inside `memory`, and advice changes nothing that is read or written there.
+        let _ = unsafe { madvise(range.start.wrapping_byte_add(skipped).cast(), len, Advice::LinuxHugepage) };
+    }
 }
 
 /// The slot and position of every row of a batch, in order.
