@@ -132,42 +132,8 @@ impl Plan {
         drafter: Option<DrafterFile<'_>>,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let context = options.context.unwrap_or(spec.context.min(CONTEXT_DEFAULT));
-        let slots = checked("slots", options.slots, SLOTS_MAX, "sequences kept at once")?;
-        let batch = checked("batch_tokens", options.batch_tokens, BATCH_TOKENS_MAX, "tokens of one step")?;
-        // A text that is read whole is read in one step, and gives no logits.
-        let whole = spec.embedding.is_some();
-        let image_tokens = options
-            .image_tokens
-            .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?;
-        // So is an image whose rows see each other.
-        let joint = spec.vision.as_ref().filter(|vision| vision.joint);
-        let image_tokens = if joint.is_some() { image_tokens.min(BATCH_TOKENS_MAX) } else { image_tokens };
-        let image = joint.map_or(0, |vision| vision.pixels.tokens_max.min(image_tokens));
-        let batch_tokens = |context: u32| {
-            let least = if whole { context } else { image.min(context) };
-            batch.max(slots).max(least)
-        };
-        let context_max = if whole { spec.context.min(BATCH_TOKENS_MAX) } else { spec.context };
-        // What chats may have bounds texts too, where it is less than a text may be.
-        let context = if whole { context.min(context_max) } else { context };
-        let context = checked("context", context, context_max, "the positions this model was trained for")?;
-        let rows = options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens(context));
         let exact = layouts.into_iter().all(|layout| layout == Layout::F32);
-        let dims = Dims {
-            context,
-            slots,
-            batch_tokens: batch_tokens(context),
-            logit_rows: if whole { 0 } else { rows },
-            backend: options.backend,
-            image_tokens,
-            audio_tokens: options
-                .audio_tokens
-                .map_or(Ok(u32::MAX), |most| checked("audio_tokens", most, 1 << 20, "tokens of one sound"))?,
-            weights: options.weights,
-            dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
-            products: Products::default(),
-        };
+        let (dims, batch_tokens) = dims(spec, exact, options)?;
         let products = drafter.map_or(dims.products, |drafter| drafter::products(drafter.spec, dims));
         let dims = Dims { products, ..dims };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
@@ -204,7 +170,7 @@ impl Plan {
                 buffer_bytes: saturated(working(dims.context) - cache),
                 budget_bytes: budget,
                 context: dims.context,
-                slots,
+                slots: dims.slots,
                 context_that_fits: largest(dims.context, |context| fits(least, context)),
             })));
         }
@@ -220,6 +186,51 @@ impl Plan {
         });
         Ok(Self::table(spec, weights, experts_on_flash, drafter, budget, dims))
     }
+}
+
+/// The sizes that `options` ask for, and the tokens of a step where a slot has so many positions; `exact` where all matrices
+/// are in f32.
+fn dims(
+    spec: &Spec,
+    exact: bool,
+    options: &LoadOptions,
+) -> Result<(Dims, impl Fn(u32) -> u32 + use<>), LoadError> {
+    let context = options.context.unwrap_or(spec.context.min(CONTEXT_DEFAULT));
+    let slots = checked("slots", options.slots, SLOTS_MAX, "sequences kept at once")?;
+    let batch = checked("batch_tokens", options.batch_tokens, BATCH_TOKENS_MAX, "tokens of one step")?;
+    // A text that is read whole is read in one step, and gives no logits.
+    let whole = spec.embedding.is_some();
+    let image_tokens = options
+        .image_tokens
+        .map_or(Ok(u32::MAX), |most| checked("image_tokens", most, 1 << 20, "tokens of one image"))?;
+    // So is an image whose rows see each other.
+    let joint = spec.vision.as_ref().filter(|vision| vision.joint);
+    let image_tokens = if joint.is_some() { image_tokens.min(BATCH_TOKENS_MAX) } else { image_tokens };
+    let image = joint.map_or(0, |vision| vision.pixels.tokens_max.min(image_tokens));
+    let batch_tokens = move |context: u32| {
+        let least = if whole { context } else { image.min(context) };
+        batch.max(slots).max(least)
+    };
+    let context_max = if whole { spec.context.min(BATCH_TOKENS_MAX) } else { spec.context };
+    // What chats may have bounds texts too, where it is less than a text may be.
+    let context = if whole { context.min(context_max) } else { context };
+    let context = checked("context", context, context_max, "the positions this model was trained for")?;
+    let rows = options.logit_rows.unwrap_or(slots + PROPOSED_MAX).clamp(slots, batch_tokens(context));
+    let dims = Dims {
+        context,
+        slots,
+        batch_tokens: batch_tokens(context),
+        logit_rows: if whole { 0 } else { rows },
+        backend: options.backend,
+        image_tokens,
+        audio_tokens: options
+            .audio_tokens
+            .map_or(Ok(u32::MAX), |most| checked("audio_tokens", most, 1 << 20, "tokens of one sound"))?,
+        weights: options.weights,
+        dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
+        products: Products::default(),
+    };
+    Ok((dims, batch_tokens))
 }
 
 /// The largest value in `1..=most` that `fits`, where everything below a fitting value fits.

@@ -7,9 +7,9 @@ use super::drafter::{DrafterFile, DrafterPlan};
 use super::experts::{ExpertsOnFlash, WeightBytes, weight_items};
 use super::mixers::heads_shape;
 use super::sizes::{
-    Dims, audio_plan, buffer_lens, cache_shapes, delta_shape, graphs_bytes, index_capacity, index_shape,
-    mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan, weights_lie,
-    widest_input,
+    BufferLens, Dims, audio_plan, buffer_lens, cache_shapes, delta_shape, graphs_bytes, index_capacity,
+    index_shape, mixture_shape, pooled_bytes, pooled_dim, product_rows, scratch_bytes, vision_plan,
+    weights_lie, widest_input,
 };
 use super::{Item, Plan};
 use crate::audio::AudioPlan;
@@ -47,42 +47,8 @@ impl Plan {
             shape: format!("{name}: {rows} tokens x {} f32", len / rows),
             bytes: 4 * len,
         }));
-        let input_width = widest_input(spec, d);
-        let product_rows = product_rows(spec, d);
-        let shape = format!("quantized activations: {product_rows} tokens x {input_width} q8");
-        let [quantized, partial, experts, heads, ranking, best] = scratch_bytes(spec, d);
-        items.push(Item { what: "scratch", shape, bytes: quantized });
-        let shape = "partial sums of attention, f32".into();
-        items.push(Item { what: "scratch", shape, bytes: partial });
-        if let Some(ExpertsShape { count, used, .. }) = mixture_shape(spec, d) {
-            let shape = format!("experts: {rows} tokens, {used} of {count} each, f32");
-            items.push(Item { what: "scratch", shape, bytes: experts });
-        }
-        if let Some(HeadsShape { heads: count, cols }) = heads_shape(spec, d.products) {
-            let shape = format!("inputs of heads: {count} x {cols}, f32 and q8");
-            items.push(Item { what: "scratch", shape, bytes: heads });
-        }
-        if let Some(positions) = index_capacity(spec, d) {
-            let shape = format!("scores of {positions} positions and their order");
-            items.push(Item { what: "scratch", shape, bytes: ranking });
-        }
-        let graphs = graphs_bytes(spec, d);
-        if graphs > 0 {
-            let shape = "left to the driver for graphs of steps".into();
-            items.push(Item { what: "graphs", shape, bytes: graphs });
-        }
-        if buffers.logits > 0 {
-            let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
-            items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
-        }
-        if buffers.best > 0 {
-            let shape = format!("the best of {} rows of logits, and of their parts", d.logit_rows);
-            items.push(Item { what: "scratch", shape, bytes: 4 * buffers.best + best });
-        }
-        if spec.embedding.is_some() {
-            let shape = format!("pooled: {} texts x 2 x {} f32", d.slots, pooled_dim(spec));
-            items.push(Item { what: "activations", shape, bytes: pooled_bytes(spec, d) });
-        }
+        items.extend(scratch_items(spec, d));
+        items.extend(output_items(spec, d, &buffers));
         items.extend(cache_items(&caches, d.context));
         items.extend(index_items(&index_caches));
         items.extend(delta_items(&delta_states));
@@ -103,8 +69,8 @@ impl Plan {
             experts_on_flash,
             items,
             buffers,
-            input_width: input_width as usize,
-            product_rows,
+            input_width: widest_input(spec, d) as usize,
+            product_rows: product_rows(spec, d),
             vision,
             audio,
             drafter,
@@ -116,6 +82,52 @@ impl Plan {
             delta_states,
         }
     }
+}
+
+/// What operations lay aside, and what is left to a driver.
+fn scratch_items(spec: &Spec, d: Dims) -> Vec<Item> {
+    let [quantized, partial, experts, heads, ranking, _] = scratch_bytes(spec, d);
+    let scratch = |shape, bytes| Item { what: "scratch", shape, bytes };
+    let (rows, cols) = (product_rows(spec, d), widest_input(spec, d));
+    let mut items = vec![
+        scratch(format!("quantized activations: {rows} tokens x {cols} q8"), quantized),
+        scratch("partial sums of attention, f32".into(), partial),
+    ];
+    if let Some(ExpertsShape { count, used, .. }) = mixture_shape(spec, d) {
+        let shape = format!("experts: {} tokens, {used} of {count} each, f32", d.batch_tokens);
+        items.push(scratch(shape, experts));
+    }
+    if let Some(HeadsShape { heads: count, cols }) = heads_shape(spec, d.products) {
+        items.push(scratch(format!("inputs of heads: {count} x {cols}, f32 and q8"), heads));
+    }
+    if let Some(positions) = index_capacity(spec, d) {
+        items.push(scratch(format!("scores of {positions} positions and their order"), ranking));
+    }
+    let graphs = graphs_bytes(spec, d);
+    if graphs > 0 {
+        let shape = "left to the driver for graphs of steps".into();
+        items.push(Item { what: "graphs", shape, bytes: graphs });
+    }
+    items
+}
+
+/// What steps give: logits, the best of them, and the vectors of texts.
+fn output_items(spec: &Spec, d: Dims, buffers: &BufferLens) -> Vec<Item> {
+    let [.., best] = scratch_bytes(spec, d);
+    let mut items = Vec::new();
+    if buffers.logits > 0 {
+        let shape = format!("{} rows x {} f32", d.logit_rows, spec.vocab);
+        items.push(Item { what: "logits", shape, bytes: 4 * buffers.logits });
+    }
+    if buffers.best > 0 {
+        let shape = format!("the best of {} rows of logits, and of their parts", d.logit_rows);
+        items.push(Item { what: "scratch", shape, bytes: 4 * buffers.best + best });
+    }
+    if spec.embedding.is_some() {
+        let shape = format!("pooled: {} texts x 2 x {} f32", d.slots, pooled_dim(spec));
+        items.push(Item { what: "activations", shape, bytes: pooled_bytes(spec, d) });
+    }
+    items
 }
 
 /// Equal shapes and how many of each there are, in the order of their first.
