@@ -39,7 +39,7 @@ impl Common {
 
     /// `head_dim`, or what is left of the width for each head.
     pub fn head_dim(&self, config: &Config<'_>) -> Result<u32, ImportError> {
-        if config.has("head_dim") { config.size("head_dim", 4096) } else { Ok(self.dim / self.heads) }
+        config.size_or("head_dim", 4096, self.dim / self.heads)
     }
 
     /// A model around `layers` as Llama has it: plain embedding and logits, one rotation table.

@@ -143,6 +143,11 @@ impl<'a> Config<'a> {
         value.ok_or_else(|| self.refuse(key, format!("it must be a whole number from 1 to {max}")))
     }
 
+    /// [`size`](Self::size), `or` where nothing is said.
+    pub fn size_or(&self, key: &str, max: u32, or: u32) -> Result<u32, ImportError> {
+        if self.has(key) { self.size(key, max) } else { Ok(or) }
+    }
+
     pub fn f64(&self, key: &str) -> Result<Option<f64>, ImportError> {
         self.typed(key, "it must be a number above zero", above_zero)
     }

@@ -110,14 +110,13 @@ fn read_embedding(config: &Config<'_>) -> Result<Draft, ImportError> {
 
 /// Sizes, and what they are where a config does not say.
 fn common(config: &Config<'_>) -> Result<Common, ImportError> {
-    let size = |key: &str, max, or| if config.has(key) { config.size(key, max) } else { Ok(or) };
     Ok(Common {
-        dim: size("hidden_size", 1 << 20, 2304)?,
-        vocab: size("vocab_size", 1 << 24, 262_208)?,
-        context: size("max_position_embeddings", 1 << 27, 131_072)?,
-        layers: size("num_hidden_layers", 1024, 26)?,
-        heads: size("num_attention_heads", 4096, 8)?,
-        ffn_dim: size("intermediate_size", 1 << 20, 9216)?,
+        dim: config.size_or("hidden_size", 1 << 20, 2304)?,
+        vocab: config.size_or("vocab_size", 1 << 24, 262_208)?,
+        context: config.size_or("max_position_embeddings", 1 << 27, 131_072)?,
+        layers: config.size_or("num_hidden_layers", 1024, 26)?,
+        heads: config.size_or("num_attention_heads", 4096, 8)?,
+        ffn_dim: config.size_or("intermediate_size", 1 << 20, 9216)?,
         norm_eps: config.f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
     })
 }
@@ -144,8 +143,8 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let ropes: Vec<_> =
         [any_local.then_some(local), any_full.then_some(full)].into_iter().flatten().collect();
     let bias = config.bool("attention_bias", false)?;
-    let size = |key: &str, or| if config.has(key) { config.size(key, 4096) } else { Ok(or) };
-    let (kv_heads, head_dim) = (size("num_key_value_heads", 4)?, size("head_dim", 256)?);
+    let kv_heads = config.size_or("num_key_value_heads", 4096, 4)?;
+    let head_dim = config.size_or("head_dim", 4096, 256)?;
     let attention = Attention {
         scale: config.f64("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5) as f32,
         qk_norm: true,

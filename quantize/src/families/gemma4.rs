@@ -223,11 +223,11 @@ struct Heads {
 fn heads(config: &Config<'_>, windows: &[Option<u32>]) -> Result<Vec<Heads>, ImportError> {
     let base = Heads {
         kv_heads: config.size("num_key_value_heads", 4096)?,
-        head_dim: if config.has("head_dim") { config.size("head_dim", 4096)? } else { 256 },
+        head_dim: config.size_or("head_dim", 4096, 256)?,
     };
     let read =
         |object: &Config<'_>, kv_heads: &str, head_dim: &str, or: Heads| -> Result<Heads, ImportError> {
-            let own = |key: &str, or| if object.has(key) { object.size(key, 4096) } else { Ok(or) };
+            let own = |key: &str, or| object.size_or(key, 4096, or);
             Ok(Heads { kv_heads: own(kv_heads, or.kv_heads)?, head_dim: own(head_dim, or.head_dim)? })
         };
     let wide = Heads { head_dim: 512, ..base };
@@ -281,7 +281,7 @@ fn rows_of_table(config: &Config<'_>, common: &Common) -> Result<Vec<(&'static s
     if config.u32("hidden_size_per_layer_input")?.unwrap_or(0) == 0 {
         return Ok(Vec::new());
     }
-    let rows = if config.has(key) { config.size(key, 1 << 24)? } else { 262_144 };
+    let rows = config.size_or(key, 1 << 24, 262_144)?;
     if rows < common.vocab {
         return Err(config.refuse(key, format!("every token needs a row, {} in all", common.vocab)));
     }

@@ -40,7 +40,7 @@ pub(super) const FAMILY: Family = Family {
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
     config.only("hidden_act", &["silu".into()], "only silu is supported")?;
-    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
+    let head_dim = config.size_or("head_dim", 4096, 128)?;
     let rope = Rope::from_partial_model(config, 10_000.0, 0.5)?;
     rope.check_pairs(config, head_dim)?;
     let layer = Layer {

@@ -134,11 +134,7 @@ fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
 
 /// Whether each layer rotates: all but every so many, where no list says so.
 fn rotates(config: &Config<'_>, layers: u32) -> Result<Vec<bool>, ImportError> {
-    let interval = if config.has("no_rope_layer_interval") {
-        config.size("no_rope_layer_interval", 1 << 20)?
-    } else {
-        4
-    };
+    let interval = config.size_or("no_rope_layer_interval", 1 << 20, 4)?;
     match config.indices("no_rope_layers")?.filter(|list| !list.is_empty()) {
         None => Ok((0..layers).map(|i| !(i + 1).is_multiple_of(interval)).collect()),
         Some(list) if list.len() == layers as usize => Ok(list.iter().map(|rotates| *rotates != 0).collect()),
@@ -173,7 +169,7 @@ fn chunks(config: &Config<'_>, rotates: &[bool]) -> Result<Vec<Option<u32>>, Imp
 
 fn temperature(config: &Config<'_>) -> Result<Option<Temperature>, ImportError> {
     let wanted = config.bool("attn_temperature_tuning", true)?;
-    let every = if config.has("floor_scale") { config.size("floor_scale", 1 << 27)? } else { 8192 };
+    let every = config.size_or("floor_scale", 1 << 27, 8192)?;
     let strength = config.f64("attn_scale")?.unwrap_or(0.1) as f32;
     Ok(wanted.then_some(Temperature { every, strength }))
 }
@@ -190,8 +186,7 @@ fn experts(config: &Config<'_>) -> Result<Experts, ImportError> {
 
 /// Whether each layer has experts: those that `moe_layers` lists, else every so many.
 fn sparse(config: &Config<'_>, layers: u32) -> Result<Vec<bool>, ImportError> {
-    let key = "interleave_moe_layer_step";
-    let step = if config.has(key) { config.size(key, 1 << 20)? } else { 1 };
+    let step = config.size_or("interleave_moe_layer_step", 1 << 20, 1)?;
     let Some(list) = config.indices("moe_layers")? else {
         return Ok((0..layers).map(|i| (i + 1).is_multiple_of(step)).collect());
     };

@@ -31,7 +31,7 @@ pub(super) const EMBEDDING: Family = Family {
 fn read(config: &Config<'_>) -> Result<Draft, ImportError> {
     let common = Common::read(config)?;
     // Not derived from the width where absent, unlike the other families.
-    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 128 };
+    let head_dim = config.size_or("head_dim", 4096, 128)?;
     let attention = attention(config, &common, head_dim)?;
     let draft = qwen2::draft(config, &common, attention, "qwen3")?;
     Ok(Draft { embeds: Embeds::WithModules, ..draft })

@@ -140,7 +140,7 @@ fn read(config: &Config<'_>, family: &str) -> Result<Draft, ImportError> {
     config.only("attention_bias", &[false.into()], "biases of gated attention are not supported")?;
     config.only("mlp_only_layers", &[serde_json::json!([])], "the reference implementation has none")?;
     config.only("mamba_ssm_dtype", &["float32".into()], "recurrent states are kept in f32")?;
-    let head_dim = if config.has("head_dim") { config.size("head_dim", 4096)? } else { 256 };
+    let head_dim = config.size_or("head_dim", 4096, 256)?;
     let rope = Rope::from_model_with_axes(config, 10_000.0, 0.25)?;
     rope.check_pairs(config, head_dim)?;
     let attention = Attention {
@@ -186,11 +186,7 @@ fn shared(layers: u32) -> HashMap<String, String> {
 
 /// Which layers are recurrent: what `layer_types` says, by default all but each `full_attention_interval`th.
 fn recurrent(config: &Config<'_>, layers: u32) -> Result<Vec<bool>, ImportError> {
-    let interval = if config.has("full_attention_interval") {
-        config.size("full_attention_interval", 1 << 20)?
-    } else {
-        4
-    };
+    let interval = config.size_or("full_attention_interval", 1 << 20, 4)?;
     let rule = format!("it must hold {layers} times linear_attention or full_attention");
     let known = |name: &str| match name {
         "linear_attention" => Some(true),
@@ -209,13 +205,12 @@ fn recurrent(config: &Config<'_>, layers: u32) -> Result<Vec<bool>, ImportError>
 }
 
 fn delta_net(config: &Config<'_>) -> Result<DeltaNet, ImportError> {
-    let size = |key: &str, max: u32, or: u32| if config.has(key) { config.size(key, max) } else { Ok(or) };
     let delta_net = DeltaNet {
-        key_heads: size("linear_num_key_heads", 4096, 16)?,
-        value_heads: size("linear_num_value_heads", 4096, 32)?,
-        key_dim: size("linear_key_head_dim", muse_format::DELTA_KEY_DIM_MAX, 128)?,
-        value_dim: size("linear_value_head_dim", 4096, 128)?,
-        taps: size("linear_conv_kernel_dim", 16, 4)?,
+        key_heads: config.size_or("linear_num_key_heads", 4096, 16)?,
+        value_heads: config.size_or("linear_num_value_heads", 4096, 32)?,
+        key_dim: config.size_or("linear_key_head_dim", muse_format::DELTA_KEY_DIM_MAX, 128)?,
+        value_dim: config.size_or("linear_value_head_dim", 4096, 128)?,
+        taps: config.size_or("linear_conv_kernel_dim", 16, 4)?,
     };
     if !delta_net.value_heads.is_multiple_of(delta_net.key_heads) {
         let rule = format!("it must be a multiple of linear_num_key_heads, {}", delta_net.key_heads);

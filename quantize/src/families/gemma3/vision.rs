@@ -36,21 +36,19 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     tower.only("hidden_act", &["gelu_pytorch_tanh".into()], "only gelu_pytorch_tanh is supported")?;
     tower.only("num_channels", &[3.into()], "only red, green and blue are supported")?;
     tower.only("vision_use_head", &[false.into()], "a head over all patches is not read")?;
-    let size = |key: &str, max: u32, or: u32| {
-        if tower.has(key) { tower.size(key, max) } else { Ok(or) }
-    };
-    let (dim, heads) = (size("hidden_size", 1 << 20, 768)?, size("num_attention_heads", 4096, 12)?);
+    let (dim, heads) =
+        (tower.size_or("hidden_size", 1 << 20, 768)?, tower.size_or("num_attention_heads", 4096, 12)?);
     if !dim.is_multiple_of(2 * heads) {
         return Err(tower.refuse("hidden_size", format!("it must be {heads} heads of an even width")));
     }
-    let (side, patch) = (size("image_size", 1 << 12, 224)?, size("patch_size", 256, 16)?);
+    let (side, patch) = (tower.size_or("image_size", 1 << 12, 224)?, tower.size_or("patch_size", 256, 16)?);
     if !side.is_multiple_of(patch) {
         return Err(tower.refuse("image_size", format!("it must be a multiple of {patch}")));
     }
     let positions = side / patch;
     let merge = merge(config, positions)?;
     let norm_eps = tower.f64("layer_norm_eps")?.unwrap_or(1e-6) as f32;
-    let layers = size("num_hidden_layers", 1024, 12)?;
+    let layers = tower.size_or("num_hidden_layers", 1024, 12)?;
     draft.spec.vision = Some(Vision {
         token,
         blank_tokens: Vec::new(),
@@ -69,7 +67,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
         patch_bias: true,
         dim,
         heads,
-        ffn_dim: size("intermediate_size", 1 << 20, 3072)?,
+        ffn_dim: tower.size_or("intermediate_size", 1 << 20, 3072)?,
         activation: Activation::GeluTanh,
         pre_norm: false,
         outer_norm_eps: norm_eps,
@@ -100,7 +98,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
 /// Patches on a side of what becomes one vector.
 fn merge(config: &Config<'_>, positions: u32) -> Result<u32, ImportError> {
     let key = "mm_tokens_per_image";
-    let tokens = if config.has(key) { config.size(key, 1 << 20)? } else { 256 };
+    let tokens = config.size_or(key, 1 << 20, 256)?;
     let side = tokens.isqrt();
     let merge = positions / side;
     if side * side != tokens || merge * side != positions || merge > 16 {

@@ -52,14 +52,13 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
     let rule = "only gelu_pytorch_tanh is supported";
     tower.only("hidden_activation", &["gelu_pytorch_tanh".into()], rule)?;
     tower.only("attention_bias", &[false.into()], "biases are not supported")?;
-    let size = |key: &str, max: u32, or: u32| {
-        if tower.has(key) { tower.size(key, max) } else { Ok(or) }
-    };
-    let (dim, heads) = (size("hidden_size", 1 << 20, 768)?, size("num_attention_heads", 4096, 12)?);
+    let (dim, heads) =
+        (tower.size_or("hidden_size", 1 << 20, 768)?, tower.size_or("num_attention_heads", 4096, 12)?);
     if !dim.is_multiple_of(4 * heads) {
         return Err(tower.refuse("hidden_size", format!("it must be {heads} heads of a multiple of 4")));
     }
-    let (head_dim, key_heads) = (size("head_dim", 4096, 64)?, size("num_key_value_heads", 4096, 12)?);
+    let (head_dim, key_heads) =
+        (tower.size_or("head_dim", 4096, 64)?, tower.size_or("num_key_value_heads", 4096, 12)?);
     if head_dim != dim / heads {
         return Err(
             tower.refuse("head_dim", format!("it must be {}, a head's part of the width", dim / heads))
@@ -68,15 +67,15 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
     if key_heads != heads {
         return Err(tower.refuse("num_key_value_heads", "every head must have keys of its own"));
     }
-    let merge = size("pooling_kernel_size", 16, 3)?;
+    let merge = tower.size_or("pooling_kernel_size", 16, 3)?;
     if merge == 1 {
         let rule = "the reference implementation takes empty patches for vectors where none are joined";
         return Err(tower.refuse("pooling_kernel_size", rule));
     }
-    let entries = size("position_embedding_size", 1 << 24, 10 * 1024)?;
+    let entries = tower.size_or("position_embedding_size", 1 << 24, 10 * 1024)?;
     let positions = entries.min(TOKENS[4] * merge);
     let norm_eps = tower.f64("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-    let layers = size("num_hidden_layers", 1024, 16)?;
+    let layers = tower.size_or("num_hidden_layers", 1024, 16)?;
     let standardized = tower.bool("standardize", false)?;
     let frequencies = frequencies(&tower, head_dim)?;
     draft.spec.vision = Some(Vision {
@@ -88,7 +87,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
             resampling: Resampling::Bicubic,
             fit: Fit::Fill,
             given: Given::Padded,
-            patch: size("patch_size", 256, 16)?,
+            patch: tower.size_or("patch_size", 256, 16)?,
             frames: 1,
             tokens_max: 280,
             mean: [0.5; 3],
@@ -97,7 +96,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
         },
         dim,
         heads,
-        ffn_dim: size("intermediate_size", 1 << 20, 3072)?,
+        ffn_dim: tower.size_or("intermediate_size", 1 << 20, 3072)?,
         activation: Activation::GeluTanh,
         rms: true,
         post_norms: true,

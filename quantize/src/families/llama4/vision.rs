@@ -35,10 +35,8 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     tower.only("num_channels", &[3.into()], "only red, green and blue are supported")?;
     tower.only("vision_feature_select_strategy", &["default".into()], "only default is supported")?;
     tower.only("multi_modal_projector_bias", &[false.into()], "biases are not supported")?;
-    let size = |key: &str, max: u32, or: u32| {
-        if tower.has(key) { tower.size(key, max) } else { Ok(or) }
-    };
-    let (dim, heads) = (size("hidden_size", 1 << 20, 768)?, size("num_attention_heads", 4096, 16)?);
+    let (dim, heads) =
+        (tower.size_or("hidden_size", 1 << 20, 768)?, tower.size_or("num_attention_heads", 4096, 16)?);
     if !dim.is_multiple_of(4 * heads) {
         return Err(tower.refuse("hidden_size", format!("it must be {heads} heads of a multiple of 4")));
     }
@@ -47,25 +45,25 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     if !(1..=16).contains(&merge) || f64::from(merge) * ratio != 1.0 {
         return Err(tower.refuse("pixel_shuffle_ratio", "it must be one by a whole number up to 16"));
     }
-    let (side, patch) = (size("image_size", 1 << 12, 448)?, size("patch_size", 256, 14)?);
+    let (side, patch) = (tower.size_or("image_size", 1 << 12, 448)?, tower.size_or("patch_size", 256, 14)?);
     if !side.is_multiple_of(patch * merge) {
         return Err(tower.refuse("image_size", format!("it must be a multiple of {}", patch * merge)));
     }
     let positions = side / patch;
-    let ffn_dim = size("intermediate_size", 1 << 20, 5632)?;
+    let ffn_dim = tower.size_or("intermediate_size", 1 << 20, 5632)?;
     let squares = u64::from(dim) * u64::from(merge) * u64::from(merge);
     // The reference implementation reads the width of what goes into the adapter from this key.
     if u64::from(ffn_dim) != squares {
         let rule = format!("it must be the width of the patches of a vector, {squares}");
         return Err(tower.refuse("intermediate_size", rule));
     }
-    let adapter_dim = size("projector_input_dim", 1 << 20, 4096)?;
+    let adapter_dim = tower.size_or("projector_input_dim", 1 << 20, 4096)?;
     for (key, or) in [("projector_output_dim", 4096), ("vision_output_dim", 7680)] {
-        if size(key, 1 << 20, or)? != adapter_dim {
+        if tower.size_or(key, 1 << 20, or)? != adapter_dim {
             return Err(tower.refuse(key, format!("it must be projector_input_dim, {adapter_dim}")));
         }
     }
-    let layers = size("num_hidden_layers", 1024, 34)?;
+    let layers = tower.size_or("num_hidden_layers", 1024, 34)?;
     let frequencies = frequencies(&tower, dim / heads)?;
     let tokens = positions / merge * (positions / merge);
     draft.spec.vision = Some(Vision {
