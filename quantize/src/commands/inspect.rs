@@ -96,6 +96,15 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         spec.vocab,
         spec.context
     )?;
+    describe(&mut out, spec)?;
+    writeln!(out, "stop ids    {:?}", c.generation.stop_ids)?;
+    writeln!(out, "tokenizer   {} bytes; chat template {} bytes", c.tokenizer_bytes, c.chat_template_bytes)?;
+    list_tensors(&mut out, c)?;
+    Ok(out)
+}
+
+/// What layers are made of.
+fn describe(out: &mut String, spec: &Spec) -> std::fmt::Result {
     if let Some(a) = spec.layers.iter().find_map(Layer::attention) {
         writeln!(
             out,
@@ -132,8 +141,11 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
         let names: Vec<_> = e.prompts.keys().map(String::as_str).collect();
         writeln!(out, "prompts     {}", if names.is_empty() { "none".into() } else { names.join(", ") })?;
     }
-    writeln!(out, "stop ids    {:?}", c.generation.stop_ids)?;
-    writeln!(out, "tokenizer   {} bytes; chat template {} bytes", c.tokenizer_bytes, c.chat_template_bytes)?;
+    Ok(())
+}
+
+/// How much is stored in which layout, and each tensor where that was asked for.
+fn list_tensors(out: &mut String, c: &Contents<'_>) -> std::fmt::Result {
     writeln!(
         out,
         "\n{:<8} {:>8} {:>14} {:>14} {:>12}",
@@ -160,5 +172,5 @@ fn table(c: &Contents<'_>) -> Result<String, std::fmt::Error> {
             t.name, t.layout, t.rows, t.cols, t.offset, t.bytes
         )?;
     }
-    Ok(out)
+    Ok(())
 }

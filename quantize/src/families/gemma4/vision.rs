@@ -49,6 +49,30 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
     let around = [token("boi_token_id", 255_999)?, token("eoi_token_id", 258_882)?];
     let tower = config.model("vision_config")?;
     tower.only("model_type", &["gemma4_vision".into()], "only gemma4_vision is supported")?;
+    // Of each of their tables of positions.
+    let entries = tower.size_or("position_embedding_size", 1 << 24, 10 * 1024)?;
+    let vision = Vision {
+        token: image,
+        blank_tokens: [image].into_iter().chain(others.into_iter().filter(|id| *id < vocab)).collect(),
+        blank: text.u32("pad_token_id")?.unwrap_or(0),
+        joint: text.str("use_bidirectional_attention")? == Some("vision"),
+        ..vision(&tower, entries)?
+    };
+    let (frequencies, dim) = (frequencies(&tower, vision.head_dim())?, vision.dim);
+    draft.spec.vision = Some(vision);
+    // What text models have; nothing reads it here.
+    tower.finish(&["max_position_embeddings"])?;
+    draft.computed.insert("vision.rope".into(), frequencies);
+    draft.computed.insert("vision.mean_norm".into(), vec![1.0; dim as usize]);
+    name_tensors(draft, entries as usize);
+    let around = Some(around.map(Marker::Id));
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Id(image), around));
+    draft.read_processor = Some(read_processor);
+    Ok(())
+}
+
+/// What the graph knows of the tower, whose tables of positions have so many entries.
+fn vision(tower: &Config<'_>, entries: u32) -> Result<Vision, ImportError> {
     let rule = "only gelu_pytorch_tanh is supported";
     tower.only("hidden_activation", &["gelu_pytorch_tanh".into()], rule)?;
     tower.only("attention_bias", &[false.into()], "biases are not supported")?;
@@ -72,17 +96,11 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
         let rule = "the reference implementation takes empty patches for vectors where none are joined";
         return Err(tower.refuse("pooling_kernel_size", rule));
     }
-    let entries = tower.size_or("position_embedding_size", 1 << 24, 10 * 1024)?;
     let positions = entries.min(TOKENS[4] * merge);
     let norm_eps = tower.f64("rms_norm_eps")?.unwrap_or(1e-6) as f32;
     let layers = tower.size_or("num_hidden_layers", 1024, 16)?;
     let standardized = tower.bool("standardize", false)?;
-    let frequencies = frequencies(&tower, head_dim)?;
-    draft.spec.vision = Some(Vision {
-        token: image,
-        blank_tokens: [image].into_iter().chain(others.into_iter().filter(|id| *id < vocab)).collect(),
-        blank: text.u32("pad_token_id")?.unwrap_or(0),
-        joint: text.str("use_bidirectional_attention")? == Some("vision"),
+    Ok(Vision {
         pixels: Pixels {
             resampling: Resampling::Bicubic,
             fit: Fit::Fill,
@@ -119,16 +137,7 @@ pub(super) fn read(config: &Config<'_>, text: &Config<'_>, draft: &mut Draft) ->
         vector_norm: false,
         layers: (0..layers).map(|_| VisionLayer { window: None }).collect(),
         ..Vision::default()
-    });
-    // What text models have; nothing reads it here.
-    tower.finish(&["max_position_embeddings"])?;
-    draft.computed.insert("vision.rope".into(), frequencies);
-    draft.computed.insert("vision.mean_norm".into(), vec![1.0; dim as usize]);
-    name_tensors(draft, entries as usize);
-    let around = Some(around.map(Marker::Id));
-    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Id(image), around));
-    draft.read_processor = Some(read_processor);
-    Ok(())
+    })
 }
 
 /// Inverse frequencies of each coordinate, which turns half of a head.

@@ -31,6 +31,27 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
     }
     let tower = config.model("vision_config")?;
     tower.only("model_type", &["llama4_vision_model".into()], "only llama4_vision_model is supported")?;
+    let vision = vision(&tower, image)?;
+    let frequencies = frequencies(&tower, vision.head_dim())?;
+    draft.spec.vision = Some(vision);
+    // What nothing reads, and what is dropped in training.
+    tower.finish(&["norm_eps", "projector_dropout", "vision_feature_layer"])?;
+    draft.computed.insert("vision.rope".into(), frequencies);
+    name_tensors(draft);
+    draft.image_markers = Some(ImageMarkers {
+        key: "image_token_index",
+        token: Marker::Text("<|patch|>"),
+        written: Some(Marker::Text("<|image|>")),
+        around: Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text)),
+        tiles: Some(["<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>"].map(Marker::Text)),
+        lines: false,
+    });
+    draft.read_processor = Some(read_processor);
+    Ok(())
+}
+
+/// What the graph knows of the tower, whose vectors stand in the place of `token`.
+fn vision(tower: &Config<'_>, token: u32) -> Result<Vision, ImportError> {
     tower.only("hidden_act", &["gelu".into()], "only gelu is supported")?;
     tower.only("num_channels", &[3.into()], "only red, green and blue are supported")?;
     tower.only("vision_feature_select_strategy", &["default".into()], "only default is supported")?;
@@ -64,10 +85,9 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
         }
     }
     let layers = tower.size_or("num_hidden_layers", 1024, 34)?;
-    let frequencies = frequencies(&tower, dim / heads)?;
     let tokens = positions / merge * (positions / merge);
-    draft.spec.vision = Some(Vision {
-        token: image,
+    Ok(Vision {
+        token,
         blank_tokens: Vec::new(),
         pixels: Pixels {
             resampling: Resampling::Bilinear,
@@ -96,21 +116,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft) -> Result<(), ImportE
         vector_norm: false,
         layers: (0..layers).map(|_| VisionLayer { window: None }).collect(),
         ..Vision::default()
-    });
-    // What nothing reads, and what is dropped in training.
-    tower.finish(&["norm_eps", "projector_dropout", "vision_feature_layer"])?;
-    draft.computed.insert("vision.rope".into(), frequencies);
-    name_tensors(draft);
-    draft.image_markers = Some(ImageMarkers {
-        key: "image_token_index",
-        token: Marker::Text("<|patch|>"),
-        written: Some(Marker::Text("<|image|>")),
-        around: Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text)),
-        tiles: Some(["<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>"].map(Marker::Text)),
-        lines: false,
-    });
-    draft.read_processor = Some(read_processor);
-    Ok(())
+    })
 }
 
 /// Inverse frequencies of each coordinate, which turns half of a head.

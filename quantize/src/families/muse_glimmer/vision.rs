@@ -48,8 +48,35 @@ pub(in super::super) fn read(
     let tower = config.model("vision_config")?;
     let kind = format!("{family}_vision");
     tower.only("model_type", &[kind.as_str().into()], &format!("only {kind} is supported"))?;
+    let vision = vision(config, &tower, draft.spec.vocab, laid)?;
+    let frequencies = frequencies(&tower, vision.head_dim())?;
+    draft.spec.vision = Some(vision);
+    // The product of the sides of the table, which nothing reads.
+    tower.finish(&["max_position_embeddings"])?;
+    draft.computed.insert("vision.rope".into(), frequencies);
+    draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
+    name_tensors(draft);
+    let around = Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text));
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|patch|>"), around));
+    draft.video_markers = Some(VideoMarkers {
+        token: "<|video|>",
+        begin: Some("<|vid_start|>"),
+        time: ["Time: ", "s"],
+        middle: false,
+        before: None,
+        after: None,
+        between: Some("<|vid_frame_separator|>"),
+        end: Some("<|vid_end|>"),
+    });
+    draft.read_processor = Some(read_processor);
+    draft.read_video_processor = Some(read_video_processor);
+    Ok(())
+}
+
+/// What the graph knows of the tower of a model of `vocab` tokens.
+fn vision(config: &Config<'_>, tower: &Config<'_>, vocab: u32, laid: Laid) -> Result<Vision, ImportError> {
     let gelu = |config: &Config<'_>, key: &str| config.only(key, &["gelu".into()], "only gelu is supported");
-    gelu(&tower, "hidden_act")?;
+    gelu(tower, "hidden_act")?;
     gelu(config, "projector_hidden_act")?;
     let (dim, heads) = (tower.size("hidden_size", 1 << 20)?, tower.size("num_attention_heads", 4096)?);
     let (merge, positions) = (tower.size("merge_size", 16)?, tower.size("pos_emb_height", 1 << 12)?);
@@ -60,22 +87,21 @@ pub(in super::super) fn read(
     let wide = u64::from(dim) * u64::from(merge) * u64::from(merge);
     let rule = format!("it must be hidden_size times merge_size squared, {wide}");
     config.only("out_hidden_size", &[wide.into()], &rule)?;
-    let frequencies = frequencies(&tower, dim / heads)?;
     let token = |key: &str| -> Result<Option<u32>, ImportError> {
         let id = config.u32(key)?.ok_or_else(|| config.refuse(key, "it must be the id of a token"))?;
-        Ok((id < draft.spec.vocab).then_some(id))
+        Ok((id < vocab).then_some(id))
     };
     let image = token("image_token_id")?;
-    let rule = format!("it must be below vocab_size {}", draft.spec.vocab);
+    let rule = format!("it must be below vocab_size {vocab}");
     let image = image.ok_or_else(|| config.refuse("image_token_id", rule))?;
     let of_videos = token("video_token_id")?;
     let others = [of_videos, config.u32("audio_token_id")?];
-    let others = others.into_iter().flatten().filter(|id| *id < draft.spec.vocab);
+    let others = others.into_iter().flatten().filter(|id| *id < vocab);
     let norm_eps = tower.f64("layer_norm_eps")?;
     let norm_eps =
         norm_eps.ok_or_else(|| tower.refuse("layer_norm_eps", "it must be a number above zero"))?;
     let frames = tower.size("patch_temporal", 16)?;
-    draft.spec.vision = Some(Vision {
+    Ok(Vision {
         token: image,
         blank_tokens: [image].into_iter().chain(others).collect(),
         pixels: Pixels {
@@ -108,29 +134,9 @@ pub(in super::super) fn read(
             fit: Fit::Shape,
             tokens_max: 144,
         }),
-        layers: layers(&tower, positions)?,
+        layers: layers(tower, positions)?,
         ..Vision::default()
-    });
-    // The product of the sides of the table, which nothing reads.
-    tower.finish(&["max_position_embeddings"])?;
-    draft.computed.insert("vision.rope".into(), frequencies);
-    draft.computed.insert("vision.norm".into(), vec![1.0; draft.spec.dim as usize]);
-    name_tensors(draft);
-    let around = Some(["<|image_start|>", "<|image_end|>"].map(Marker::Text));
-    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|patch|>"), around));
-    draft.video_markers = Some(VideoMarkers {
-        token: "<|video|>",
-        begin: Some("<|vid_start|>"),
-        time: ["Time: ", "s"],
-        middle: false,
-        before: None,
-        after: None,
-        between: Some("<|vid_frame_separator|>"),
-        end: Some("<|vid_end|>"),
-    });
-    draft.read_processor = Some(read_processor);
-    draft.read_video_processor = Some(read_video_processor);
-    Ok(())
+    })
 }
 
 /// Windows are as wide as the table of positions; every fourth layer and the last have none where nothing is said.

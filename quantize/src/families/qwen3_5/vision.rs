@@ -5,7 +5,9 @@
 //! and are turned from 1 on in place of 0, by which no product of the two differs. Its patches hold all frames of a
 //! channel, ours all channels of a frame: the columns of the first matrix are in that order.
 
-use muse_format::{Activation, Fit, Given, Laid, Pixels, Resampling, Taken, Video, Vision, VisionLayer};
+use muse_format::{
+    Activation, Fit, Given, Laid, Pixels, Resampling, Spec, Taken, Video, Vision, VisionLayer,
+};
 
 use super::super::config::Config;
 use super::super::origin::Named;
@@ -33,11 +35,36 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     let kinds = [format!("{family}_vision"), family.to_owned()];
     let rule = format!("only {} is supported", kinds[0]);
     tower.only("model_type", &kinds.map(Into::into), &rule)?;
+    let vision = vision(config, &tower, &draft.spec)?;
+    let frequencies = frequencies(&tower, vision.head_dim())?;
+    draft.spec.vision = Some(vision);
+    tower.finish(&[])?;
+    draft.computed.insert("vision.rope".into(), frequencies);
+    name_tensors(draft);
+    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|image_pad|>"), None));
+    // The template writes the first and the last of these around a video as well, which the reference keeps.
+    draft.video_markers = Some(VideoMarkers {
+        token: "<|video_pad|>",
+        begin: None,
+        time: ["<", " seconds>"],
+        middle: true,
+        before: Some("<|vision_start|>"),
+        after: Some("<|vision_end|>"),
+        between: None,
+        end: None,
+    });
+    draft.read_processor = Some(read_processor);
+    draft.read_video_processor = Some(read_video_processor);
+    Ok(())
+}
+
+/// What the graph knows of the tower of a model of `text`.
+fn vision(config: &Config<'_>, tower: &Config<'_>, text: &Spec) -> Result<Vision, ImportError> {
     tower.only("hidden_act", &["gelu_pytorch_tanh".into()], "only gelu_pytorch_tanh is supported")?;
     tower.only("in_channels", &[3.into()], "only red, green and blue are supported")?;
     let none = serde_json::json!([]);
     tower.only("deepstack_visual_indexes", &[none], "vectors of earlier layers are not supported")?;
-    let text_dim = draft.spec.dim;
+    let text_dim = text.dim;
     let rule = format!("it must be the hidden_size of the text model, {text_dim}");
     tower.only("out_hidden_size", &[text_dim.into()], &rule)?;
     let (dim, heads) = (tower.size("hidden_size", 1 << 20)?, tower.size("num_heads", 4096)?);
@@ -54,12 +81,10 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
     let adapter_dim = u32::try_from(adapter_dim)
         .map_err(|_| tower.refuse("hidden_size", "squares of so wide patches are too wide"))?;
     let layers = tower.size("depth", 1024)?;
-    let frequencies = frequencies(&tower, dim / heads)?;
-    let blank_tokens = Vec::new();
-    let of_videos = config.u32("video_token_id")?.filter(|id| *id < draft.spec.vocab);
-    draft.spec.vision = Some(Vision {
-        token: config.size("image_token_id", draft.spec.vocab)?,
-        blank_tokens,
+    let of_videos = config.u32("video_token_id")?.filter(|id| *id < text.vocab);
+    Ok(Vision {
+        token: config.size("image_token_id", text.vocab)?,
+        blank_tokens: Vec::new(),
         pixels: Pixels {
             resampling: Resampling::Bicubic,
             // As published.
@@ -102,25 +127,7 @@ pub(super) fn read(config: &Config<'_>, draft: &mut Draft, family: &str) -> Resu
         axes: Some(axes(&config.model("text_config")?)?),
         layers: (0..layers).map(|_| VisionLayer { window: None }).collect(),
         ..Vision::default()
-    });
-    tower.finish(&[])?;
-    draft.computed.insert("vision.rope".into(), frequencies);
-    name_tensors(draft);
-    draft.image_markers = Some(ImageMarkers::new("image_token_id", Marker::Text("<|image_pad|>"), None));
-    // The template writes the first and the last of these around a video as well, which the reference keeps.
-    draft.video_markers = Some(VideoMarkers {
-        token: "<|video_pad|>",
-        begin: None,
-        time: ["<", " seconds>"],
-        middle: true,
-        before: Some("<|vision_start|>"),
-        after: Some("<|vision_end|>"),
-        between: None,
-        end: None,
-    });
-    draft.read_processor = Some(read_processor);
-    draft.read_video_processor = Some(read_video_processor);
-    Ok(())
+    })
 }
 
 /// How many frequencies of the text model turn by an image's rows, and by its columns.
