@@ -72,9 +72,10 @@ fn tiles<E: Run, const N: usize, const T: usize>(scores: &mut [Scores], q: &[&[f
                 // SAFETY: row `i` of tile `t` is inside `keys` by the first assertion.
                 *key = unsafe { load_half(from, pair, half, u16::MAX) };
                 if half == 0 || E::elements(32) == 32 {
-                    // The next tiles of as many, once where two rows share elements; any address may be asked for.
+                    // The next tiles of as many, once where two rows share elements, into the second cache: a Zen 4's
+                    // first one takes few lines at once. Any address may be asked for.
                     let next = from.wrapping_add(T * tile + E::elements(i * TILE_POSITIONS));
-                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 }
             }
             for (sums, q) in sums.iter_mut().zip(q) {
@@ -177,9 +178,9 @@ fn strip<E: Run, const N: usize, const C: usize>(
             unsafe {
                 let from = values.as_ptr().add(p * row);
                 *value = load_half(from, pair, half, mask);
-                // Any address may be asked for.
+                // As keys are.
                 let next = from.wrapping_add(AHEAD * row + E::elements(first + 16 * c));
-                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
             }
         }
         for (sums, weights) in sums.iter_mut().zip(weights) {
