@@ -295,9 +295,9 @@ async fn the_manager_names_its_errors_too() {
 async fn a_message_of_too_many_parts_is_refused_as_it_is_read() {
     let daemon = daemon().await;
     let session = daemon.open().await;
-    let (name, text) = refused(&session, &vec![Options::new(); (1 << 18) + 1], Options::new()).await;
+    let (name, text) = refused(&session, &vec![Options::new(); (1 << 19) + 1], Options::new()).await;
     assert_eq!(name, "org.freedesktop.DBus.Error.InvalidArgs");
-    assert!(text.contains("more than 262144 dictionaries"), "{text}");
+    assert!(text.contains("more than 524288 dictionaries"), "{text}");
     assert_eq!(session.respond("well").await.finish().await.0, "echo: well");
 }
 

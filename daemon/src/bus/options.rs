@@ -154,7 +154,6 @@ const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 /// [`Error::InvalidMessage`] with the index of the message, [`Error::LimitExceeded`], [`Error::Unsupported`].
 pub fn messages(conversation: Conversation, limits: &Limits) -> Result<Vec<Message>, Error> {
     let wire = conversation.0;
-    bounded("the conversation has", wire.len(), limits.messages as usize, "messages")?;
     if wire.is_empty() {
         return Err(Error::EmptyPrompt("the prompt is empty: the conversation has no messages".into()));
     }
@@ -174,6 +173,16 @@ const KEYS: [&str; 6] = ["role", "content", "reasoning", "tool_calls", "tool_cal
 const IMAGES: &str = "images";
 const VIDEOS: &str = "videos";
 const AUDIO: &str = "audio";
+
+/// Refuses a conversation of too many messages, or of more text than they may have, before it waits for anything.
+pub fn bounded_texts(conversation: &Conversation, limits: &Limits) -> Result<(), Error> {
+    bounded("the conversation has", conversation.0.len(), limits.messages as usize, "messages")?;
+    let texts = conversation.0.iter().flatten().map(|(key, value)| match value {
+        Value::Text(text) if key != "role" => text.len(),
+        _ => 0,
+    });
+    bounded("the conversation has", texts.sum(), limits.text_bytes(), "bytes of text")
+}
 
 /// Whether a conversation comes with files.
 pub fn has_files(conversation: &Conversation) -> bool {

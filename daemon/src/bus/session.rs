@@ -10,7 +10,7 @@ use zbus::{Connection, ObjectServer, OwnedObjectPath, interface};
 
 use super::client_of;
 use super::error::Error;
-use super::options::{Keys, has_files, messages};
+use super::options::{Keys, bounded_texts, has_files, messages};
 use super::wire::{Conversation, Options};
 use crate::service::{self, Answer, Service};
 use crate::stream::{self, End};
@@ -58,7 +58,7 @@ impl Session {
     /// WebP files (a memfd will do), which stand in front of its text, and behind them videos a(hatd): of each a file
     /// descriptor, of a file that has the video's frames one behind the other, each a PNG, JPEG or WebP and all of one size;
     /// the bytes of each frame; and how many there are a second. Behind those it may have audio ah, WAV or FLAC files. What a
-    /// model does not take is an error.
+    /// model does not take is an error, and so are more than 64 descriptors of one call.
     ///
     /// options: max_tokens u, temperature d (0 is greedy), top_p d, top_k u, min_p d, repetition_penalty d, seed t,
     /// stop as (ends the text, not the reasoning), mode s (instant, thinking, contemplating: how hard a model thinks that
@@ -91,6 +91,7 @@ impl Session {
         let mut keys = Keys::new(options);
         let generate = keys.generate(limits)?;
         keys.finish()?;
+        bounded_texts(&messages, limits)?;
         let _asking = self.session.ask()?;
         let _room = match has_files(&messages) {
             true => Some(self.service.room_for_files(&self.session).await?),

@@ -1,4 +1,4 @@
-//! Arguments as they come off the wire. What they are made of is counted before it is made: a dictionary without keys is
+//! Arguments as they come off the wire. What they are made of is counted as it is read: a dictionary without keys is
 //! eight bytes of a message and many more of memory.
 
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use std::os::fd::OwnedFd;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess};
 use zbus::{Signature, Type};
 
-/// Dictionaries, keys and elements of arrays that one argument may have: a message of role and content has three, and a
-/// configuration allows 65,536 messages at most.
-const PIECES: usize = 4 << 16;
+/// Dictionaries, keys and elements of arrays that one argument may have: a tool's message has five, and a configuration
+/// allows 65,536 messages at most.
+const PIECES: usize = 8 << 16;
 
-/// File descriptors that one argument may name: the kernel sends no more of them at once, but one may be named again and
-/// again.
-const FILES: usize = 253;
+/// File descriptors that one argument may name, one as often as it likes. Each becomes one of the daemon's own, of which the
+/// unit allows 8192 (`LimitNOFILE`): 64 sessions may ask at once.
+const FILES: usize = 64;
 
 pub type Dictionary = HashMap<String, Value>;
 
@@ -34,7 +34,7 @@ pub enum Value {
     Files(Vec<OwnedFd>),
     Videos(Vec<WireVideo>),
     /// Of a type that no key has; it is not kept.
-    Other(Signature),
+    Other(Box<str>),
 }
 
 impl Value {
@@ -49,7 +49,7 @@ impl Value {
             Self::Texts(_) => "as",
             Self::Files(_) => "ah",
             Self::Videos(_) => "a(hatd)",
-            Self::Other(signature) => return signature.to_string(),
+            Self::Other(signature) => signature,
         };
         known.to_owned()
     }
@@ -140,6 +140,7 @@ impl<'de> Read<'de> for WireVideo {
     fn read<D: Deserializer<'de>>(from: D, room: &mut Room) -> Result<Self, D::Error> {
         room.file()?;
         let (file, sizes, rate) = <(zbus::OwnedFd, Vec<u64>, f64)>::deserialize(from)?;
+        sizes.iter().try_for_each(|_| room.piece())?;
         Ok((file.into(), sizes, rate))
     }
 }
@@ -205,8 +206,9 @@ impl<'de> de::Visitor<'de> for Reader<'_, Value> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let signature: Signature = required(from.next_element()?)?;
-        let room = self.0;
-        match signature.to_string().as_str() {
+        // A parsed one is many times as large.
+        let (signature, room) = (signature.to_string(), self.0);
+        match signature.as_str() {
             "b" => required(from.next_element()?).map(Value::Flag),
             "u" => required(from.next_element()?).map(Value::Small),
             "t" => required(from.next_element()?).map(Value::Large),
@@ -217,7 +219,7 @@ impl<'de> de::Visitor<'de> for Reader<'_, Value> {
             "a(hatd)" => required(from.next_element_seed(reader(room))?).map(Value::Videos),
             _ => {
                 required(from.next_element::<IgnoredAny>()?)?;
-                Ok(Value::Other(signature))
+                Ok(Value::Other(signature.into()))
             }
         }
     }
@@ -254,6 +256,7 @@ mod tests {
             ("as".into(), vec!["y", ""].into()),
             ("aav".into(), vec![vec![Variant::from(1u8)]].into()),
             ("v".into(), Variant::Variant(Box::new((1u8, "z").into()))),
+            ("(ys)".into(), (1u8, "z").into()),
         ]);
         let read: Options = read(&sent).unwrap();
         assert_eq!(read.0.len(), sent.len());
@@ -265,7 +268,7 @@ mod tests {
                 Value::Double(value) => *value == 0.5 && key == "d",
                 Value::Text(value) => value == "x" && key == "s",
                 Value::Texts(value) => *value == ["y", ""] && key == "as",
-                Value::Other(_) => matches!(key.as_str(), "aav" | "v"),
+                Value::Other(_) => matches!(key.as_str(), "aav" | "v" | "(ys)"),
                 Value::Files(_) | Value::Videos(_) => false,
             };
             assert!(fine, "{key}: {value:?}");
@@ -289,7 +292,7 @@ mod tests {
         for (case, read) in cases {
             let problem = read.expect_err(case);
             assert!(
-                problem.contains("more than 262144 dictionaries, keys and elements"),
+                problem.contains("more than 524288 dictionaries, keys and elements"),
                 "{case}: {problem}"
             );
         }
@@ -313,7 +316,7 @@ mod tests {
                 }
                 Err(problem) => {
                     let problem = problem.to_string();
-                    assert!(!fine && problem.contains("more than 253 file descriptors"), "{problem}");
+                    assert!(!fine && problem.contains("more than 64 file descriptors"), "{problem}");
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
-use muse_daemon::bus::options::{Keys, messages};
+use muse_daemon::bus::options::{Keys, bounded_texts, messages};
 use muse_daemon::bus::wire::{Conversation, Options};
 use muse_daemon::config::{Config, Limits};
 use zbus::wire::serialized::{Context, Data};
@@ -110,6 +110,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut keys = Keys::new(options);
     if keys.generate(&LIMITS).is_ok() {
         let _ = keys.finish();
+    }
+    if bounded_texts(&conversation, &LIMITS).is_err() {
+        return;
     }
     if let Ok(messages) = messages(conversation, &LIMITS) {
         let text: usize = messages.iter().map(|message| message.content.len()).sum();
