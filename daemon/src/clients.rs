@@ -7,7 +7,7 @@ use zbus::names::BusName;
 use zbus::{Connection, MatchRule, MessageStream, fdo, message};
 
 use crate::bus;
-use crate::service::{Client, Service, User};
+use crate::service::{Client, Error, Service, User};
 
 /// Sees clients leave from the moment it is made.
 pub struct Watcher {
@@ -64,10 +64,17 @@ async fn end_sessions(connection: &Connection, service: &Service, client: &Clien
     }
 }
 
-/// Whose process `client` is, as the bus says.
-pub async fn user_of(connection: &Connection, client: &Client) -> User {
-    let name = BusName::try_from(client.as_deref()?).ok()?;
-    fdo::DBusProxy::new(connection).await.ok()?.get_connection_unix_user(name).await.ok()
+/// Whose process `client` is, as the bus says; `None` on a connection without a bus.
+///
+/// # Errors
+/// [`Error::UnknownUser`] where the bus does not say, as of a client that has left: nobody is counted as nobody's.
+pub async fn user_of(connection: &Connection, client: &Client) -> Result<User, Error> {
+    let Some(name) = client else { return Ok(None) };
+    let asked = async {
+        let name = BusName::try_from(name.as_str())?;
+        Ok(fdo::DBusProxy::new(connection).await?.get_connection_unix_user(name).await?)
+    };
+    asked.await.map(Some).map_err(|problem: zbus::Error| Error::UnknownUser { problem: problem.to_string() })
 }
 
 /// False where `client` has left the bus.

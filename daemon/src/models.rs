@@ -92,7 +92,7 @@ struct Loaded {
     info: ModelInfo,
     /// Counts loads, so that a session knows whether its cache is still there.
     generation: u64,
-    /// Whose requests use it, each as often as it has requests.
+    /// Whose requests use it, one with files twice while they are read.
     leases: Vec<User>,
     used: Instant,
 }
@@ -322,20 +322,18 @@ impl Models {
     pub async fn unload(&self, name: &str, user: User, force: bool) -> Result<(), Error> {
         let _loading = self.loading.lock().await;
         let theirs = |lease: &&User| **lease != user && user != ROOT;
-        let (answers, others) = {
-            let table = lock(&self.table);
-            let leases = table.get(name).and_then(|e| e.loaded.as_ref()).map_or(&[][..], |l| &l.leases);
-            (leases.len(), leases.iter().filter(theirs).count())
-        };
-        if answers > 0 && !force {
-            return Err(Error::ModelInUse { name: name.into(), answers });
-        }
-        if others > 0 {
-            return Err(Error::ModelInUseByOthers { name: name.into(), answers: others });
-        }
-        // Between the check and this an answer may have begun: then nothing is unloaded unless it may be forced.
-        self.unload_where(name, |l| l.leases.iter().all(|lease| force && !theirs(&lease)));
-        Ok(())
+        let mut refusal = None;
+        self.unload_where(name, |loaded| {
+            let (answers, others) = (loaded.leases.len(), loaded.leases.iter().filter(theirs).count());
+            let name = name.to_owned();
+            if others > 0 {
+                refusal = Some(Error::ModelInUseByOthers { name, answers: others });
+            } else if answers > 0 && !force {
+                refusal = Some(Error::ModelInUse { name, answers });
+            }
+            refusal.is_none()
+        });
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Unloads what nobody has used for `idle`. Returns when the next model would become idle.
@@ -350,7 +348,7 @@ impl Models {
         table.values().filter_map(|e| e.loaded.as_ref()).map(|l| l.used + idle).min()
     }
 
-    fn unload_where(&self, name: &str, condition: impl Fn(&Loaded) -> bool) -> bool {
+    fn unload_where(&self, name: &str, condition: impl FnOnce(&Loaded) -> bool) -> bool {
         {
             let mut table = lock(&self.table);
             let Some(entry) = table.get_mut(name) else { return false };

@@ -24,7 +24,9 @@ pub enum Error {
     Load { name: String, problem: String },
     #[error("model {name} does not fit: {problem}")]
     OverBudget { name: String, problem: String },
-    #[error("{answers} answers are running on model {name}; wait for them, or unload with force to end them")]
+    #[error(
+        "{answers} answers are running on model {name}; wait for them, or unload with force to end your own"
+    )]
     ModelInUse { name: String, answers: usize },
     #[error(
         "{answers} answers of other users are running on model {name}; wait for them, or unload as root to end them"
@@ -38,6 +40,8 @@ pub enum Error {
     TooManySessions { open: usize },
     #[error("this session is closed")]
     Closed,
+    #[error("the bus does not say whose call this is: {problem}")]
+    UnknownUser { problem: String },
     #[error("a stream could not be made: {0}")]
     Stream(#[source] std::io::Error),
     #[error("the service is stopping")]

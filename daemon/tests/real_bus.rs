@@ -53,6 +53,20 @@ async fn a_session_belongs_to_the_client_that_made_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_may_end_his_own_answers() {
+    let bus = Bus::start();
+    let _service = serve(&bus).await;
+    let session = bus.caller().await.open("sim").await.unwrap();
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    let refused = bus.musectl(&["unload", "sim"], "").await;
+    assert!(!refused.status.success() && text(&refused.stderr).contains("1 answers are running"));
+    let forced = bus.musectl(&["unload", "sim", "--force"], "").await;
+    assert!(forced.status.success(), "{}", text(&forced.stderr));
+    assert_eq!(stream.finish().await.1["event"], "error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_the_bus_takes_its_sessions_along() {
     let bus = Bus::start();
     let service = serve(&bus).await;

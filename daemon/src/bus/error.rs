@@ -68,7 +68,7 @@ impl From<service::Error> for Error {
             | E::TooManySessionsOfClient { .. }
             | E::TooManySessionsOfUser { .. } => Self::LimitExceeded(text),
             E::Closed => Self::SessionClosed(text),
-            E::Stream(_) => Self::Failed(text),
+            E::Stream(_) | E::UnknownUser { .. } => Self::Failed(text),
             E::Stopping => Self::ShuttingDown(text),
             E::Refused(refusal) => refused(&refusal, text),
         }

@@ -36,7 +36,7 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         Keys::new(options).finish()?;
         let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await;
+        let user = crate::clients::user_of(connection, &client).await?;
         let opened = self.service.open(client.clone(), user, model).await?;
         let path = session::publish(connection.object_server(), self.service.clone(), opened.clone()).await?;
         // A client that left while its session was made was not there to be noticed leaving.
@@ -76,7 +76,7 @@ impl Manager {
         let prompt = if raw { raw_prompt(prompt, system)? } else { chat_prompt(prompt, system) };
 
         let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await;
+        let user = crate::clients::user_of(connection, &client).await?;
         let session = self.service.open(client.clone(), user, &model).await?;
         let answer = match crate::clients::is_present(connection, &client).await {
             true => self.service.respond(&session, prompt, generate).await,
@@ -120,7 +120,7 @@ impl Manager {
         bounded("the texts have", bytes, limits.text_bytes(), "bytes")?;
 
         let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await;
+        let user = crate::clients::user_of(connection, &client).await?;
         let session = self.service.open(client.clone(), user, model).await?;
         let embedding = match crate::clients::is_present(connection, &client).await {
             true => self.service.embed(&session, texts, options).await,
@@ -169,7 +169,7 @@ impl Manager {
         let force = keys.flag("force")?;
         keys.finish()?;
         let name = self.service.models.resolve(model).await?;
-        let user = crate::clients::user_of(connection, &client_of(&header)).await;
+        let user = crate::clients::user_of(connection, &client_of(&header)).await?;
         Ok(self.service.models.unload(&name, user, force).await?)
     }
 

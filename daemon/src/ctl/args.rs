@@ -73,7 +73,7 @@ pub enum Command {
     Unload {
         /// A model's name or an alias
         model: String,
-        /// End your answers that run on it, and as root everybody's
+        /// End your answers that run on it, where nobody else's do; as root, everybody's
         #[arg(long)]
         force: bool,
     },
