@@ -19,7 +19,7 @@ fi
 # is its own: cargo builds most of what it finds anew where RUSTC_BOOTSTRAP has changed.
 packages=(muse-format muse-kernels muse-boards muse-runtime muse-quantize mused muse-fuzz
   claxon derivre hound image image-webp llguidance minijinja minijinja-contrib png safetensors tokenizers toml_parser zbus
-  zune-jpeg)
+  zune-jpeg fdeflate fancy-regex serde_json spm_precompiled toktrie zbus_utils)
 coverage=-Cllvm-args=-sanitizer-coverage
 flags="'--cfg=fuzzing', '-Zsanitizer=address', '-Cpasses=sancov-module', '$coverage-level=4'"
 flags+=", '$coverage-inline-8bit-counters', '$coverage-pc-table', '$coverage-trace-compares'"

@@ -24,7 +24,7 @@ fn changed(changes: &[u8]) -> Vec<u8> {
     for change in changes.chunks_exact(5) {
         let [place, low, high, how, with] = *change else { unreachable!() };
         let at = usize::from(u16::from_le_bytes([low, high]));
-        let at = if place & 1 == 0 { at % 4096 } else { (tail + at).min(file.len()) };
+        let at = if place & 1 == 0 { at % 4096 } else { (tail + at % (FILE.len() - tail)).min(file.len()) };
         match how % 8 {
             0 if at < file.len() => drop(file.remove(at)),
             1 => file.insert(at, with),
