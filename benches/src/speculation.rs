@@ -243,6 +243,9 @@ fn answers(engine: Box<dyn Engine>, rounds: u32) -> Result<Vec<Answered>, BenchE
             rows.push(row(request, copies, temperature, &plain, &speculated));
         }
     }
+    // So that its memory is free for what is measured next.
+    scheduler.stop();
+    scheduler.join();
     Ok(rows)
 }
 

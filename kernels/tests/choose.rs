@@ -22,6 +22,8 @@ fn with_each(
         ($backend:expr, $name:expr) => {{
             let backend = $backend;
             backend.reserve_choose(shape.capacity as usize).unwrap();
+            // Room for the sums of parts.
+            backend.reserve(64, 1024).unwrap();
             let mut cache = backend.cache(shape).unwrap();
             backend.store(&mut cache, keys, keys, &[span]).unwrap();
             let mut call = |run: Run<'_>| match run {

@@ -1,6 +1,7 @@
 //! Keys and values in host memory.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::f16;
 use rustix::mm::{Advice, madvise};
@@ -89,19 +90,27 @@ pub(crate) fn zeroed<T: Clone + Default>(len: usize) -> Result<Vec<T>, BackendEr
     Ok(values)
 }
 
-/// Size and alignment of a huge page on the systems that this runs on.
+/// Size and alignment of a huge page on the systems that this runs on, as muse-runtime's of the kernel's reserve.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Of memory that was not touched yet: an answer reads all of a cache for each token, and in small pages waits for their
-/// addresses. What does not fill a huge page, and where the kernel has none, stays as it is.
+/// addresses. What is not a whole aligned page, which may be all of less than two, and where the kernel has none, stays as it
+/// is.
 fn ask_for_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    let range = memory.as_mut_ptr_range();
-    let skipped = range.start.cast::<u8>().align_offset(HUGE_PAGE);
-    let len = size_of_val(memory).saturating_sub(skipped) / HUGE_PAGE * HUGE_PAGE;
-    if len > 0 {
+    let start = memory.as_mut_ptr();
+    let pages = whole_pages(start.addr(), size_of_val(memory));
+    if !pages.is_empty() {
         // SAFETY: the pages are inside `memory`, and advice changes nothing that is read or written there.
-        let _ = unsafe { madvise(range.start.wrapping_byte_add(skipped).cast(), len, Advice::LinuxHugepage) };
+        let _ = unsafe {
+            madvise(start.wrapping_byte_add(pages.start).cast(), pages.len(), Advice::LinuxHugepage)
+        };
     }
+}
+
+/// The bytes of memory at `address` that whole huge pages are.
+fn whole_pages(address: usize, bytes: usize) -> Range<usize> {
+    let start = address.next_multiple_of(HUGE_PAGE) - address;
+    start..start + bytes.saturating_sub(start) / HUGE_PAGE * HUGE_PAGE
 }
 
 /// The slot and position of every row of a batch, in order.
@@ -307,6 +316,21 @@ mod tests {
                 assert!((v + key(p, head, i)).abs() <= value_error * 11.0, "{dtype} {p} {head} {i}: {v}");
                 assert_eq!(read(0, p, head, i), (0.0, 0.0), "another slot was touched");
             }
+        }
+    }
+
+    #[test]
+    fn whole_pages_are_inside_the_memory() {
+        let cases = [
+            (0, 0, 0..0),
+            (0, HUGE_PAGE - 1, 0..0),
+            (0, HUGE_PAGE, 0..HUGE_PAGE),
+            (HUGE_PAGE + 16, 2 * HUGE_PAGE - 17, HUGE_PAGE - 16..HUGE_PAGE - 16),
+            (HUGE_PAGE + 16, 2 * HUGE_PAGE - 16, HUGE_PAGE - 16..2 * HUGE_PAGE - 16),
+            (16, 8, HUGE_PAGE - 16..HUGE_PAGE - 16),
+        ];
+        for (address, bytes, expected) in cases {
+            assert_eq!(whole_pages(address, bytes), expected, "{bytes} at {address}");
         }
     }
 

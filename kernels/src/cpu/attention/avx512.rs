@@ -73,7 +73,7 @@ fn tiles<E: Run, const N: usize, const T: usize>(scores: &mut [Scores], q: &[&[f
                 *key = unsafe { load_half(from, pair, half, u16::MAX) };
                 if half == 0 || E::elements(32) == 32 {
                     // The next tiles of as many, once where two rows share elements, into the second cache: a Zen 4's
-                    // first one takes few lines at once. Any address may be asked for.
+                    // first one takes few lines at once (others were not measured). Any address may be asked for.
                     let next = from.wrapping_add(T * tile + E::elements(i * TILE_POSITIONS));
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 }

@@ -96,7 +96,7 @@ fn every_variant_agrees() {
     }
 }
 
-/// How positions are split for one row each of `slots` sequences at `position`.
+/// Into how many parts positions are split for one row each of `slots` sequences at `position`.
 fn parts(slots: u32, position: u32, threads: usize, room: usize) -> usize {
     parts_of_rows(1, slots, position, threads, room)
 }

@@ -99,7 +99,8 @@ impl<'a> Work<'a> {
     }
 
     /// How many parts to split positions into so that `threads` have work: 1 where a span is a prompt's, where there are
-    /// units enough for two a thread, and where `room` elements do not hold the sums.
+    /// units enough for two a thread, where no span's first row sees enough for two, and where `room` elements do not hold
+    /// the sums.
     pub(super) fn parts(&self, most: usize, threads: usize, room: usize) -> usize {
         if threads == 1 || self.spans.iter().any(|span| span.len >= PROMPT_ROWS) {
             return 1;
