@@ -15,11 +15,12 @@ else
   targets=("$1")
 fi
 
-# The fuzzer is told of our crates and of what reads for them. All else is built as for tests, which is much faster. The folder
+# The fuzzer is told of our crates and of what reads for them (not zbus_utils, the bus's signatures: with it zbus does not
+# compile). All else is built as for tests, which is much faster. The folder
 # is its own: cargo builds most of what it finds anew where RUSTC_BOOTSTRAP has changed.
 packages=(muse-format muse-kernels muse-boards muse-runtime muse-quantize mused muse-fuzz
   claxon derivre hound image image-webp llguidance minijinja minijinja-contrib png safetensors tokenizers toml_parser zbus
-  zune-jpeg fdeflate fancy-regex serde_json spm_precompiled toktrie zbus_utils)
+  zune-jpeg fdeflate fancy-regex serde_json spm_precompiled toktrie)
 coverage=-Cllvm-args=-sanitizer-coverage
 flags="'--cfg=fuzzing', '-Zsanitizer=address', '-Cpasses=sancov-module', '$coverage-level=4'"
 flags+=", '$coverage-inline-8bit-counters', '$coverage-pc-table', '$coverage-trace-compares'"
