@@ -13,7 +13,7 @@ use super::error::Error;
 use super::options::{Keys, bounded};
 use super::wire::{Options, Texts};
 use super::{client_of, session};
-use crate::service::{self, Answer, Embedding, Service};
+use crate::service::{self, Answer, Client, Embedding, Service, Session};
 use crate::stream::{finish_reason, milliseconds};
 
 pub struct Manager {
@@ -35,9 +35,7 @@ impl Manager {
         options: Options,
     ) -> Result<OwnedObjectPath, Error> {
         Keys::new(options).finish()?;
-        let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await?;
-        let opened = self.service.open(client.clone(), user, model).await?;
+        let (client, opened) = self.open(&header, connection, model).await?;
         let path = session::publish(connection.object_server(), self.service.clone(), opened.clone()).await?;
         // A client that left while its session was made was not there to be noticed leaving.
         if !crate::clients::is_present(connection, &client).await {
@@ -75,9 +73,7 @@ impl Manager {
         bounded("the prompt has", text_bytes, limits.text_bytes(), "bytes of text")?;
         let prompt = if raw { raw_prompt(prompt, system)? } else { chat_prompt(prompt, system) };
 
-        let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await?;
-        let session = self.service.open(client.clone(), user, &model).await?;
+        let (client, session) = self.open(&header, connection, &model).await?;
         let answer = match crate::clients::is_present(connection, &client).await {
             true => self.service.respond(&session, prompt, generate).await,
             false => Err(service::Error::Closed),
@@ -119,9 +115,7 @@ impl Manager {
         let bytes = texts.iter().map(String::len).sum();
         bounded("the texts have", bytes, limits.text_bytes(), "bytes")?;
 
-        let client = client_of(&header);
-        let user = crate::clients::user_of(connection, &client).await?;
-        let session = self.service.open(client.clone(), user, model).await?;
+        let (client, session) = self.open(&header, connection, model).await?;
         let embedding = match crate::clients::is_present(connection, &client).await {
             true => self.service.embed(&session, texts, options).await,
             false => Err(service::Error::Closed),
@@ -205,6 +199,21 @@ impl Manager {
     #[zbus(property(emits_changed_signal = "false"))]
     fn default_model(&self) -> String {
         self.service.models.default_name()
+    }
+}
+
+impl Manager {
+    /// A session of who sent a call.
+    async fn open(
+        &self,
+        header: &Header<'_>,
+        connection: &Connection,
+        model: &str,
+    ) -> Result<(Client, Arc<Session>), Error> {
+        let client = client_of(header);
+        let user = crate::clients::user_of(connection, &client).await?;
+        let session = self.service.open(client.clone(), user, model).await?;
+        Ok((client, session))
     }
 }
 
