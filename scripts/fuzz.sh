@@ -46,7 +46,7 @@ fi
 
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
-mkdir "$seeds"/{parse,image,sound,gguf,safetensors,template,config}
+mkdir "$seeds"/{parse,image,sound,gguf,safetensors,template,config,tokenizer}
 cp runtime/format/tests/*.muse "$seeds/parse"
 cp runtime/tests/pictures/*.{png,jpg,webp} "$seeds/image"
 cp runtime/tests/sounds/*.{wav,flac} "$seeds/sound"
@@ -60,6 +60,11 @@ for file in quantize/tests/fixtures/bert/checkpoint/{config,modules,tokenizer_co
   for choice in 2 3 4 5 6; do
     { printf "\\x0$choice"; cat "$file"; } >"$seeds/safetensors/$choice-$(basename "$file")"
   done
+done
+# Another pattern in a tokenizer: one that looks at all of the text for each match, and one that is refused.
+for pattern in '(?s:.)*bb|a' '(a+)+(?!bc)'; do
+  { printf '\x10\x05\x00\x01\x00\x00\x01\x00\x00\x00\x00\x80\x0b%s' "$pattern"; printf 'a%.0s' {1..4096}; } \
+    >"$seeds/tokenizer/$(cksum <<<"$pattern" | cut -d' ' -f1)"
 done
 { printf '\x01'; printf '{"t":{"dtype":"BF16","shape":[4,8],"data_offsets":[0,64]}}'; } >"$seeds/safetensors/header"
 

@@ -230,6 +230,11 @@ pub enum TextError {
     Encode(String),
     #[error("the text is {bytes} bytes; at most {limit} are taken")]
     TooLong { bytes: usize, limit: usize },
+    #[error(
+        "the model's tokenizer took more than {seconds} s for {bytes} bytes of text, and was stopped: send less text, or \
+         convert the model again with the tokenizer.json of its publisher"
+    )]
+    TooSlow { bytes: usize, seconds: u64 },
     #[error("this model has no chat template: use a raw prompt")]
     NoTemplate,
     #[error("the chat template failed: {0}")]

@@ -1,4 +1,5 @@
-//! How much memory a tokenizer takes for a text on its way to ids.
+//! How much memory a tokenizer takes for a text on its way to ids, and what of its settings the time follows that cannot be
+//! watched: an added token's and a model's, which the library works on in one go.
 //!
 //! A tokenizer comes from anybody: forty replacements of `a` by `aa` make a terabyte of a letter, and a text cut at every
 //! character takes hundreds of bytes for each. So the steps are asked for their worst, and a text that could take more
@@ -6,7 +7,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use tokenizers::{ModelWrapper, Tokenizer};
+use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
 
 /// Bytes of memory that a text may take, about, which leaves tokenizers in use texts of a MiB.
 const MEMORY_MAX: usize = 1536 << 20;
@@ -20,6 +21,11 @@ const PIECE: usize = 400;
 const WORD_MAX: usize = 200;
 /// Bytes that a model puts to every piece of a word, as `##` is, or in place of one that it does not know.
 const AFFIX_MAX: usize = 64;
+/// Bytes of an added token, which is looked for at each byte of a text; in use are runs of white space of 93.
+const ADDED_MAX: usize = 256;
+/// Bytes of a token of a unigram model, of which all that begin at a byte are looked up. They are 16 characters where nobody
+/// asked for more.
+const UNIGRAM_MAX: usize = 128;
 
 /// Bytes that a text may have for `tokenizer`: `most`, or fewer where its steps make much of it.
 ///
@@ -27,6 +33,7 @@ const AFFIX_MAX: usize = 64;
 /// The setting of the model that has no bound.
 pub(super) fn text_max(tokenizer: &Tokenizer, most: usize) -> Result<usize, String> {
     check_model(tokenizer)?;
+    tokenizer.get_added_tokens_decoder().values().try_for_each(check_added)?;
     // Tokens that were added are cut out first of all, and may be a byte.
     let mut worst = Worst { growth: 1, pieces: 1 };
     worst.take(&json(&tokenizer.get_normalizer())?);
@@ -134,8 +141,37 @@ fn longest(table: &str) -> usize {
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
 }
 
+/// What of an added token the time for each of its mentions follows.
+fn check_added(token: &AddedToken) -> Result<(), String> {
+    let AddedToken { content, lstrip, rstrip, .. } = token;
+    if content.len() > ADDED_MAX {
+        return Err(format!("an added token is {} bytes; at most {ADDED_MAX} are taken", content.len()));
+    }
+    // Each of many in a row would look through all of them.
+    if (*lstrip || *rstrip) && content.trim().is_empty() {
+        return Err(format!(
+            "an added token of {} bytes of white space takes in white space around it",
+            content.len()
+        ));
+    }
+    Ok(())
+}
+
 /// The settings of a model that its time and memory follow.
 fn check_model(tokenizer: &Tokenizer) -> Result<(), String> {
+    if let ModelWrapper::Unigram(model) = tokenizer.get_model()
+        && let Some(longest) = model.iter().map(|(token, _)| token.len()).max()
+        && longest > UNIGRAM_MAX
+    {
+        return Err(format!(
+            "a token is {longest} bytes; at most {UNIGRAM_MAX} are taken of a unigram model"
+        ));
+    }
+    if let ModelWrapper::BPE(model) = tokenizer.get_model()
+        && let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0)
+    {
+        return Err(format!("it leaves out merges at random (dropout {dropout}): set that to null"));
+    }
     let (word, unknown, affixes) = match tokenizer.get_model() {
         ModelWrapper::WordPiece(model) => {
             (model.max_input_chars_per_word, Some(&model.unk_token), vec![&model.continuing_subword_prefix])

@@ -1,14 +1,17 @@
 //! Text to ids with the `tokenizers` library, and a model's chat template around it.
 //!
-//! A tokenizer comes with the model file and is not trusted: its size is bounded, and a panic of the library is an
-//! error here.
+//! A tokenizer comes with the model file and is not trusted: its size is bounded, a panic of the library is an
+//! error here, and so is a text that takes too long.
 //!
 //! Control tokens (`<|im_end|>`) that a message merely mentions are read as ordinary text, so that nobody can end
 //! his turn and speak as somebody else; see [`disguise`](self::disguise). A raw prompt is read as it stands.
 
+mod coder;
+mod cut;
 mod disguise;
 mod growth;
 mod pieces;
+mod watch;
 mod whole;
 
 use std::borrow::Cow;
@@ -17,26 +20,18 @@ use std::sync::Arc;
 
 use muse_format::{MediaText, VideoText};
 use serde_json::Value;
-use tokenizers::{Model, OffsetType, PreTokenizer, Tokenizer};
 
+use self::coder::Coder;
 use self::disguise::Disguise;
-use self::growth::text_max;
 use self::pieces::{PieceDecoder, Pieces};
 pub use self::whole::WholeText;
 use crate::protocol::{AddedToken, Call, Protocol};
 use crate::template::{Content, Function, Part, Template, ToolCall, Turn};
 use crate::{ChatOptions, MediumKind, Message, Text, TextDecoder, TextError};
 
-/// Bytes of a `tokenizer.json`; the largest in use are about 35 MiB.
-const JSON_MAX: usize = 256 << 20;
-/// Bytes of a prompt: four bytes a token fill a context of two million.
-const TEXT_MAX: usize = 8 << 20;
-
 /// The text side of a real model.
 pub struct HfText {
-    tokenizer: Tokenizer,
-    /// Bytes of a text.
-    text_max: usize,
+    coder: Coder,
     /// Put in front of raw text.
     bos: Option<u32>,
     image: Option<MediaText>,
@@ -52,24 +47,21 @@ impl HfText {
     ///
     /// # Errors
     /// [`TextError::Tokenizer`] where the JSON is too large, is not a tokenizer, has a decoder that this version
-    /// does not know or that makes a token too long, or a model whose work for a word has no bound; [`TextError::Template`] where the template does not compile.
+    /// does not know or that makes a token too long, or a step whose work has no bound; [`TextError::Template`] where the
+    /// template does not compile.
     pub fn new(
         tokenizer_json: &[u8],
         text: &muse_format::Text,
         chat_template: &str,
     ) -> Result<Self, TextError> {
-        if tokenizer_json.len() > JSON_MAX {
-            let problem = format!("it is {} bytes; at most {JSON_MAX} are taken", tokenizer_json.len());
-            return Err(TextError::Tokenizer(problem));
-        }
-        let tokenizer = guarded(|| Tokenizer::from_bytes(tokenizer_json)).map_err(TextError::Tokenizer)?;
-        let text_max = text_max(&tokenizer, TEXT_MAX).map_err(TextError::Tokenizer)?;
-        let pieces = Pieces::new(&tokenizer, tokenizer_json)?;
+        let coder = Coder::new(tokenizer_json)?;
+        let tokenizer = &coder.tokenizer;
+        let pieces = Pieces::new(tokenizer, tokenizer_json)?;
         let chat = if chat_template.is_empty() {
             None
         } else {
             let template = Template::new(chat_template, text.template_tokens.clone())?;
-            Some((template, Disguise::new(&tokenizer, chat_template)?))
+            Some((template, Disguise::new(tokenizer, chat_template)?))
         };
         let added = tokenizer.get_added_tokens_decoder();
         let token = |text: &str| {
@@ -81,40 +73,30 @@ impl HfText {
         let muse_format::Text { image, audio, .. } = *text;
         let video = text.video.clone();
         let pieces = Arc::new(pieces);
-        Ok(Self { tokenizer, text_max, bos, image, video, audio, chat, pieces, protocol })
+        Ok(Self { coder, bos, image, video, audio, chat, pieces, protocol })
     }
 
     /// The id of a token's exact text: `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.tokenizer.token_to_id(token)
+        self.coder.tokenizer.token_to_id(token)
     }
 
     /// Ids of `text`, control tokens recognised but for those that `mark` is in; it is removed.
     fn ids(&self, text: &str, mark: Option<char>) -> Result<Vec<u32>, TextError> {
-        check_len(text.len(), self.text_max)?;
-        guarded(|| {
-            let tokenizer = &self.tokenizer;
-            let vocabulary = tokenizer.get_added_vocabulary();
-            let mut pieces = vocabulary.extract_and_normalize(tokenizer.get_normalizer(), text);
-            if let Some(mark) = mark {
-                let mut left = text.matches(mark).count();
-                pieces.split(|_, mut piece| {
-                    left -= piece.get().matches(mark).count();
-                    piece.replace(mark, "")?;
-                    Ok([piece])
-                })?;
-                if left > 0 {
-                    return Err("control tokens in a message could not be told from text".into());
-                }
+        let encoding = self.coder.encoding(text, |pieces| {
+            let Some(mark) = mark else { return Ok(()) };
+            let mut left = text.matches(mark).count();
+            pieces.split(|_, mut piece| {
+                left -= piece.get().matches(mark).count();
+                piece.replace(mark, "")?;
+                Ok([piece])
+            })?;
+            if left > 0 {
+                return Err("control tokens in a message could not be told from text".into());
             }
-            if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-                pre_tokenizer.pre_tokenize(&mut pieces)?;
-            }
-            pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get()))?;
-            let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-            Ok(encoding.get_ids().to_vec())
-        })
-        .map_err(TextError::Encode)
+            Ok(())
+        })?;
+        Ok(encoding.get_ids().to_vec())
     }
 }
 
@@ -130,7 +112,7 @@ impl Text for HfText {
     fn encode_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>, TextError> {
         let (template, disguise) = self.chat.as_ref().ok_or(TextError::NoTemplate)?;
         let bytes = messages.iter().map(|message| message.role.len() + message.text_bytes()).sum();
-        check_len(bytes, self.text_max)?;
+        check_len(bytes, self.coder.text_max)?;
         for kind in MediumKind::ALL {
             let sent = messages.iter().any(|message| message.count(kind) > 0);
             if sent && self.medium(kind).is_none() {
@@ -143,7 +125,7 @@ impl Text for HfText {
         let mut rendered = template.render(turns, tools, options.mode)?;
         for media in [self.image, self.audio].into_iter().flatten().filter(|media| media.lines) {
             // A message's own mention has the mark in it.
-            if let Some(token) = self.tokenizer.id_to_token(media.token) {
+            if let Some(token) = self.coder.tokenizer.id_to_token(media.token) {
                 rendered = rendered.replace(&token, &format!("\n\n{token}\n\n"));
             }
         }

@@ -1,3 +1,4 @@
+mod cut;
 mod growth;
 
 use std::path::PathBuf;
@@ -66,7 +67,7 @@ fn raw_text_has_the_ids_of_the_source_tokenizer_and_comes_back() {
         let text = text(name);
         let ours = text.encode(&page).unwrap();
         assert_eq!(ours, ids(&json(&format!("{name}/golden/ids.json"))["page_ids"]), "{name}");
-        let whole = text.tokenizer.decode(&ours, true).unwrap();
+        let whole = text.coder.tokenizer.decode(&ours, true).unwrap();
         assert_eq!(deltas(&text, &ours).concat(), whole, "{name}");
     }
 }
@@ -248,7 +249,7 @@ fn without_a_decoder_tokens_are_words() {
     let text = HfText::new(words.to_string().as_bytes(), &muse_format::Text::default(), "").unwrap();
     let ids = [1, 0, 2];
     assert_eq!(text.encode("two one three").unwrap(), ids);
-    assert_eq!(text.tokenizer.decode(&ids, true).unwrap(), "two one ?");
+    assert_eq!(text.coder.tokenizer.decode(&ids, true).unwrap(), "two one ?");
     let mut decoder = text.decoder(false);
     assert_eq!(ids.map(|id| decoder.push(id)), ["two", " one", " ?"]);
     assert_eq!(deltas(&text, &ids), [" two", " one", " ?", ""]);
@@ -343,7 +344,12 @@ fn a_model_whose_work_has_no_bound_is_refused() {
         serde_json::json!({"type": kind, "vocab": {&token: 0}, "merges": [], "unk_token": token,
             "continuing_subword_prefix": "##", "max_input_chars_per_word": 100})
     };
+    let unigram =
+        serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["?", 0.0], ["a".repeat(129), 0.0]]});
+    let dropout = serde_json::json!({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.5});
     for (case, model, words) in [
+        ("long tokens", unigram, "a token is 129 bytes; at most 128"),
+        ("chance", dropout, "dropout 0.5"),
         ("long words", pieces(1 << 40, "##"), "1099511627776 characters"),
         ("words of 201", pieces(201, "##"), "201 characters"),
         ("long affixes", pieces(100, &"#".repeat(65)), "65 bytes"),
@@ -355,12 +361,23 @@ fn a_model_whose_work_has_no_bound_is_refused() {
         assert!(problem.contains(words), "{case}: {problem}");
     }
     assert!(WholeText::new(&with("/model", pieces(100, "##"))).is_ok());
+    // Where many stand in a row, each would look at all of them, or as far as it is long.
+    let added = |content: &str, side: &str| {
+        let mut token = json("llama/checkpoint/tokenizer.json")["added_tokens"][0].clone();
+        (token["content"], token[side]) = (content.into(), true.into());
+        WholeText::new(&with("/added_tokens/0", token)).err().map(|problem| problem.to_string())
+    };
+    assert_eq!(added(&"a".repeat(256), "lstrip"), None);
+    assert!(added(&"a".repeat(257), "lstrip").unwrap().contains("257 bytes; at most 256"));
+    for side in ["lstrip", "rstrip"] {
+        assert!(added(" \n", side).unwrap().contains("2 bytes of white space"), "{side}");
+    }
 }
 
 #[test]
 fn a_prompt_of_megabytes_is_refused_before_any_work() {
     let text = text("llama");
-    let limit = text.text_max;
+    let limit = text.coder.text_max;
     let long = "x".repeat(limit + 1);
     let too_long = Err(TextError::TooLong { bytes: limit + 1, limit });
     assert_eq!(text.encode(&long), too_long);

@@ -11,7 +11,7 @@ mod fixtures;
 use std::sync::LazyLock;
 
 use muse_format::Text as Section;
-use muse_runtime::{HfText, Text, WholeText};
+use muse_runtime::{HfText, Text, TextError, WholeText};
 use serde_json::Value;
 
 use bytes::Bytes;
@@ -42,7 +42,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let json = serde_json::to_vec(&tokenizer).unwrap();
     let text = String::from_utf8_lossy(text);
     if let Ok(whole) = WholeText::new(&json) {
-        assert!(whole.encode_at_most(&text, 5).map_or(true, |ids| ids.len() <= 5));
+        match whole.encode_at_most(&text, 5) {
+            // Once is enough for the fuzzer's own patience.
+            Err(TextError::TooSlow { .. }) => return,
+            ids => assert!(ids.map_or(true, |ids| ids.len() <= 5)),
+        }
     }
     let Ok(read) = HfText::new(&json, &Section::default(), "") else { return };
     let Ok(ids) = read.encode(&text) else { return };

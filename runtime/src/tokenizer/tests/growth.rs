@@ -13,10 +13,10 @@ fn a_text_that_may_be_cut_at_every_character_is_held_to_its_memory() {
         let tokenizer = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer, "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}});
         let text = WholeText::new(tokenizer.to_string().as_bytes()).unwrap();
-        let bytes = text.text_max + 1;
-        let too_long = Err(TextError::TooLong { bytes, limit: text.text_max });
+        let bytes = text.coder.text_max + 1;
+        let too_long = Err(TextError::TooLong { bytes, limit: text.coder.text_max });
         assert_eq!(text.encode(&"a".repeat(bytes)), too_long);
-        (1536 << 20) / text.text_max
+        (1536 << 20) / text.coder.text_max
     };
     let none = Value::Null;
     for (normalizer, pre_tokenizer, bytes) in [
@@ -37,7 +37,7 @@ fn of_a_text_that_is_too_long_the_begin_is_read() {
     let bomb =
         serde_json::json!({"type": "Replace", "pattern": {"String": "~"}, "content": "~".repeat(1 << 16)});
     let text = WholeText::new(&with("/normalizer", bomb)).unwrap();
-    let limit = text.text_max;
+    let limit = text.coder.text_max;
     assert!(limit < 1000, "{limit}");
     let long = "\u{e9} one two".repeat(100);
     let short = text.encode("\u{e9} one two\u{e9} one two").unwrap();
@@ -53,7 +53,7 @@ fn the_tokenizers_in_use_take_a_text_of_a_mebibyte() {
     for folder in std::fs::read_dir(fixtures()).unwrap() {
         let path = folder.unwrap().path().join("checkpoint/tokenizer.json");
         let Ok(json) = std::fs::read(&path) else { continue };
-        let taken = WholeText::new(&json).unwrap().text_max;
+        let taken = WholeText::new(&json).unwrap().coder.text_max;
         assert!(taken >= 1 << 20, "{taken} of {}", path.display());
         seen += 1;
     }
