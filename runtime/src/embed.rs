@@ -1,7 +1,10 @@
 //! From texts to vectors, for callers of models that embed: what is asked is checked and encoded before it is queued.
 
+use std::time::Instant;
+
 use muse_kernels::BackendError;
 
+use crate::tokenizer::TIME_MAX;
 use crate::{Engine, ModelInfo, Priority, Refusal, Text, TextError};
 
 /// How texts are to be embedded.
@@ -62,6 +65,7 @@ pub fn encode_texts(
         })?,
     };
     let limit = info.context as usize;
+    let began = Instant::now();
     let mut encoded = EncodedTexts { texts: Vec::with_capacity(texts.len()), truncated: 0 };
     for (index, text) in texts.iter().enumerate() {
         let text = format!("{prompt}{text}");
@@ -87,6 +91,11 @@ pub fn encode_texts(
             return Err(TextError::Encode(problem).into());
         }
         encoded.texts.push(ids);
+        // Each is stopped by itself.
+        if began.elapsed() > TIME_MAX {
+            let bytes = texts[..=index].iter().map(String::len).sum();
+            return Err(TextError::TooSlow { bytes, seconds: TIME_MAX.as_secs() }.into());
+        }
     }
     Ok(encoded)
 }

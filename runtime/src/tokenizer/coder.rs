@@ -23,8 +23,8 @@ use crate::TextError;
 const JSON_MAX: usize = 256 << 20;
 /// Bytes of a prompt: four bytes a token fill a context of two million.
 const TEXT_MAX: usize = 8 << 20;
-/// Time for a text. A MiB takes a second, and on a small board a few.
-const TIME_MAX: Duration = Duration::from_secs(15);
+/// Time for a text, or all texts of a call. A MiB takes a second, and on a small board a few.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(15);
 /// Patterns of a tokenizer; those in use have four at most.
 const PATTERNS_MAX: usize = 16;
 

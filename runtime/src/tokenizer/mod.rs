@@ -22,6 +22,7 @@ use muse_format::{MediaText, VideoText};
 use serde_json::Value;
 
 use self::coder::Coder;
+pub(crate) use self::coder::TIME_MAX;
 use self::disguise::Disguise;
 use self::pieces::{PieceDecoder, Pieces};
 pub use self::whole::WholeText;
