@@ -51,7 +51,10 @@ fn serve(args: &Args) -> Result<(), Failure> {
     // Before any other thread starts.
     affinity::prefer(&board.fast_cores(Path::new("/")), options.threads.unwrap_or(1));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(args, config, board, options))
+    let ended = runtime.block_on(run(args, config, board, options));
+    // A text that is still read is nobody's.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn run(args: &Args, config: Config, board: &Board, options: LoadOptions) -> Result<(), Failure> {

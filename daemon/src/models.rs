@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muse_runtime::{Engine, ModelInfo, Refusal, Scheduler};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Config;
 use crate::service::{Error, User};
@@ -20,6 +20,10 @@ pub fn valid_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
+
+/// Texts for a model that are read at once. The others wait without a thread: the tokenizer, which came with the model, may
+/// keep one for seconds, and other models' texts are to have theirs.
+const READERS: usize = 2;
 
 /// Who may end anybody's answers.
 const ROOT: User = Some(0);
@@ -86,6 +90,8 @@ struct Entry {
     /// False once the file is gone; the entry stays while it is loaded.
     present: bool,
     loaded: Option<Loaded>,
+    /// Of every load: a text may be read longer than a load lasts.
+    readers: Arc<Semaphore>,
 }
 
 struct Loaded {
@@ -117,6 +123,8 @@ pub struct Lease {
     name: String,
     user: User,
     pub generation: u64,
+    /// Of the model's texts that are read.
+    pub readers: Arc<Semaphore>,
     table: Arc<Mutex<Table>>,
 }
 
@@ -272,9 +280,11 @@ impl Models {
             }
             return None;
         }
-        let loaded = table.get_mut(name)?.loaded.as_mut()?;
+        let entry = table.get_mut(name)?;
+        let (loaded, readers) = (entry.loaded.as_mut()?, entry.readers.clone());
         loaded.leases.push(user);
-        Some(Lease { name: name.into(), user, generation: loaded.generation, table: self.table.clone() })
+        let (name, generation) = (name.into(), loaded.generation);
+        Some(Lease { name, user, generation, readers, table: self.table.clone() })
     }
 
     /// Loads; while the model or its experts do not fit, unloads the least recently used one that nobody uses and tries again.
@@ -387,8 +397,11 @@ fn refresh(source: &dyn Source, table: &Mutex<Table>) -> bool {
             tracing::warn!(model = name, problem, "this model cannot be used");
         }
         let stamp = found[&name];
-        let loaded = table.remove(&name).and_then(|e| e.loaded);
-        table.insert(name, Entry { stamp, summary, present: true, loaded });
+        let (loaded, readers) = match table.remove(&name) {
+            Some(entry) => (entry.loaded, entry.readers),
+            None => (None, Arc::new(Semaphore::new(READERS))),
+        };
+        table.insert(name, Entry { stamp, summary, present: true, loaded, readers });
     }
     for (name, entry) in table.iter_mut() {
         let present = found.contains_key(name);

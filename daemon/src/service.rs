@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muse_runtime::{EmbedEnd, EmbedOptions, GenerateOptions, Prompt, Refusal, Scheduler};
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -40,6 +40,8 @@ pub enum Error {
     TooManySessions { open: usize },
     #[error("this session is closed")]
     Closed,
+    #[error("the call was cancelled before its text was read")]
+    Cancelled,
     #[error("the bus does not say whose call this is: {problem}")]
     UnknownUser { problem: String },
     #[error("a stream could not be made: {0}")]
@@ -70,7 +72,7 @@ pub struct Service {
     stopping: AtomicBool,
     streams: Mutex<JoinSet<()>>,
     /// Of the requests whose files are in memory.
-    files: Semaphore,
+    files: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -84,6 +86,8 @@ pub struct Session {
     turn: tokio::sync::Mutex<Turn>,
     /// Held while a request is read and rendered, before the scheduler knows of it.
     asking: Semaphore,
+    /// Told when nobody waits for that any more.
+    given_up: Notify,
 }
 
 #[derive(Default)]
@@ -105,8 +109,8 @@ pub struct Answer {
 }
 
 /// Room for the files of a request.
-pub struct FileRoom<'a> {
-    _permit: SemaphorePermit<'a>,
+pub struct FileRoom {
+    _permit: OwnedSemaphorePermit,
     /// Keeps the model loaded.
     _lease: Lease,
 }
@@ -163,7 +167,7 @@ impl Service {
             next_session: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             streams: Mutex::default(),
-            files: Semaphore::new(FILES_AT_ONCE),
+            files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             started: Instant::now(),
         })
     }
@@ -206,6 +210,7 @@ impl Service {
             model,
             turn: tokio::sync::Mutex::default(),
             asking: Semaphore::new(1),
+            given_up: Notify::new(),
         });
         sessions.insert(id, session.clone());
         Ok(session)
@@ -216,47 +221,41 @@ impl Service {
     ///
     /// # Errors
     /// Those of loading the model.
-    pub async fn room_for_files(&self, session: &Session) -> Result<FileRoom<'_>, Error> {
+    pub async fn room_for_files(&self, session: &Session) -> Result<FileRoom, Error> {
         self.refuse_when_stopping()?;
         let lease = self.models.lease(&session.model, session.user).await?;
-        let permit = self.files.acquire().await.expect("it is never closed");
+        let permit = self.files.clone().acquire_owned().await.expect("it is never closed");
         Ok(FileRoom { _permit: permit, _lease: lease })
     }
 
-    /// Starts an answer to the whole conversation so far.
+    /// Starts an answer to the whole conversation so far, whose files have `room`.
     ///
     /// # Errors
-    /// The scheduler's refusals, and those of loading the model.
+    /// The scheduler's refusals, those of loading the model, and those of who gives up.
     pub async fn respond(
         &self,
         session: &Arc<Session>,
         prompt: Prompt,
         options: GenerateOptions,
+        room: Option<FileRoom>,
     ) -> Result<Answer, Error> {
         self.refuse_when_stopping()?;
         let lease = self.models.lease(&session.model, session.user).await?;
         let frames = usize::try_from(self.config.limits.stream_frames).unwrap_or(usize::MAX);
         let (sink, events) = stream::channel(frames);
-        let mut turn = session.turn.lock().await;
-        if turn.closed {
-            return Err(Error::Closed);
-        }
-        let engine = self.engine_of(session, &mut turn, &lease)?;
-        // Rendering and counting a long prompt takes a while.
-        let scheduler = self.scheduler.clone();
-        let taken = tokio::task::spawn_blocking(move || scheduler.respond(engine, prompt, options, sink));
-        match taken.await {
-            Ok(taken) => taken?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-        turn.answer += 1;
-        Ok(Answer { events, session: session.clone(), number: turn.answer, _lease: lease })
+        let read = move |scheduler: &Scheduler, engine| {
+            let taken = scheduler.respond(engine, prompt, options, sink);
+            drop(room);
+            taken
+        };
+        let number = self.read(session, &lease, read).await?;
+        Ok(Answer { events, session: session.clone(), number, _lease: lease })
     }
 
     /// Starts to embed texts. The receiver gets their end, and an error where the model crashed.
     ///
     /// # Errors
-    /// The scheduler's refusals, and those of loading the model.
+    /// As [`respond`](Self::respond).
     pub async fn embed(
         &self,
         session: &Arc<Session>,
@@ -266,20 +265,65 @@ impl Service {
         self.refuse_when_stopping()?;
         let lease = self.models.lease(&session.model, session.user).await?;
         let (sender, end) = oneshot::channel();
+        // Nobody may be waiting any more.
+        let sink = Box::new(move |end| drop(sender.send(end)));
+        let read = move |scheduler: &Scheduler, engine| scheduler.embed(engine, &texts, &options, sink);
+        self.read(session, &lease, read).await?;
+        Ok(Embedding { end, _lease: lease })
+    }
+
+    /// Reads a text on a thread, which takes a while and on a hostile model seconds, and queues what is asked of it. Who
+    /// cancels or closes `session` waits for neither, and what is queued then is nobody's. Returns the answer's number.
+    async fn read(
+        &self,
+        session: &Session,
+        lease: &Lease,
+        read: impl FnOnce(&Scheduler, u64) -> Result<(), Refusal> + Send + 'static,
+    ) -> Result<u64, Error> {
+        let given_up = session.given_up.notified();
+        let (engine, number) = {
+            let mut turn = session.turn.lock().await;
+            if turn.closed {
+                return Err(Error::Closed);
+            }
+            let engine = self.engine_of(session, &mut turn, lease)?;
+            // A late cancel of the answer before does not end this one.
+            turn.answer += 1;
+            (engine, turn.answer)
+        };
+        let (scheduler, readers) = (self.scheduler.clone(), lease.readers.clone());
+        let taken = async {
+            let reader = readers.acquire_owned().await.expect("it is never closed");
+            let work = move || {
+                let taken = read(&scheduler, engine);
+                drop(reader);
+                taken
+            };
+            match tokio::task::spawn_blocking(work).await {
+                Ok(taken) => taken,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        };
+        let taken = tokio::select! {
+            biased;
+            () = given_up => None,
+            taken = taken => Some(taken),
+        };
         let mut turn = session.turn.lock().await;
         if turn.closed {
             return Err(Error::Closed);
         }
-        let engine = self.engine_of(session, &mut turn, &lease)?;
-        // Nobody may be waiting any more.
-        let sink = Box::new(move |end| drop(sender.send(end)));
-        let scheduler = self.scheduler.clone();
-        let taken = tokio::task::spawn_blocking(move || scheduler.embed(engine, &texts, &options, sink));
-        match taken.await {
-            Ok(taken) => taken?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        match taken {
+            Some(Ok(())) => Ok(number),
+            Some(Err(refusal)) => {
+                turn.answer -= 1;
+                Err(refusal.into())
+            }
+            None => {
+                self.end_engine(&mut turn);
+                Err(Error::Cancelled)
+            }
         }
-        Ok(Embedding { end, _lease: lease })
     }
 
     /// The scheduler's session of a session; a new one where the model was loaded again.
@@ -294,10 +338,11 @@ impl Service {
         }
     }
 
-    /// Ends the answer under way, if any, with `finish_reason` cancelled.
+    /// Ends the answer under way, if any, with `finish_reason` cancelled, or the reading of the text for it.
     pub async fn cancel(&self, session: &Session) {
         let turn = session.turn.lock().await;
         self.cancel_turn(&turn);
+        session.given_up.notify_waiters();
     }
 
     /// Ends `answer` unless it has ended; never the one after it.
@@ -319,6 +364,12 @@ impl Service {
         lock(&self.sessions).remove(&session.id);
         let mut turn = session.turn.lock().await;
         turn.closed = true;
+        self.end_engine(&mut turn);
+        session.given_up.notify_waiters();
+    }
+
+    /// Ends the scheduler's session and what it has queued, or will have.
+    fn end_engine(&self, turn: &mut Turn) {
         if let Some((_, engine)) = turn.engine.take() {
             self.scheduler.cancel(engine);
             self.scheduler.close_session(engine);

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Options, Simulated, daemon, daemon_with, message, refusal, user};
+use std::time::Instant;
+
+use common::{Options, SLOW, Simulated, daemon, daemon_with, message, refusal, until, user};
 use muse_runtime::sim::{FAIL, FAIL_FOR_GOOD, FOREVER, PANIC, SAY};
 use zbus::Variant;
 
@@ -194,6 +196,38 @@ async fn cancel_ends_the_answer_and_keeps_the_session() {
     let (_, done) = stream.finish().await;
     assert_eq!(done["finish_reason"], "cancelled");
     assert_eq!(session.respond("still here").await.finish().await.0, "echo: still here");
+}
+
+#[tokio::test]
+async fn a_text_that_takes_long_to_be_read_keeps_nobody() {
+    let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("slow", 0)]), None).await;
+    let caller = daemon.caller();
+    // One more than the model's texts that are read at once.
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(std::sync::Arc::new(caller.open("slow").await.unwrap()));
+    }
+    let other = daemon.open().await;
+    let began = Instant::now();
+    let ask = |session: &std::sync::Arc<common::Client>| {
+        let session = session.clone();
+        tokio::spawn(async move { session.try_respond(&user("hi"), Options::new()).await.map(drop) })
+    };
+    let asked: Vec<_> = sessions.iter().map(ask).collect();
+    let is_asked = |id| daemon.service.session(id).unwrap().ask().is_err();
+    until(|| (1..=3).all(is_asked)).await;
+    assert_eq!(other.respond("hi").await.finish().await.0, "echo: hi", "another model's text is read");
+    for (session, method) in sessions.iter().zip(["Cancel", "Close", "Close"]) {
+        session.call(method, &()).await.unwrap();
+    }
+    let mut ended = Vec::new();
+    for asked in asked {
+        ended.push(refusal(&asked.await.unwrap().unwrap_err()).0);
+    }
+    assert_eq!(ended, ["Cancelled", "SessionClosed", "SessionClosed"]);
+    assert!(began.elapsed() < SLOW, "nobody waited for a text: {:?}", began.elapsed());
+    // What was read behind the caller's back answers nobody, and the session goes on.
+    assert_eq!(sessions[0].respond("now").await.finish().await.0, "echo: now");
 }
 
 #[tokio::test]

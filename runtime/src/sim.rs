@@ -61,6 +61,8 @@ pub struct SimOptions {
     pub logit_rows: Option<u32>,
     /// How long each step takes.
     pub step_delay: Duration,
+    /// How long each text takes to be read.
+    pub text_delay: Duration,
     /// Whether answers may hold reasoning and tool calls; see [`SAY`].
     pub markers: bool,
     /// Whether it makes vectors of texts in place of answers, see [`SIM_WIDTH`].
@@ -80,6 +82,7 @@ impl Default for SimOptions {
             batch_tokens: 64,
             logit_rows: None,
             step_delay: Duration::ZERO,
+            text_delay: Duration::ZERO,
             markers: false,
             embeds: false,
             weight_bytes: 0,
@@ -128,8 +131,8 @@ impl SimEngine {
             }),
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
-        let SimOptions { step_delay, drafter, markers, .. } = options;
-        Self { info, step_delay, drafter, text: SimText { markers }, slots }
+        let SimOptions { step_delay, text_delay, drafter, markers, .. } = options;
+        Self { info, step_delay, drafter, text: SimText { text_delay, markers }, slots }
     }
 }
 
@@ -271,15 +274,18 @@ fn to_bytes(ids: &[u32]) -> Vec<u8> {
 /// in front.
 #[derive(Debug, Clone, Copy)]
 struct SimText {
+    text_delay: Duration,
     markers: bool,
 }
 
 impl Text for SimText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        std::thread::sleep(self.text_delay);
         Ok(text.bytes().map(u32::from).collect())
     }
 
     fn encode_chat(&self, messages: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
+        std::thread::sleep(self.text_delay);
         let mut ids = Vec::new();
         for Message { role, content, name, tool_call_id, .. } in messages {
             let of: String =

@@ -49,7 +49,7 @@ pub enum Error {
     NotYourSession(String),
     /// The service is stopping.
     ShuttingDown(String),
-    /// The answer was cancelled.
+    /// The answer was cancelled, or the reading of its text.
     Cancelled(String),
     /// The engine failed.
     Failed(String),
@@ -68,6 +68,7 @@ impl From<service::Error> for Error {
             | E::TooManySessionsOfClient { .. }
             | E::TooManySessionsOfUser { .. } => Self::LimitExceeded(text),
             E::Closed => Self::SessionClosed(text),
+            E::Cancelled => Self::Cancelled(text),
             E::Stream(_) | E::UnknownUser { .. } => Self::Failed(text),
             E::Stopping => Self::ShuttingDown(text),
             E::Refused(refusal) => refused(&refusal, text),

@@ -75,7 +75,7 @@ impl Manager {
 
         let (client, session) = self.open(&header, connection, &model).await?;
         let answer = match crate::clients::is_present(connection, &client).await {
-            true => self.service.respond(&session, prompt, generate).await,
+            true => self.service.respond(&session, prompt, generate, None).await,
             false => Err(service::Error::Closed),
         };
         let answer = match answer {

@@ -93,7 +93,7 @@ impl Session {
         keys.finish()?;
         bounded_texts(&messages, limits)?;
         let _asking = self.session.ask()?;
-        let _room = match has_files(&messages) {
+        let room = match has_files(&messages) {
             true => Some(self.service.room_for_files(&self.session).await?),
             false => None,
         };
@@ -102,7 +102,7 @@ impl Session {
         let read = tokio::task::spawn_blocking(move || self::messages(messages, &service.config.limits));
         let messages = read.await.map_err(|panic| Error::Failed(panic.to_string()))??;
         let prompt = Prompt::Chat(messages);
-        let answer = self.service.respond(&self.session, prompt, generate).await?;
+        let answer = self.service.respond(&self.session, prompt, generate, room).await?;
         let fd = match self.stream(answer).await {
             Ok(fd) => fd,
             Err(problem) => {
@@ -113,8 +113,9 @@ impl Session {
         Ok(fd.into())
     }
 
-    /// Ends the answer under way: its last frame has finish_reason cancelled. Success where there is none. A Respond that
-    /// has not returned goes on: it has no answer yet. Close ends it with SessionClosed.
+    /// Ends the answer under way: its last frame has finish_reason cancelled. Success where there is none. A Respond whose
+    /// text is being read fails with Cancelled, and with SessionClosed at a Close; one before that, as while its model is
+    /// loaded, goes on.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         self.refuse_others(&header)?;
         self.service.cancel(&self.session).await;

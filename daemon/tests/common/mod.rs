@@ -22,6 +22,9 @@ pub type Options = HashMap<&'static str, Variant<'static>>;
 /// Far more than anything here takes; reached only where something hangs.
 pub const HANGS: Duration = Duration::from_secs(60);
 
+/// How long the model `slow` takes to read a text.
+pub const SLOW: Duration = Duration::from_secs(2);
+
 /// Models by name, with the bytes that each is said to take.
 pub struct Simulated {
     pub models: Mutex<BTreeMap<String, u64>>,
@@ -60,6 +63,9 @@ impl Source for Simulated {
         }
         let mut bytes = self.models.lock().unwrap()[name];
         let mut options = self.options.clone();
+        if name == "slow" {
+            options.text_delay = SLOW;
+        }
         // Takes what is left, and would take more.
         if let Some(budget) = budget.filter(|budget| name == "experts" && *budget < bytes) {
             (bytes, options.short_of_memory) = (budget, true);
