@@ -75,6 +75,12 @@ while [ $# -gt 0 ]; do
   cargo+=("$1")
   shift
 done
+# The NPU's library for the tests of kernels, which a filter leaves out.
+library=()
+case " ${cargo[*]} " in
+  *" muse-kernels "*" --release "* | *" --release "*" muse-kernels "*) library=(--release) ;;&
+  *" muse-kernels "*) cargo build --target "$target" --locked "${library[@]}" -p muse-kernels --example rknnrt ;;
+esac
 echo "== cargo test --target $target ${cargo[*]}, on ${cpus[*]}:$of_tests"
 programs=$(test_programs --target "$target" "${cargo[@]}")
 for cpu in "${cpus[@]}"; do

@@ -1,8 +1,8 @@
 //! The operations that a model is made of, and the backends that do them.
 //!
 //! [`Backend`] is the boundary: `graph/` in the runtime asks for operations, a backend does them. There is
-//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer), [`CpuBackend`] and,
-//! with the feature `cuda`, `CudaBackend`.
+//! [`ReferenceBackend`] (plain scalar loops, f64 sums, never tuned: the definition of every answer), [`CpuBackend`], which may
+//! have an [`Npu`] multiply the rows of prompts, and, with the feature `cuda`, `CudaBackend`.
 //!
 //! ```
 //! use muse_kernels::{Backend, CpuBackend, Linear, Tensor};
@@ -34,6 +34,7 @@ mod error;
 mod operands;
 mod output;
 mod reference;
+mod rknn;
 mod routing;
 mod shape;
 mod tensor;
@@ -56,6 +57,7 @@ pub use delta::{DeltaShape, Held, HostDeltaState};
 pub use error::{BackendError, Result};
 pub use operands::{Expert, ExpertsShape, Linear, Mixture, Routing, ScaledNorm};
 pub use reference::ReferenceBackend;
+pub use rknn::{Npu, RknnError};
 pub use routing::Chooser;
 pub use shape::{AttentionShape, CacheDtype, CacheShape, HeadsShape, IndexShape, Span, UnknownCacheDtype};
 pub use tensor::{Bytes, Tensor};

@@ -75,24 +75,25 @@ impl Multiply {
         self.scratch.reserve(tokens, cols);
     }
 
-    /// See [`crate::Backend::linear`].
+    /// [`crate::Backend::linear`] of some rows.
     pub(super) fn run(
         &mut self,
         pool: &mut Pool,
         x: &[f32],
-        tokens: usize,
+        rows: Range<usize>,
         products: &mut [Linear<'_, CpuBackend>],
     ) {
         let Some(cols) = products.first().map(|product| product.weight.cols()) else { return };
         assert!(products.iter().all(|product| product.weight.cols() == cols), "products of one input");
-        let x = &x[..tokens * cols];
+        let tokens = rows.len();
+        let x = &x[rows.start * cols..rows.end * cols];
         let quantized = products.iter().any(|product| product.weight.layout().is_quantized()).then(|| {
             self.quantize.run(pool, &mut self.scratch, x, cols);
             self.scratch.view(tokens, cols)
         });
         let inputs = Inputs { q8: self.q8, float: self.float, x, quantized };
         let unit = if tokens == 1 { 1 } else { self.q8.tiles() };
-        let products: Vec<Product<'_>> = products.iter_mut().map(|p| Product::new(p, tokens, unit)).collect();
+        let products: Vec<Product<'_>> = products.iter_mut().map(|p| Product::new(p, &rows, unit)).collect();
         let units: usize = products.iter().map(Product::units).sum();
         let bytes: usize = products.iter().map(|product| product.weight.bytes().len()).sum();
         let worth = (bytes * tokens).div_ceil(WORTH_A_CHUNK);
@@ -115,12 +116,12 @@ impl Multiply {
 }
 
 impl<'a> Product<'a> {
-    fn new(product: &'a mut Linear<'_, CpuBackend>, tokens: usize, unit: usize) -> Self {
+    fn new(product: &'a mut Linear<'_, CpuBackend>, tokens: &Range<usize>, unit: usize) -> Self {
         let rows = product.weight.rows();
         let bias = product.bias.map(Tensor::f32);
         assert!(bias.is_none_or(|bias| bias.len() == rows));
         Self {
-            out: Output::new(&mut product.out[..tokens * rows]),
+            out: Output::new(&mut product.out[tokens.start * rows..tokens.end * rows]),
             weight: product.weight,
             bias,
             tiles: rows.div_ceil(TILE_ROWS),

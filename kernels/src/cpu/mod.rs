@@ -51,11 +51,11 @@ use self::elementwise::Elementwise;
 pub use self::features::Features;
 use self::linear::Multiply;
 pub use self::peak::Peak;
-use self::pool::Pool;
+pub(crate) use self::pool::Pool;
 use self::rope::Rotations;
 use crate::cache::{HostCache, rotate, rotated_len, row_count};
 use crate::output::Output;
-use crate::{AttentionShape, CacheDtype, ExpertsShape, HeadsShape, Span};
+use crate::{AttentionShape, CacheDtype, ExpertsShape, HeadsShape, Npu, Span};
 
 /// Elements of an elementwise operation that make a chunk worth handing to another thread.
 const WORTH_A_CHUNK: usize = 16 * 1024;
@@ -78,6 +78,7 @@ pub struct CpuBackend {
     experts: experts::Scratch,
     heads: heads::Scratch,
     ranking: Ranking,
+    npu: Option<Npu>,
 }
 
 impl CpuBackend {
@@ -104,7 +105,14 @@ impl CpuBackend {
             experts: experts::Scratch::default(),
             heads: heads::Scratch::default(),
             ranking: Ranking::default(),
+            npu: None,
         }
+    }
+
+    /// Has `npu` multiply packed weights by the rows of prompts. Called before anything is loaded.
+    pub fn with_npu(mut self, npu: Npu) -> Self {
+        self.npu = Some(npu);
+        self
     }
 
     /// Bytes that [`Backend::reserve`] takes for matrix products.
@@ -135,7 +143,8 @@ impl CpuBackend {
     /// `avx512-vnni, 2 threads`
     pub fn describe(&self) -> String {
         let threads = self.pool.threads();
-        format!("{}, {threads} thread{}", self.features, if threads == 1 { "" } else { "s" })
+        let npu = if self.npu.is_some() { ", prompts on the NPU" } else { "" };
+        format!("{}, {threads} thread{}{npu}", self.features, if threads == 1 { "" } else { "s" })
     }
 
     /// The variant chosen for each operation, for people who ask what runs.

@@ -8,7 +8,7 @@ use crate::cache::{HostCache, row_count, zeroed};
 use crate::reference::{clip, dequantize_row, join, mean, pass_on, temper};
 use crate::{
     AttentionShape, Backend, CacheShape, DeltaShape, ExpertsShape, HeadsShape, HostDeltaState, IndexShape,
-    Linear, Mixture, Result, Span, Tensor,
+    Linear, Mixture, Result, Span, Step, Tensor,
 };
 
 /// Keys that make it worth having their heads stored by several threads.
@@ -21,6 +21,9 @@ impl Backend for CpuBackend {
     type DeltaState = HostDeltaState;
 
     fn load(&mut self, tensor: Tensor) -> Result<Tensor> {
+        if let Some(npu) = &mut self.npu {
+            npu.note(&tensor)?;
+        }
         Ok(tensor)
     }
 
@@ -31,6 +34,7 @@ impl Backend for CpuBackend {
     fn reserve(&mut self, tokens: usize, cols: usize) -> Result {
         self.multiply.reserve(tokens, cols);
         self.partial = zeroed(attention::partial_len(cols).max(self.partial.len()))?;
+        self.npu.as_mut().map_or(Ok(()), |npu| npu.reserve(tokens))?;
         self.rotated.reserve(tokens, cols)
     }
 
@@ -103,8 +107,26 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn step(&mut self, step: &Step<'_>, operations: &mut dyn FnMut(&mut Self) -> Result) -> Result {
+        let rows = step.spans.first().copied().unwrap_or_default();
+        self.npu.iter_mut().for_each(|npu| npu.stand(rows));
+        let result = operations(self);
+        self.npu.iter_mut().for_each(|npu| npu.stand(&[]));
+        result
+    }
+
     fn linear(&mut self, x: &Vec<f32>, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
-        self.multiply.run(&mut self.pool, x, tokens, products);
+        let Some(npu) = &mut self.npu else {
+            self.multiply.run(&mut self.pool, x, 0..tokens, products);
+            return Ok(());
+        };
+        for (rows, rounded) in npu.shares(tokens, products) {
+            if rounded {
+                npu.linear(&mut self.pool, x, rows, products)?;
+            } else {
+                self.multiply.run(&mut self.pool, x, rows, products);
+            }
+        }
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(30);
 
 /// Threads of one backend.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -85,7 +85,7 @@ impl Pool {
     ///
     /// # Panics
     /// If `threads` is 0 or the system cannot start a thread.
-    pub(super) fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         assert!(threads > 0);
         let shared = Arc::new(Shared {
             shares: (0..threads).map(|_| Share::default()).collect(),
@@ -113,7 +113,7 @@ impl Pool {
     ///
     /// # Panics
     /// With the first panic of a chunk, after the others are done.
-    pub(super) fn run(&mut self, chunks: usize, run: &(dyn Fn(usize) + Sync)) {
+    pub(crate) fn run(&mut self, chunks: usize, run: &(dyn Fn(usize) + Sync)) {
         if chunks <= 1 || self.workers.is_empty() {
             (0..chunks).for_each(run);
             return;
