@@ -112,6 +112,9 @@ struct Arguments {
     /// Run on the first NVIDIA GPU, beside a probe of its memory; threads do not matter then
     #[arg(long, conflicts_with_all = ["reference", "copy", "reserved", "threads", "neighbour"])]
     cuda: bool,
+    /// Multiply the rows of prompts on the NPU of a Rockchip RK3588
+    #[arg(long, conflicts_with_all = ["reference", "cuda"])]
+    npu: bool,
     /// Measure instead, on all threads, steps of several rows and, with a file, answers with and without speculation
     #[arg(long)]
     speculation: bool,
@@ -161,10 +164,11 @@ impl Arguments {
     }
 
     fn backend(&self) -> BackendChoice {
-        match (self.reference, self.cuda) {
-            (true, _) => BackendChoice::Reference,
-            (_, true) => BackendChoice::Cuda,
-            _ => BackendChoice::Cpu,
+        match () {
+            () if self.reference => BackendChoice::Reference,
+            () if self.cuda => BackendChoice::Cuda,
+            () if self.npu => BackendChoice::Rknn,
+            () => BackendChoice::Cpu,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Board {
     pub memory: Memory,
     #[serde(default)]
     pub gpu: Option<Gpu>,
+    #[serde(default)]
+    pub npu: Option<Npu>,
     pub layout: Layout,
 }
 
@@ -64,6 +66,13 @@ pub struct Gpu {
     /// CUDA compute capability without the dot: 87.
     pub sm: u32,
     pub multiprocessors: u32,
+}
+
+/// One that `engine.backend = "rknn"` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Npu {
+    pub cores: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

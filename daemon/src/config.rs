@@ -54,10 +54,10 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// `cpu`, `cuda` or `reference`. Nothing else is tried where the one that is named cannot be used, but as
+    /// `cpu`, `cuda`, `rknn` or `reference`. Nothing else is tried where the one that is named cannot be used, but as
     /// `cpu_fallback` says.
     pub backend: BackendChoice,
-    /// Whether a model that the GPU cannot run is run on the CPU, which its status then says with the reason. One that is
+    /// Whether a model that the GPU or NPU cannot run is run on the CPU, which its status then says with the reason. One that is
     /// over the budget is refused all the same.
     pub cpu_fallback: bool,
     /// Threads; where absent, the board's number of fast cores. The service keeps to those where they are enough.

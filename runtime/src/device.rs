@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use muse_kernels::BackendError;
+use muse_kernels::{BackendError, Npu};
 #[cfg(feature = "cuda")]
 use muse_kernels::{CudaBackend, CudaMemory, CudaSharing};
 
@@ -30,12 +30,22 @@ pub fn cuda_device() -> Result<String, BackendError> {
     Err(muse_kernels::CudaError::NotBuilt.into())
 }
 
+/// Opens the NPU that [`BackendChoice::Rknn`] takes and asks each of its cores for a product.
+///
+/// # Errors
+/// [`BackendError::Rknn`] says what is missing.
+pub fn npu_device() -> Result<String, BackendError> {
+    Ok(Npu::open().map(|npu| npu.describe())?)
+}
+
 /// Bytes that models on `backend` find free: of a GPU with memory of its own that, else what the kernel of this machine
 /// says it could give, [`muse_boards::available_bytes`]. `root` is `/`; a folder in tests.
 pub fn available_bytes(backend: BackendChoice, root: &Path) -> Option<u64> {
     match backend {
         BackendChoice::Cuda => on_device(root),
-        BackendChoice::Cpu | BackendChoice::Reference => muse_boards::available_bytes(root),
+        BackendChoice::Cpu | BackendChoice::Rknn | BackendChoice::Reference => {
+            muse_boards::available_bytes(root)
+        }
     }
 }
 

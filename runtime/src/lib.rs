@@ -40,7 +40,7 @@ mod vision;
 mod weights;
 
 pub use audio::{Sound, SoundError};
-pub use device::{available_bytes, cuda_device};
+pub use device::{available_bytes, cuda_device, npu_device};
 pub use drafter::{Draft, DrafterInfo};
 pub use embed::{EmbedOptions, Embedded, EncodedTexts, embed_texts, encode_texts};
 pub use engine::{

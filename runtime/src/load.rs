@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muse_format::{FormatError, Layout, Role, Spec};
-use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, ReferenceBackend};
+use muse_kernels::{Backend, BackendError, CacheDtype, CpuBackend, Npu, ReferenceBackend};
 
 use crate::model::{EmbeddingModel, Model};
 use crate::plan::{DrafterFile, OverBudget};
@@ -29,6 +29,9 @@ pub enum BackendChoice {
     /// The first NVIDIA GPU. Where it cannot be used a model is not loaded, on the CPU neither unless
     /// [`LoadOptions::cpu_fallback`] allows it.
     Cuda,
+    /// The CPU, and for packed weights of prompts the NPU of Rockchip's RK3588. Where that cannot be used a model is not
+    /// loaded, as with a GPU.
+    Rknn,
     /// Plain loops with f64 sums: slow, the definition of every answer.
     Reference,
 }
@@ -77,7 +80,7 @@ pub struct LoadOptions {
     /// By default one a core.
     pub threads: Option<usize>,
     pub backend: BackendChoice,
-    /// Whether a model that a GPU cannot run is run on the CPU, in the file's mapping;
+    /// Whether a model that a GPU or an NPU cannot run is run on the CPU, in the file's mapping in place of a GPU's memory;
     /// [`ModelInfo::backend`](crate::ModelInfo::backend) says why. One that is over the budget is refused all the same.
     pub cpu_fallback: bool,
     pub weights: Placement,
@@ -272,36 +275,64 @@ pub fn load_mapped(
             let name = "reference".to_owned();
             model(mapped, ReferenceBackend::new(), name, &plan(mapped, options)?, text)
         }
-        BackendChoice::Cpu => on_cpu(mapped, options, None, text),
-        // Its budget is what the GPU finds free, not the machine's memory.
-        BackendChoice::Cuda => match crate::device::load(mapped, options, text.clone()) {
-            Err(LoadError::Backend(reason)) if options.cpu_fallback => {
-                let path = mapped.path.display();
-                tracing::warn!(
-                    "{path} runs on the CPU, as cpu_fallback allows: the GPU cannot run it: {reason}"
-                );
-                // For a GPU nothing was copied or reserved.
-                let (backend, weights) = (BackendChoice::Cpu, Placement::Mapped);
-                let options = LoadOptions { backend, weights, ..options.clone() };
-                on_cpu(mapped, &options, Some(&reason), text)
-            }
-            done => done,
-        },
+        BackendChoice::Cpu => on_cpu(mapped, options, None, "", text),
+        BackendChoice::Cuda => {
+            // Its budget is what the GPU finds free, not the machine's memory.
+            let loaded = crate::device::load(mapped, options, text.clone());
+            // For a GPU nothing was copied or reserved.
+            or_on_cpu(
+                loaded,
+                "GPU",
+                mapped,
+                &LoadOptions { weights: Placement::Mapped, ..options.clone() },
+                text,
+            )
+        }
+        BackendChoice::Rknn => {
+            let opened = Npu::open().map_err(|error| LoadError::Backend(error.into()));
+            let loaded = opened.and_then(|npu| on_cpu(mapped, options, Some(npu), "", text.clone()));
+            or_on_cpu(loaded, "NPU", mapped, options, text)
+        }
     }
 }
 
-/// A model on the CPU; `not_gpu` is why it is not on the GPU that was asked for.
+/// What was loaded on the device that was asked for, or the model on the CPU where that is allowed.
+fn or_on_cpu(
+    loaded: Result<Box<dyn Engine>, LoadError>,
+    device: &str,
+    mapped: &Mapped,
+    options: &LoadOptions,
+    text: Arc<dyn Text>,
+) -> Result<Box<dyn Engine>, LoadError> {
+    match loaded {
+        Err(LoadError::Backend(reason)) if options.cpu_fallback => {
+            let path = mapped.path.display();
+            tracing::warn!(
+                "{path} runs on the CPU, as cpu_fallback allows: the {device} cannot run it: {reason}"
+            );
+            let options = LoadOptions { backend: BackendChoice::Cpu, ..options.clone() };
+            on_cpu(mapped, &options, None, &format!(", not on the {device}: {reason}"), text)
+        }
+        done => done,
+    }
+}
+
+/// A model on the CPU, its prompts on `npu`; `note` is what else its status says.
 fn on_cpu(
     mapped: &Mapped,
     options: &LoadOptions,
-    not_gpu: Option<&BackendError>,
+    npu: Option<Npu>,
+    note: &str,
     text: Arc<dyn Text>,
 ) -> Result<Box<dyn Engine>, LoadError> {
     let plan = plan(mapped, options)?;
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
     let backend = CpuBackend::new(threads.unwrap_or(1));
-    let not_gpu = not_gpu.map_or(String::new(), |reason| format!(", not on the GPU: {reason}"));
-    let name = backend.describe() + &not_gpu;
+    let backend = match npu {
+        Some(npu) => backend.with_npu(npu),
+        None => backend,
+    };
+    let name = backend.describe() + note;
     model(mapped, backend, name, &plan, text)
 }
 

@@ -1,5 +1,6 @@
 //! `musectl doctor`: what this machine has, what is missing, and what to do about it.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,7 @@ impl Check {
 
 pub async fn run(session: bool, json: bool, config: Option<&Path>, kernels: bool) -> Result<(), Error> {
     let root = Path::new("/");
-    let mut checks = vec![board(root), cpu(root), threads(root), memory(root), npu(root)];
+    let mut checks = vec![board(root), cpu(root), threads(root), memory(root)];
     checks.extend(jetson::checks(root));
     let (configuration, backend) = configuration(root, config, session);
     checks.extend(configuration);
@@ -140,19 +141,7 @@ fn library(root: &Path, name: &str) -> Option<PathBuf> {
 fn cuda(root: &Path, engine: &crate::config::Engine) -> Check {
     let device = muse_runtime::cuda_device();
     if engine.backend == BackendChoice::Cuda {
-        return match device {
-            Ok(found) => Check::ok("cuda", found),
-            Err(problem) if engine.cpu_fallback => Check::note(
-                "cuda",
-                problem.to_string(),
-                "models run on the CPU: engine.cpu_fallback allows it",
-            ),
-            Err(problem) => {
-                let remedy =
-                    "models are refused until then; or set engine.backend to \"cpu\", or engine.cpu_fallback";
-                Check::fail("cuda", format!("{problem}, and engine.backend is \"cuda\""), remedy)
-            }
-        };
+        return asked("cuda", "cuda", device, engine);
     }
     let driver = match (library(root, "libcuda.so.1"), muse_boards::detect(root).gpu.is_some()) {
         (Some(path), _) => format!("driver library {}", path.display()),
@@ -165,11 +154,36 @@ fn cuda(root: &Path, engine: &crate::config::Engine) -> Check {
     }
 }
 
-fn npu(root: &Path) -> Check {
-    let why = "this version does not compute on NPUs; nothing to do";
-    match library(root, "librknnrt.so") {
-        Some(path) => Check::note("npu", format!("runtime library {}", path.display()), why),
-        None => Check::note("npu", "librknnrt.so is not installed", why),
+/// What `engine.backend = "rknn"` needs, or that it could be set.
+fn npu(root: &Path, engine: &crate::config::Engine) -> Check {
+    if engine.backend == BackendChoice::Rknn {
+        return asked("npu", "rknn", muse_runtime::npu_device(), engine);
+    }
+    let why = "engine.backend is not \"rknn\"; nothing to do";
+    match (library(root, "librknnrt.so"), muse_boards::detect(root).npu.is_some()) {
+        (Some(path), _) => Check::note("npu", format!("runtime library {}", path.display()), why),
+        (None, true) => Check::note("npu", "librknnrt.so is missing on a board with an NPU", why),
+        (None, false) => Check::note("npu", "librknnrt.so is not installed", why),
+    }
+}
+
+/// What was found of the device that `engine.backend` asks for.
+fn asked(
+    name: &'static str,
+    backend: &str,
+    device: Result<String, impl Display>,
+    engine: &crate::config::Engine,
+) -> Check {
+    match device {
+        Ok(found) => Check::ok(name, found),
+        Err(problem) if engine.cpu_fallback => {
+            Check::note(name, problem.to_string(), "models run on the CPU: engine.cpu_fallback allows it")
+        }
+        Err(problem) => {
+            let remedy =
+                "models are refused until then; or set engine.backend to \"cpu\", or engine.cpu_fallback";
+            Check::fail(name, format!("{problem}, and engine.backend is \"{backend}\""), remedy)
+        }
     }
 }
 
@@ -187,12 +201,12 @@ fn configuration(root: &Path, path: Option<&Path>, session: bool) -> (Vec<Check>
             }
         },
     };
-    let cuda = cuda(root, &config.engine);
-    let backend = match (config.engine.backend, cuda.state) {
-        (BackendChoice::Cuda, State::Note) => BackendChoice::Cpu,
-        (backend, _) => backend,
+    let (cuda, npu) = (cuda(root, &config.engine), npu(root, &config.engine));
+    let backend = match (config.engine.backend, cuda.state, npu.state) {
+        (BackendChoice::Cuda, State::Note, _) | (BackendChoice::Rknn, _, State::Note) => BackendChoice::Cpu,
+        (backend, ..) => backend,
     };
-    let checks = vec![Check::ok("config", found), cuda, models_folder(&config.models_dir, session)];
+    let checks = vec![Check::ok("config", found), cuda, npu, models_folder(&config.models_dir, session)];
     (checks, backend)
 }
 

@@ -19,7 +19,7 @@ pub(crate) use self::experts::{EXPERT_PARTS, expert_tensor};
 pub use self::experts::{ExpertsOnFlash, WeightBytes};
 pub use self::over_budget::OverBudget;
 pub use self::sizes::BufferLens;
-use self::sizes::{Dims, Products, cache_bytes, working_bytes};
+use self::sizes::{Dims, Products, cache_bytes, npu_bytes, working_bytes};
 use crate::audio::AudioPlan;
 use crate::flash::Flash;
 use crate::vision::VisionPlan;
@@ -136,6 +136,7 @@ impl Plan {
         let (dims, batch_tokens) = dims(spec, exact, options)?;
         let products = drafter.map_or(dims.products, |drafter| drafter::products(drafter.spec, dims));
         let dims = Dims { products, ..dims };
+        let dims = Dims { npu: npu_bytes(spec, drafter.map(|drafter| drafter.spec), dims), ..dims };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
         let of_drafter = drafter.iter().flat_map(|drafter| &drafter.spec.layers);
         if rotated && spec.layers.iter().chain(of_drafter).any(|layer| layer.latent().is_some()) {
@@ -229,6 +230,7 @@ fn dims(
         weights: options.weights,
         dtype: options.cache.unwrap_or(if exact { CacheDtype::F32 } else { CacheDtype::F16 }),
         products: Products::default(),
+        npu: 0,
     };
     Ok((dims, batch_tokens))
 }

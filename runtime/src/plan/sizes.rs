@@ -1,8 +1,8 @@
 //! What follows from a spec and its options: lengths of buffers, shapes of caches, bytes of scratch.
 
-use muse_format::{Attention, Embedding, Experts, Layer, Spec, Vision};
+use muse_format::{Attention, Embedding, Experts, Layer, Role, Spec, Vision};
 use muse_kernels::{
-    Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, HeadsShape, TILE_POSITIONS,
+    Best, CacheDtype, CacheShape, CpuBackend, DeltaShape, ExpertsShape, HeadsShape, Npu, TILE_POSITIONS,
     cuda_attention_bytes, cuda_best_bytes, cuda_choose_bytes, cuda_experts_bytes, cuda_graphs_bytes,
     cuda_heads_bytes, cuda_reserved_bytes, cuda_table_bytes,
 };
@@ -184,6 +184,8 @@ pub(super) struct Dims {
     pub audio_tokens: u32,
     /// The largest products of a drafter beside it.
     pub products: Products,
+    /// Bytes that an NPU reads and writes.
+    pub npu: u64,
 }
 
 /// Positions that a layer keeps, in whole tiles: all, or a ring that still holds the whole window, or chunk, of the first
@@ -281,7 +283,7 @@ pub(super) fn buffer_lens(spec: &Spec, d: Dims) -> BufferLens {
         logits: u64::from(d.logit_rows) * u64::from(spec.vocab),
         best: match d.backend {
             BackendChoice::Cuda => u64::from(d.logit_rows) * Best::WIDTH as u64,
-            BackendChoice::Cpu | BackendChoice::Reference => 0,
+            BackendChoice::Cpu | BackendChoice::Rknn | BackendChoice::Reference => 0,
         },
     }
 }
@@ -296,7 +298,7 @@ pub(super) fn scratch_bytes(spec: &Spec, d: Dims) -> [u64; 6] {
     let heads = heads_shape(spec, d.products);
     let positions = index_capacity(spec, d).map_or(0, u64::from);
     match d.backend {
-        BackendChoice::Cpu => [
+        BackendChoice::Cpu | BackendChoice::Rknn => [
             CpuBackend::reserved_bytes(rows, width),
             CpuBackend::attention_bytes(rows, width, d.dtype),
             experts(CpuBackend::experts_bytes),
@@ -349,11 +351,21 @@ pub(super) fn graphs_bytes(spec: &Spec, d: Dims) -> u64 {
     if graphs { cuda_graphs_bytes() } else { 0 }
 }
 
+/// Bytes that an NPU reads and writes in products of a model and of what drafts for it.
+pub(super) fn npu_bytes(spec: &Spec, drafter: Option<&Spec>, d: Dims) -> u64 {
+    if d.backend != BackendChoice::Rknn {
+        return 0;
+    }
+    let tensors = [Some(spec), drafter].into_iter().flatten().flat_map(Spec::tensors);
+    let matrices = tensors.filter(|tensor| tensor.role != Role::Vector);
+    Npu::bytes(product_rows(spec, d).into(), matrices.map(|tensor| tensor.cols))
+}
+
 /// Bytes beside the weights. Each buffer is below 2^16 rows x 2^24 values.
 pub(super) fn working_bytes(spec: &Spec, d: Dims) -> u128 {
     let scratch: u64 = scratch_bytes(spec, d).iter().sum();
     let vision = vision_plan(spec, d).map_or(0, |vision| vision.byte_len());
     let audio = audio_plan(spec, d).map_or(0, |audio| audio.byte_len());
     let buffers = buffer_lens(spec, d).byte_len() + scratch + pooled_bytes(spec, d) + vision + audio;
-    u128::from(buffers) + u128::from(graphs_bytes(spec, d)) + cache_bytes(spec, d)
+    u128::from(buffers) + u128::from(graphs_bytes(spec, d)) + u128::from(d.npu) + cache_bytes(spec, d)
 }

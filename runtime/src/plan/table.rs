@@ -103,6 +103,10 @@ fn scratch_items(spec: &Spec, d: Dims) -> Vec<Item> {
     if let Some(positions) = index_capacity(spec, d) {
         items.push(scratch(format!("scores of {positions} positions and their order"), ranking));
     }
+    if d.npu > 0 {
+        let shape = "rows, tiles of weights and their products, 8 and 32 bits".into();
+        items.push(Item { what: "npu", shape, bytes: d.npu });
+    }
     let graphs = graphs_bytes(spec, d);
     if graphs > 0 {
         let shape = "left to the driver for graphs of steps".into();
