@@ -29,7 +29,7 @@ constexpr u32 TILE_POSITIONS = 16;
 // Below this largest magnitude a group is zero: 127 / max would overflow.
 constexpr float TINY = 1e-36f;
 
-// Where a row of a batch stands: kernels/src/backend.rs, `Span`.
+// Where a row of a batch stands: kernels/src/shape.rs, `Span`.
 struct Row {
   u32 slot;
   u32 position;

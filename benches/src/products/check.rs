@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use muse_format::{Activation, Layout};
-use muse_kernels::{Backend, BackendError, CacheDtype, CudaBackend, Linear, ReferenceBackend, Span, Tensor};
+use muse_kernels::{
+    AttentionShape, Backend, BackendError, CacheDtype, CudaBackend, Linear, ReferenceBackend, Span, Tensor,
+};
 
 use super::{Dims, Extent, noise, put};
 use crate::report::BenchError;
@@ -13,9 +15,12 @@ use crate::synthetic;
 const EXACT: f64 = 1.0 / (1 << 16) as f64;
 /// Attention of prompts rounds to f16.
 const COARSE: f64 = 1.0 / 512.0;
-/// Rows of matrices, and positions.
+/// Rows of matrices, positions, and those that each of many rows sees.
 const ROWS: usize = 200;
 const CONTEXT: u32 = 300;
+const WINDOW: u32 = 64;
+/// Queries of a processor where attention's kernels take the most that they take together: kernels/src/cuda/attention.rs.
+const PROCESSOR_QUERIES: u32 = 256;
 
 /// Compares products of each layout of few rows and many, gated ones of few, and attention of each shape over each cache, with
 /// the reference.
@@ -30,13 +35,17 @@ pub(super) fn all(cuda: &mut CudaBackend, extent: &Extent) -> Result<(), BenchEr
             compare(&found, &expected, EXACT, || format!("a {kind} of {tokens} rows and {layout}"))?;
         }
     }
-    // How many heads share keys chooses among kernels.
+    // How many heads share keys chooses among kernels, and how many rows there are for this device.
     for dims in &extent.shapes {
+        let many = (PROCESSOR_QUERIES * cuda.processors()).div_ceil(dims.heads).max(70);
         for dtype in &extent.caches {
-            for (rows, bound) in [(1, EXACT), (70, COARSE)] {
-                let found = attend(cuda, *dtype, dims, rows, put)?;
+            for (rows, window, bound) in [(1, None, EXACT), (70, None, COARSE), (many, Some(WINDOW), COARSE)]
+            {
+                let shape = AttentionShape { window, ..dims.attention() };
+                let found = attend(cuda, *dtype, dims, (rows, &shape), put)?;
                 let mut reference = ReferenceBackend::new();
-                let expected = attend(&mut reference, *dtype, dims, rows, |_, values| Ok(values.to_vec()))?;
+                let own = |_: &mut ReferenceBackend, values: &[f32]| Ok(values.to_vec());
+                let expected = attend(&mut reference, *dtype, dims, (rows, &shape), own)?;
                 let what = || format!("attention of {rows} rows of {} over {dtype}", dims.name);
                 compare(&found, &expected, bound, what)?;
             }
@@ -92,19 +101,20 @@ fn attend<B: Backend>(
     backend: &mut B,
     dtype: CacheDtype,
     dims: &Dims,
-    rows: u32,
+    (rows, shape): (u32, &AttentionShape),
     put: impl Fn(&mut B, &[f32]) -> Result<B::Buffer, BenchError>,
 ) -> Result<Vec<f32>, BenchError> {
-    let mut cache = backend.cache(dims.cache(dtype, 1, CONTEXT))?;
-    let k = noise((CONTEXT * dims.kv_heads * dims.head_dim) as usize);
+    let context = rows.max(CONTEXT);
+    let mut cache = backend.cache(dims.cache(dtype, 1, context))?;
+    let k = noise((context * dims.kv_heads * dims.head_dim) as usize);
     let v: Vec<f32> = k.iter().map(|x| 1.0 - x).collect();
     let (k, v) = (put(backend, &k)?, put(backend, &v)?);
-    backend.reserve(CONTEXT as usize, (dims.heads * dims.head_dim) as usize)?;
-    backend.store(&mut cache, &k, &v, &[Span { slot: 0, start: 0, len: CONTEXT }])?;
+    backend.reserve(context as usize, (dims.heads * dims.head_dim) as usize)?;
+    backend.store(&mut cache, &k, &v, &[Span { slot: 0, start: 0, len: context }])?;
     let len = (rows * dims.heads * dims.head_dim) as usize;
     let (q, mut out) = (put(backend, &noise(len))?, put(backend, &vec![f32::NAN; len])?);
-    let span = Span { slot: 0, start: CONTEXT - rows, len: rows };
-    backend.attention(&mut out, &q, &cache, &[span], &dims.attention())?;
+    let span = Span { slot: 0, start: context - rows, len: rows };
+    backend.attention(&mut out, &q, &cache, &[span], shape)?;
     Ok(read(backend, &out, len)?)
 }
 

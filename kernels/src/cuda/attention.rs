@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::backend::{CudaBackend, CudaBuffer, small};
 use super::cache::CudaCache;
-use super::launch::{self as kernels, Attention, PROMPT_QUERIES, THREADS, cache_name, launch};
+use super::launch::{
+    self as kernels, Attention, PROMPT_QUERIES, PROMPT_QUERIES_MAX, THREADS, cache_name, launch,
+};
 use super::recording::{Need, Splits};
 use super::scratch::BLOCKS_MAX;
 
@@ -184,10 +186,15 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         let CacheShape { kv_heads, head_dim, dtype, .. } = cache.shape;
         let [keys, values] = number_bits(dtype);
-        let form = if keys == 16 { "f16" } else { "packed" };
-        let name = format!("attention_prompt_{form}_{}", if head_dim <= 128 { 128 } else { 256 });
+        let (form, width) =
+            (if keys == 16 { "f16" } else { "packed" }, if head_dim <= 128 { 128 } else { 256 });
         let (argument, rows) = (cache.argument(), small(rows));
-        let grid = ((rows * (attention.heads / kv_heads)).div_ceil(PROMPT_QUERIES), kv_heads);
+        let blocks = |queries| (rows * (attention.heads / kv_heads)).div_ceil(queries);
+        // More queries a block read keys and values less often, where they still fill every processor: two blocks do.
+        let fills = blocks(PROMPT_QUERIES_MAX) * kv_heads >= 2 * self.context.processors;
+        let queries = if width == 128 && fills { PROMPT_QUERIES_MAX } else { PROMPT_QUERIES };
+        let (name, grid) =
+            (format!("attention_prompt_{form}_{width}_{queries}"), (blocks(queries), kv_heads));
         // SAFETY: the caller's promise.
         Ok(unsafe { launch!(self.kernels, &name, grid, THREADS, [attention, argument, rows, keys, values]) }?)
     }

@@ -20,8 +20,9 @@ pub(super) const PRODUCTS_MAX: usize = 4;
 pub(super) const HEAD_DIM_MAX: u32 = scratch::HEAD_DIM_MAX as u32;
 /// Heads that share what a block of attention.cu reads, at most.
 pub(super) const QUERIES: u32 = scratch::QUERIES as u32;
-/// Queries that a block of attention_prompt.cu takes, rows by heads that share keys.
+/// Queries that a block of attention_prompt.cu takes, rows by heads that share keys, and of heads of up to 128 numbers at most.
 pub(super) const PROMPT_QUERIES: u32 = 64;
+pub(super) const PROMPT_QUERIES_MAX: u32 = 128;
 /// What a row sees behind itself: attention.cu.
 pub(super) const BEHIND_NOTHING: u32 = 0;
 pub(super) const BEHIND_WITHIN: u32 = 1;
@@ -50,10 +51,12 @@ pub(super) const NAMES: &[&str] = &[
     "attention_int8_int4_4",
     "attention_int8_int4_8",
     "attention_merge",
-    "attention_prompt_f16_128",
-    "attention_prompt_f16_256",
-    "attention_prompt_packed_128",
-    "attention_prompt_packed_256",
+    "attention_prompt_f16_128_128",
+    "attention_prompt_f16_128_64",
+    "attention_prompt_f16_256_64",
+    "attention_prompt_packed_128_128",
+    "attention_prompt_packed_128_64",
+    "attention_prompt_packed_256_64",
     "best_of_parts",
     "best_of_rows",
     "choose_best",

@@ -114,6 +114,12 @@ impl CudaBackend {
         Ok(warps * u64::from(rounds) * PROBE_SUMS * 2 * 16 * 8 * columns)
     }
 
+    /// Multiprocessors of the device.
+    #[must_use]
+    pub fn processors(&self) -> u32 {
+        self.context.processors
+    }
+
     fn probe_blocks(&self) -> u32 {
         BLOCKS_PER_PROCESSOR * self.context.processors
     }

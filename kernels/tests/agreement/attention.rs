@@ -72,6 +72,46 @@ impl AttentionCase {
         Ok(out)
     }
 
+    /// [`Self::inputs`] whose scores are a quarter of a position, or fall by as much.
+    fn steep(&self, falls: bool) -> Vec<f32> {
+        let Self { heads, kv_heads, head_dim, start, len, .. } = *self;
+        let mut inputs = self.inputs();
+        let mut rest = &mut inputs[..];
+        let mut set = |rows: u32, value: &dyn Fn(u32) -> Option<f32>| {
+            for row in 0..rows {
+                let (own, others) = std::mem::take(&mut rest).split_at_mut(head_dim as usize);
+                if let Some(value) = value(row) {
+                    own.fill(0.0);
+                    own[0] = value;
+                }
+                rest = others;
+            }
+        };
+        let end = start + len;
+        let key = |position: u32| Some(if falls { end - position } else { position } as f32 / 4.0);
+        for position in 0..end {
+            set(2 * kv_heads, &|_| key(position));
+            set(2 * kv_heads, &|_| None);
+        }
+        set((len + 1) * kv_heads, &|row| key(start + row / kv_heads));
+        set((len + 1) * kv_heads, &|_| None);
+        set((len + 1) * heads, &|_| Some((head_dim as f32).sqrt()));
+        inputs
+    }
+
+    /// # Panics
+    /// Where a backend's results are not the reference's.
+    fn agrees(&self, inputs: &[f32]) {
+        for dtype in CacheDtype::ALL {
+            let expected = self.run(&mut ReferenceBackend::new(), dtype, inputs).unwrap();
+            each_backend!(|cpu| {
+                let name = cpu.describe();
+                let actual = self.run(cpu, dtype, inputs).unwrap();
+                self.compare(dtype, &name, &actual, &expected);
+            });
+        }
+    }
+
     /// # Panics
     /// Where `actual` is not what is `expected`, within what the order of sums and the rounding of prompts may do.
     fn compare(&self, dtype: CacheDtype, name: &str, actual: &[f32], expected: &[f32]) {
@@ -178,6 +218,29 @@ fn attention_agrees() {
             capacity: 51,
             ..base
         },
+        // Prompts of many queries, which CUDA's kernels take 128 at a time where that makes two blocks a processor or more, of
+        // which the emulated device has 8; parts of a block at the end.
+        AttentionCase {
+            heads: 8,
+            kv_heads: 8,
+            head_dim: 64,
+            start: 40,
+            len: 130,
+            window: Some(20),
+            capacity: 160,
+            ..base
+        },
+        AttentionCase {
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 80,
+            start: 20,
+            len: 33,
+            softcap: Some(5.0),
+            ..base
+        },
+        AttentionCase { heads: 56, kv_heads: 8, head_dim: 128, len: 33, ..base },
+        AttentionCase { heads: 32, head_dim: 96, start: 10, len: 57, chunk: Some(40), ..base },
         // Few rows and long: positions are split into parts.
         AttentionCase { heads: 2, kv_heads: 1, start: 1023, len: 1, capacity: 1040, ..base },
         AttentionCase { heads: 30, kv_heads: 1, head_dim: 6, start: 777, len: 1, capacity: 780, ..base },
@@ -189,14 +252,36 @@ fn attention_agrees() {
         AttentionCase { kv_heads: 1, start: 1597, len: 6, chunk: Some(800), capacity: 816, ..base },
     ];
     for case in cases {
-        let inputs = case.inputs();
-        for dtype in CacheDtype::ALL {
-            let expected = case.run(&mut ReferenceBackend::new(), dtype, &inputs).unwrap();
-            each_backend!(|cpu| {
-                let name = cpu.describe();
-                let actual = case.run(cpu, dtype, &inputs).unwrap();
-                case.compare(dtype, &name, &actual, &expected);
-            });
-        }
+        case.agrees(&case.inputs());
+    }
+}
+
+/// Scores that grow from one position to the next, so that what came before counts for less and less, and that fall.
+///
+/// A query is one number, exact in f16 and bf16, a key too: what rounds is the query's factor, by which scores of up to 16 err
+/// by a like part of them, and so the weights that are not next to 0 as little as in the bound of `coarseness`. Rotated to 4
+/// bits, scores err each for itself by less than `16 * 2^-12`, of which a sum over 8 positions or more, in the mean, evens out
+/// two thirds.
+#[test]
+fn attention_agrees_where_scores_grow() {
+    let base = AttentionCase {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 64,
+        start: 30,
+        len: 33,
+        window: None,
+        chunk: None,
+        softcap: None,
+        capacity: 80,
+    };
+    let cases = [
+        (AttentionCase { ..base }, true),
+        (AttentionCase { ..base }, false),
+        (AttentionCase { heads: 48, kv_heads: 16, ..base }, false),
+        (AttentionCase { heads: 1, head_dim: 256, ..base }, false),
+    ];
+    for (case, falls) in cases {
+        case.agrees(&case.steep(falls));
     }
 }
