@@ -6,7 +6,7 @@
 //! Variables say what fails: `FAKE_RKNN=rknn_matmul_run:2:-2` has the call behind the next two of that name give -2.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 // The same declarations that the crate has.
 #[allow(dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals, unused, clippy::all)]
@@ -54,6 +54,8 @@ struct Context {
     k: usize,
     n: usize,
     core: u32,
+    /// While a product runs, when no other thread may call it.
+    busy: AtomicBool,
     /// The bytes that the device sees of A, B and C.
     memories: [Option<*mut Memory>; 3],
 }
@@ -110,7 +112,14 @@ pub unsafe extern "C" fn rknn_matmul_create(
     describe(&mut io.B, b'B', RKNN_TENSOR_INT8, 1, &[n / 32, k / 32, 32, 32]);
     describe(&mut io.C, b'C', RKNN_TENSOR_INT32, 4, &[n / four, m, four]);
     LIVE.fetch_add(1, Ordering::SeqCst);
-    *context = Box::into_raw(Box::new(Context { m, k, n, core: 0, memories: [None; 3] })) as u64;
+    *context = Box::into_raw(Box::new(Context {
+        m,
+        k,
+        n,
+        core: 0,
+        busy: AtomicBool::new(false),
+        memories: [None; 3],
+    })) as u64;
     0
 }
 
@@ -168,6 +177,7 @@ pub unsafe extern "C" fn rknn_matmul_run(handle: u64) -> c_int {
     if error != 0 {
         return error;
     }
+    context.busy.store(true, Ordering::SeqCst);
     // Its memories of this run alone.
     context.memories = [None; 3];
     // SAFETY: memories live while a product runs. Two cores may read one `a` at a time, and each has a `b` and `c` alone.
@@ -192,7 +202,17 @@ pub unsafe extern "C" fn rknn_matmul_run(handle: u64) -> c_int {
             c[(x / 4 * m + y) * 4 + x % 4] = sum;
         }
     }
+    context.busy.store(false, Ordering::SeqCst);
     0
+}
+
+/// Whether a product of the context runs, in another thread then.
+///
+/// # Safety
+/// As the library's: a context that lives.
+unsafe fn is_busy(handle: u64) -> bool {
+    // SAFETY: the caller's promise; other fields are not looked at.
+    unsafe { (*(handle as *const Context)).busy.load(Ordering::SeqCst) }
 }
 
 fn dot(a: &[i8; 32], b: &[i8; 32]) -> i32 {
@@ -212,8 +232,9 @@ pub unsafe extern "C" fn rknn_matmul_destroy(handle: u64) -> c_int {
 /// # Safety
 /// As the library's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rknn_create_mem(_: u64, size: u32) -> *mut rknn_tensor_mem {
-    if asked("rknn_create_mem") != 0 {
+pub unsafe extern "C" fn rknn_create_mem(handle: u64, size: u32) -> *mut rknn_tensor_mem {
+    // SAFETY: the caller's promise.
+    if asked("rknn_create_mem") != 0 || unsafe { is_busy(handle) } {
         return std::ptr::null_mut();
     }
     let bytes = (size as usize).div_ceil(16);
@@ -248,7 +269,11 @@ pub unsafe extern "C" fn rknn_destroy_mem(_: u64, memory: *mut rknn_tensor_mem) 
 /// # Safety
 /// As the library's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rknn_mem_sync(_: u64, memory: *mut rknn_tensor_mem, mode: u32) -> c_int {
+pub unsafe extern "C" fn rknn_mem_sync(handle: u64, memory: *mut rknn_tensor_mem, mode: u32) -> c_int {
+    // SAFETY: the caller's promise.
+    if unsafe { is_busy(handle) } {
+        return BAD_CONTEXT;
+    }
     // SAFETY: the caller's promise; the two copies do not meet.
     let memory = unsafe { &mut *(*memory).priv_data.cast::<Memory>() };
     match mode {

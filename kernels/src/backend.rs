@@ -17,6 +17,16 @@ pub enum Pass {
     ProposeNext,
 }
 
+/// Which rows of operations are a prompt's, whose products may be rounded.
+#[derive(Debug, Clone, Copy)]
+pub enum PromptRows<'a> {
+    None,
+    /// Those of spans of 32 rows and more, in operations of as many rows as all spans have; none of other operations.
+    Of(&'a [Span]),
+    /// All, of operations of 32 rows and more.
+    All,
+}
+
 /// What [`Backend::step`] is of.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
@@ -105,6 +115,11 @@ pub trait Backend {
 
     /// Allocates what one gated DeltaNet layer keeps.
     fn delta_state(&mut self, shape: DeltaShape) -> Result<Self::DeltaState>;
+
+    /// Says which rows of the operations from here on are a prompt's. A backend that rounds no product does nothing.
+    fn prompt_rows(&mut self, rows: PromptRows<'_>) {
+        let _ = rows;
+    }
 
     /// Runs `operations`, all of a step. They follow from what it says alone, and what may be other numbers in a step of the
     /// same operations reaches them as those very slices: a backend may do again what they asked of it for an earlier

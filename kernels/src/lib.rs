@@ -41,7 +41,7 @@ mod tensor;
 #[cfg(test)]
 mod test_data;
 
-pub use backend::{Backend, Pass, Step};
+pub use backend::{Backend, Pass, PromptRows, Step};
 pub use best::{Best, bits};
 pub use cache::{HostCache, TILE_POSITIONS};
 pub use cpu::{CpuBackend, Features, Peak};

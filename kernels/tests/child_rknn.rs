@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use fake_npu::{allocated, library, live};
 use muse_format::Layout;
-use muse_kernels::{Backend, BackendError, CpuBackend, Linear, Npu, Tensor};
+use muse_kernels::{Backend, BackendError, CpuBackend, Linear, Npu, PromptRows, Tensor};
 use test_data::{Random, quantized_bytes};
 
 fn packed(rows: usize, cols: usize, random: &mut Random) -> Tensor {
@@ -39,6 +39,7 @@ fn multiply() -> Result<(), BackendError> {
     backend.load(weight.clone())?;
     backend.reserve(64, 64)?;
     let (x, mut out) = (random.normal(64 * 64), vec![0.0; 64 * 2000]);
+    backend.prompt_rows(PromptRows::All);
     let mut once = || backend.linear(&x, 64, &mut [Linear { out: &mut out, weight: &weight, bias: None }]);
     let first = once();
     // What failed goes on failing.
@@ -50,7 +51,11 @@ fn multiply() -> Result<(), BackendError> {
 #[ignore = "the process that `each_fault_has_its_error` starts"]
 fn multiplied() {
     let outcome = multiply();
-    assert_eq!(live(), 0);
+    // What an NPU may still write to is kept.
+    let kept = outcome.as_ref().is_err_and(|error| {
+        error.to_string().contains("set_io_mem") || error.to_string().contains("rknn_matmul_run")
+    });
+    assert_eq!(live() > 0, kept);
     match outcome {
         Ok(()) => println!("outcome: done"),
         Err(error) => println!("outcome: {error}, final {}", error.is_final()),

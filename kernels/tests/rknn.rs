@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fake_npu::library;
 use half::f16;
 use muse_format::{BlockMut, Layout};
-use muse_kernels::{Backend, CpuBackend, Linear, Npu, Pass, ReferenceBackend, Span, Step, Tensor};
+use muse_kernels::{Backend, CpuBackend, Linear, Npu, PromptRows, ReferenceBackend, Span, Tensor};
 use test_data::{Random, quantized_bytes};
 
 fn npu() -> Npu {
@@ -76,7 +76,7 @@ fn prompt(tokens: usize) -> Vec<Span> {
     vec![Span { slot: 0, start: 0, len: tokens as u32 }]
 }
 
-/// A product of `x` by `weight` in a step of `spans`.
+/// A product of `x` by `weight` of rows that stand as `spans` say.
 fn product(
     backend: &mut CpuBackend,
     spans: &[Span],
@@ -86,11 +86,8 @@ fn product(
 ) -> Vec<f32> {
     let tokens = x.len() / weight.cols();
     let mut out = vec![f32::NAN; tokens * weight.rows()];
-    let step = Step { pass: Pass::Forward, spans: &[spans], lists: &[], fixed: &[] };
-    let mut run = |backend: &mut CpuBackend| {
-        backend.linear(x, tokens, &mut [Linear { out: &mut out, weight, bias: Some(bias) }])
-    };
-    backend.step(&step, &mut run).unwrap();
+    backend.prompt_rows(PromptRows::Of(spans));
+    backend.linear(x, tokens, &mut [Linear { out: &mut out, weight, bias: Some(bias) }]).unwrap();
     out
 }
 
@@ -162,9 +159,66 @@ fn rows_that_are_no_prompts_are_the_cpus_to_the_bit() {
     assert_eq!(rows(&actual, 0..32), rows(&expected, 0..32));
     assert_eq!(rows(&actual, 104..106), rows(&expected, 104..106));
     assert_ne!(rows(&actual, 32..104), rows(&expected, 32..104));
-    // Rows of another operation than the step's own, as an image's patches, are a prompt's if they are many.
-    let few = product(&mut with_npu, &[span(0, 1)], &x[..31 * 128].to_vec(), &weight, &bias);
-    assert_eq!(few, product(&mut without, &[span(0, 1)], &x[..31 * 128].to_vec(), &weight, &bias));
+}
+
+#[test]
+fn rows_of_other_operations_are_the_cpus_unless_all_are_prompts() {
+    let mut random = Random::new(26);
+    let weight = packed(Layout::Q8 { group: 64 }, 50, 96, &mut random);
+    let x = random.normal(70 * 96);
+    let mut with_npu = CpuBackend::new(2).with_npu(npu());
+    with_npu.load(weight.clone()).unwrap();
+    with_npu.reserve(70, 96).unwrap();
+    let mut product = |rows: PromptRows<'_>, tokens: usize| {
+        let mut out = vec![0.0; tokens * 50];
+        with_npu.prompt_rows(rows);
+        with_npu.linear(&x, tokens, &mut [Linear { out: &mut out, weight: &weight, bias: None }]).unwrap();
+        out
+    };
+    let (spans, mut exact) = (prompt(70), vec![0.0; 70 * 50]);
+    CpuBackend::new(1)
+        .linear(&x, 70, &mut [Linear { out: &mut exact, weight: &weight, bias: None }])
+        .unwrap();
+    let rounded = product(PromptRows::Of(&spans), 70);
+    assert_ne!(rounded, exact);
+    // As those of which logits are wanted.
+    assert_eq!(product(PromptRows::Of(&spans), 69), exact[..69 * 50]);
+    assert_eq!(product(PromptRows::None, 70), exact);
+    // As an image's patches.
+    assert_eq!(product(PromptRows::All, 70), rounded);
+    assert_eq!(product(PromptRows::All, 31), exact[..31 * 50]);
+}
+
+#[test]
+fn of_several_products_those_of_packed_weights_are_the_npus() {
+    let mut random = Random::new(27);
+    let weights = [
+        packed(Layout::Q4 { group: 32 }, 30, 64, &mut random),
+        Tensor::from_f32(7, 64, random.normal(7 * 64)),
+        packed(Layout::Q8 { group: 32 }, 300, 64, &mut random),
+    ];
+    let x = random.normal(40 * 64);
+    let run = |mut backend: CpuBackend, together: bool| {
+        weights.iter().for_each(|weight| drop(backend.load(weight.clone()).unwrap()));
+        backend.reserve(40, 64).unwrap();
+        let spans = prompt(40);
+        backend.prompt_rows(PromptRows::Of(&spans));
+        let mut outs = weights.each_ref().map(|weight| vec![f32::NAN; 40 * weight.rows()]);
+        let products = outs.iter_mut().zip(&weights).map(|(out, weight)| Linear { out, weight, bias: None });
+        let mut products: Vec<_> = products.collect();
+        if together {
+            backend.linear(&x, 40, &mut products).unwrap();
+        } else {
+            products.chunks_mut(1).for_each(|product| backend.linear(&x, 40, product).unwrap());
+        }
+        drop(products);
+        outs
+    };
+    let together = run(CpuBackend::new(2).with_npu(npu()), true);
+    assert_eq!(together, run(CpuBackend::new(1).with_npu(npu()), false));
+    let [q4, float, q8] = run(CpuBackend::new(1), true);
+    assert_eq!(together[1], float);
+    assert!(together[0] != q4 && together[2] != q8);
 }
 
 #[test]
@@ -183,29 +237,30 @@ fn float_weights_are_the_cpus() {
 #[test]
 fn what_is_not_finite_stays_in_its_rows() {
     let mut random = Random::new(23);
-    let layout = Layout::Q8 { group: 32 };
-    let mut bytes = quantized_bytes(layout, 40, 96, &mut random);
-    // Scales of the first and the second group of two rows of the first tile.
-    for (group, row, scale) in [(0, 3, f32::NAN), (1, 11, f32::INFINITY)] {
-        let block = &mut bytes[group * layout.block_bytes()..][..layout.block_bytes()];
-        BlockMut::new(layout, block).set_scale(row, f16::from_f32(scale).to_bits());
-    }
-    let len = bytes.len();
-    let weight = Tensor::new(layout, 40, 96, Arc::new(bytes), 0..len).unwrap();
-    let bias = Tensor::from_f32(1, 40, vec![0.0; 40]);
-    let mut x = random.normal(50 * 96);
-    (x[5 * 96 + 7], x[9 * 96]) = (f32::NAN, f32::INFINITY);
-    let mut backend = CpuBackend::new(2).with_npu(npu());
-    backend.load(weight.clone()).unwrap();
-    backend.reserve(50, 96).unwrap();
-    let out = product(&mut backend, &prompt(50), &x, &weight, &bias);
-    for (at, out) in out.iter().enumerate() {
-        let (row, output) = (at / 40, at % 40);
-        assert_eq!(
-            out.is_finite(),
-            !matches!(row, 5 | 9) && !matches!(output, 3 | 11),
-            "{row}, {output}: {out}"
-        );
+    for layout in layouts().filter(|layout| layout.group() < 128) {
+        let mut bytes = quantized_bytes(layout, 40, 160, &mut random);
+        // Scales of the first and the second group of two rows of the first tile.
+        for (group, row, scale) in [(0, 3, f32::NAN), (1, 11, f32::INFINITY)] {
+            let block = &mut bytes[group * layout.block_bytes()..][..layout.block_bytes()];
+            BlockMut::new(layout, block).set_scale(row, f16::from_f32(scale).to_bits());
+        }
+        let len = bytes.len();
+        let weight = Tensor::new(layout, 40, 160, Arc::new(bytes), 0..len).unwrap();
+        let bias = Tensor::from_f32(1, 40, vec![0.0; 40]);
+        let mut x = random.normal(50 * 160);
+        (x[5 * 160 + 7], x[9 * 160]) = (f32::NAN, f32::INFINITY);
+        let mut backend = CpuBackend::new(2).with_npu(npu());
+        backend.load(weight.clone()).unwrap();
+        backend.reserve(50, 160).unwrap();
+        let out = product(&mut backend, &prompt(50), &x, &weight, &bias);
+        for (at, out) in out.iter().enumerate() {
+            let (row, output) = (at / 40, at % 40);
+            assert_eq!(
+                out.is_finite(),
+                !matches!(row, 5 | 9) && !matches!(output, 3 | 11),
+                "{layout} {row}, {output}: {out}"
+            );
+        }
     }
 }
 

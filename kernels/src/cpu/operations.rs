@@ -8,7 +8,7 @@ use crate::cache::{HostCache, row_count, zeroed};
 use crate::reference::{clip, dequantize_row, join, mean, pass_on, temper};
 use crate::{
     AttentionShape, Backend, CacheShape, DeltaShape, ExpertsShape, HeadsShape, HostDeltaState, IndexShape,
-    Linear, Mixture, Result, Span, Step, Tensor,
+    Linear, Mixture, PromptRows, Result, Span, Tensor,
 };
 
 /// Keys that make it worth having their heads stored by several threads.
@@ -107,12 +107,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn step(&mut self, step: &Step<'_>, operations: &mut dyn FnMut(&mut Self) -> Result) -> Result {
-        let rows = step.spans.first().copied().unwrap_or_default();
-        self.npu.iter_mut().for_each(|npu| npu.stand(rows));
-        let result = operations(self);
-        self.npu.iter_mut().for_each(|npu| npu.stand(&[]));
-        result
+    fn prompt_rows(&mut self, rows: PromptRows<'_>) {
+        self.npu.iter_mut().for_each(|npu| npu.prompt_rows(rows));
     }
 
     fn linear(&mut self, x: &Vec<f32>, tokens: usize, products: &mut [Linear<'_, Self>]) -> Result {
@@ -120,11 +116,18 @@ impl Backend for CpuBackend {
             self.multiply.run(&mut self.pool, x, 0..tokens, products);
             return Ok(());
         };
-        for (rows, rounded) in npu.shares(tokens, products) {
-            if rounded {
-                npu.linear(&mut self.pool, x, rows, products)?;
-            } else {
-                self.multiply.run(&mut self.pool, x, rows, products);
+        let packed = |product: &Linear<'_, Self>| product.weight.layout().is_quantized();
+        for products in products.chunk_by_mut(|a, b| packed(a) == packed(b)) {
+            if !packed(&products[0]) {
+                self.multiply.run(&mut self.pool, x, 0..tokens, products);
+                continue;
+            }
+            for (rows, rounded) in npu.shares(tokens) {
+                if rounded {
+                    npu.linear(&mut self.pool, x, rows, products)?;
+                } else {
+                    self.multiply.run(&mut self.pool, x, rows, products);
+                }
             }
         }
         Ok(())

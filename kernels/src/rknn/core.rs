@@ -37,7 +37,14 @@ impl Core {
         let (outgoing, done) = sync_channel(2);
         let work = move || {
             for mut job in incoming {
-                let result = job.multiply().map(|()| job);
+                let result = match job.multiply() {
+                    Ok(()) => Ok(job),
+                    Err(error) => {
+                        // The NPU may still write to it.
+                        std::mem::forget(job);
+                        Err(error)
+                    }
+                };
                 if outgoing.send(result).is_err() {
                     return;
                 }

@@ -29,7 +29,10 @@ impl Library {
         // SAFETY: functions of these names have these types in every librknnrt of version 2.
         let functions = unsafe { Rknn::from_library(library) }
             .map_err(|error| RknnError::OldLibrary { problem: cause(&error) })?;
-        Ok(Arc::new(Self(functions)))
+        let library = Arc::new(Self(functions));
+        // It stays for the life of the process: nothing says that what it leaves behind survives that it is closed.
+        std::mem::forget(Arc::clone(&library));
+        Ok(library)
     }
 }
 
@@ -53,19 +56,14 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The library's context of 8-bit products of one shape on one core.
+/// The library's context of 8-bit products of one shape on one core. Calls of it and of memory that it owns come from one thread
+/// at a time: the core's while that has a job, its caller's while not.
 pub(super) struct Context {
     library: Arc<Library>,
     handle: rknn_matmul_ctx,
     io: Box<rknn_matmul_io_attr>,
     shape: Shape,
 }
-
-// SAFETY: the library keeps nothing of a context in a thread, and `&self` calls of one context are made by one thread at a
-// time: the core's that runs it, or the owner's while that waits for jobs.
-unsafe impl Send for Context {}
-// SAFETY: as above.
-unsafe impl Sync for Context {}
 
 impl Context {
     /// Operands and results lie as [`super::weights`], [`super::rows`] and [`super::products`] write and read them, which is
@@ -125,14 +123,15 @@ impl Context {
         let operands = [(a, &self.io.A), (b, &self.io.B), (&*c, &self.io.C)];
         for (memory, attr) in operands {
             assert!(memory.len >= attr.size as usize, "{} bytes for {}", memory.len, attr.size);
-            // SAFETY: context and memory live, and the library only reads the attributes.
+            let mut attr = *attr;
+            // SAFETY: context, memory and attribute live.
             let code = unsafe {
-                let attr = std::ptr::from_ref(attr).cast_mut();
-                self.library.0.rknn_matmul_set_io_mem(self.handle, memory.memory.as_ptr(), attr)
+                self.library.0.rknn_matmul_set_io_mem(self.handle, memory.memory.as_ptr(), &raw mut attr)
             };
             check("rknn_matmul_set_io_mem", code, || self.shape.to_string())?;
         }
-        // SAFETY: the context lives, and so do the three memories until this returns, which is when the NPU is done.
+        // SAFETY: the context lives, and so do the three memories until this returns, which is when the NPU is done; where it
+        // fails, and may not be, the caller keeps them.
         let code = unsafe { self.library.0.rknn_matmul_run(self.handle) };
         check("rknn_matmul_run", code, || self.shape.to_string())
     }

@@ -33,9 +33,8 @@ use self::library::{Context, Library, Memory, Shape};
 use self::products::parts;
 use self::rows::Scales;
 use crate::cache::row_count;
-use crate::cpu::CpuBackend;
 use crate::shape::PROMPT_ROWS;
-use crate::{Linear, Span, Tensor};
+use crate::{PromptRows, Span, Tensor};
 
 /// Cores of an RK3588's NPU, each with products of its own.
 const CORES: usize = 3;
@@ -63,8 +62,10 @@ pub struct Npu {
     scales: Scales,
     /// Of the rows of the tiles that are written, multiplied and taken up.
     steps: [Vec<f32>; 3],
-    /// Those of the step that runs.
+    /// Where the rows stand of which those of long spans are prompts'.
     spans: Vec<Span>,
+    /// Whether all are.
+    all: bool,
     failed: Option<RknnError>,
 }
 
@@ -114,6 +115,7 @@ impl Npu {
             scales: Scales::default(),
             steps: std::array::from_fn(|_| vec![0.0; CORES * TILE]),
             spans: Vec::new(),
+            all: false,
             failed: None,
         })
     }
@@ -158,38 +160,37 @@ impl Npu {
         let Some(width) = self.widths.first() else { return Ok(()) };
         for (m, contexts) in sizes(rows).zip(&width.contexts).skip(self.results.len()) {
             let mut results = Results::default();
-            for memory in results.0.iter_mut().flatten().flatten() {
-                *memory = Some(Memory::new(&contexts[0], 4 * TILE * m)?);
+            for cores in &mut results.0 {
+                for (memory, owner) in cores.iter_mut().zip(contexts) {
+                    *memory =
+                        [Some(Memory::new(owner, 4 * TILE * m)?), Some(Memory::new(owner, 4 * TILE * m)?)];
+                }
             }
             self.results.push(results);
         }
         Ok(())
     }
 
-    /// Notes where the rows of a step stand; nowhere between steps.
-    pub(crate) fn stand(&mut self, spans: &[Span]) {
+    /// See [`crate::Backend::prompt_rows`].
+    pub(crate) fn prompt_rows(&mut self, rows: PromptRows<'_>) {
         self.spans.clear();
-        self.spans.extend_from_slice(spans);
+        self.all = matches!(rows, PromptRows::All);
+        if let PromptRows::Of(spans) = rows {
+            self.spans.extend_from_slice(spans);
+        }
     }
 
-    /// The rows of an operation of `tokens` as runs, and whether each is the NPU's: rows of prompts are, where they are many
-    /// and all weights are packed. Rows that are not those of the step, as patches of an image, are a prompt's.
-    pub(crate) fn shares(
-        &self,
-        tokens: usize,
-        products: &[Linear<'_, CpuBackend>],
-    ) -> Vec<(Range<usize>, bool)> {
-        let packed = products.iter().all(|product| product.weight.layout().is_quantized());
-        let rounds = |rows: usize| packed && rows >= ROWS_MIN;
-        if !rounds(tokens) || row_count(&self.spans) != tokens {
-            return vec![(0..tokens, rounds(tokens))];
-        }
+    /// The rows of an operation of `tokens` as runs, and whether each is a prompt's.
+    pub(crate) fn shares(&self, tokens: usize) -> Vec<(Range<usize>, bool)> {
         let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
+        if row_count(&self.spans) != tokens {
+            return vec![(0..tokens, self.all && tokens >= ROWS_MIN)];
+        }
         let mut first = 0;
         for span in &self.spans {
             let rows = first..first + span.len as usize;
             first = rows.end;
-            match runs.last_mut().filter(|(_, rounded)| *rounded == (span.len >= PROMPT_ROWS)) {
+            match runs.last_mut().filter(|(_, prompts)| *prompts == (span.len >= PROMPT_ROWS)) {
                 Some((run, _)) => run.end = rows.end,
                 None => runs.push((rows, span.len >= PROMPT_ROWS)),
             }
@@ -203,12 +204,16 @@ impl Width {
         let contexts: Result<Vec<_>, _> =
             sizes(rows).map(|m| contexts(library, Shape { m, k, n: TILE })).collect();
         let contexts = contexts?;
-        let owner = &contexts[0][0];
-        let a = || sizes(rows).map(|m| Memory::new(owner, m * k).map(Arc::new)).collect::<Result<_, _>>();
+        // What one core's thread makes the NPU see is owned by a context of that core, which no other thread calls.
+        let owners = &contexts[0];
+        let a =
+            || sizes(rows).map(|m| Memory::new(&owners[0], m * k).map(Arc::new)).collect::<Result<_, _>>();
         let a = [a()?, a()?];
         let mut b: [[Option<Memory>; CORES]; 2] = Default::default();
-        for memory in b.iter_mut().flatten() {
-            *memory = Some(Memory::new(owner, TILE * k)?);
+        for cores in &mut b {
+            for (memory, owner) in cores.iter_mut().zip(owners) {
+                *memory = Some(Memory::new(owner, TILE * k)?);
+            }
         }
         Ok(Self { k, a, b, contexts })
     }

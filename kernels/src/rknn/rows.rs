@@ -55,7 +55,13 @@ impl Scales {
                 let x = &x[row * width..][cols.clone()];
                 // As unsigned integers, the bits of magnitudes order like the magnitudes, NaN last.
                 let max = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
-                let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+                let (pieces, rest) = x.as_chunks::<PIECE>();
+                let mut squares = [0.0; PIECE];
+                for piece in pieces {
+                    squares.iter_mut().zip(piece).for_each(|(sum, x)| *sum += x * x);
+                }
+                let all = squares.into_iter().chain(rest.iter().map(|x| x * x)).sum::<f32>();
+                let mean = all / x.len() as f32;
                 let scale = if max < TINY { 0.0 } else { max / 127.0 };
                 *step = [scale, scale / FINE];
                 *far = (max > FAR * mean.sqrt()).then_some(0);

@@ -59,9 +59,7 @@ pub(super) fn write_strip(
         let blocks = || tile[first * block..].chunks_exact(block).take(columns.padded().div_ceil(group));
         let largest = blocks().fold([0.0; TILE_ROWS], |largest, block| {
             let own = Scales::of(layout, block).largest(layout);
-            // NaN comes and stays.
-            let exceeds = |row: usize| own[row] > largest[row] || own[row].is_nan();
-            std::array::from_fn(|row| if exceeds(row) { own[row] } else { largest[row] })
+            std::array::from_fn(|row| larger(own[row], largest[row]))
         });
         let inverse = largest.map(|x: f32| if x > 0.0 { 127.0 * PARTS / x } else { 0.0 });
         steps.copy_from_slice(&largest.map(|x| x / 127.0));
@@ -83,6 +81,11 @@ pub(super) fn write_strip(
             }
         }
     }
+}
+
+/// The larger of two magnitudes, or NaN where the first is; a second that is stays.
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
 }
 
 /// Of the rows of one block.
@@ -117,7 +120,7 @@ impl Scales {
             Layout::Q8 { .. } => 128.0 * scales[row].abs(),
             Layout::Q4 { .. } => 8.0 * scales[row].abs(),
             Layout::Q4Codebook { .. } => 127.0 * scales[row].abs(),
-            _ => offsets[row].abs().max((offsets[row] + 15.0 * scales[row]).abs()),
+            _ => larger((offsets[row] + 15.0 * scales[row]).abs(), offsets[row].abs()),
         })
     }
 

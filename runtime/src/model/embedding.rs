@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muse_format::{Embedding, Pooling, Spec};
-use muse_kernels::{Backend, BackendError, Linear, Span};
+use muse_kernels::{Backend, BackendError, Linear, PromptRows, Span};
 
 use super::loader::Loader;
 use super::{Affine, EncoderWeights, State, Weights, check_vocabulary};
@@ -128,7 +128,9 @@ where
         check_vocabulary(&tokens, self.spec.vocab)?;
         let span = |(slot, text): (u32, &&[u32])| Span { slot, start: 0, len: text.len() as u32 };
         let spans: Vec<Span> = (0..).zip(texts).map(span).collect();
+        self.backend.prompt_rows(PromptRows::Of(&spans));
         self.read(&spans, &tokens)?;
+        self.backend.prompt_rows(PromptRows::None);
         self.pool(&spans)?;
         self.backend.read(&self.pooled[0], out)?;
         if self.embedding.normalise {

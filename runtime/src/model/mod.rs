@@ -14,7 +14,7 @@ mod weights;
 use std::sync::Arc;
 
 use muse_format::Spec;
-use muse_kernels::{Backend, BackendError, Best, Pass, Span, Step, bits};
+use muse_kernels::{Backend, BackendError, Best, Pass, PromptRows, Span, Step, bits};
 
 use self::drafter::{DrafterModel, Stepped};
 pub use self::embedding::EmbeddingModel;
@@ -191,6 +191,7 @@ impl<B: Backend> Model<B> {
             let stepped = Stepped { spans, tokens, vectors, placed, chain };
             drafter.take_in(backend, (spec, weights), hidden, &stepped)
         };
+        backend.prompt_rows(PromptRows::Of(spans));
         // With media operations follow from more than a step says.
         if placed.is_empty() && turns.is_empty() {
             let step = Step {
@@ -203,6 +204,7 @@ impl<B: Backend> Model<B> {
         } else {
             operations(backend)?;
         }
+        backend.prompt_rows(PromptRows::None);
         if let Some(recurrent) = &mut self.recurrent {
             recurrent.after(spans);
         }
@@ -302,12 +304,17 @@ where
         let Self { backend, tower, audio, .. } = self;
         let none =
             || BackendError::Unsupported(format!("{}s: the model has no tower for them", medium.kind()));
-        match medium {
+        backend.prompt_rows(PromptRows::All);
+        let perceived = match medium {
             Medium::Image(image) | Medium::Video(image) => {
-                tower.as_mut().ok_or_else(none)?.look(backend, image)?;
+                tower.as_mut().ok_or_else(none).and_then(|tower| tower.look(backend, image))
             }
-            Medium::Sound(sound) => audio.as_mut().ok_or_else(none)?.listen(backend, sound)?,
-        }
+            Medium::Sound(sound) => {
+                audio.as_mut().ok_or_else(none).and_then(|tower| tower.listen(backend, sound))
+            }
+        };
+        backend.prompt_rows(PromptRows::None);
+        perceived?;
         self.perceived = Some(medium.kind());
         Ok(())
     }

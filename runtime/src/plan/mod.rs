@@ -132,11 +132,15 @@ impl Plan {
         drafter: Option<DrafterFile<'_>>,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let exact = layouts.into_iter().all(|layout| layout == Layout::F32);
+        let layouts: Vec<Layout> = layouts.into_iter().collect();
+        let exact = layouts.iter().all(|layout| *layout == Layout::F32);
         let (dims, batch_tokens) = dims(spec, exact, options)?;
         let products = drafter.map_or(dims.products, |drafter| drafter::products(drafter.spec, dims));
         let dims = Dims { products, ..dims };
-        let dims = Dims { npu: npu_bytes(spec, drafter.map(|drafter| drafter.spec), dims), ..dims };
+        let npu =
+            options.backend == BackendChoice::Rknn && layouts.iter().any(|layout| layout.is_quantized());
+        let npu = if npu { npu_bytes(spec, drafter.map(|drafter| drafter.spec), dims) } else { 0 };
+        let dims = Dims { npu, ..dims };
         let rotated = matches!(dims.dtype, CacheDtype::Int8Int4 | CacheDtype::Int4);
         let of_drafter = drafter.iter().flat_map(|drafter| &drafter.spec.layers);
         if rotated && spec.layers.iter().chain(of_drafter).any(|layer| layer.latent().is_some()) {

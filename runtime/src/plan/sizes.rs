@@ -351,11 +351,8 @@ pub(super) fn graphs_bytes(spec: &Spec, d: Dims) -> u64 {
     if graphs { cuda_graphs_bytes() } else { 0 }
 }
 
-/// Bytes that an NPU reads and writes in products of a model and of what drafts for it.
+/// Bytes that an NPU reads and writes in products of a model and of what drafts for it, where all their matrices are packed.
 pub(super) fn npu_bytes(spec: &Spec, drafter: Option<&Spec>, d: Dims) -> u64 {
-    if d.backend != BackendChoice::Rknn {
-        return 0;
-    }
     let tensors = [Some(spec), drafter].into_iter().flatten().flat_map(Spec::tensors);
     let matrices = tensors.filter(|tensor| tensor.role != Role::Vector);
     Npu::bytes(product_rows(spec, d).into(), matrices.map(|tensor| tensor.cols))
