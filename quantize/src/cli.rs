@@ -234,7 +234,8 @@ pub struct TextArgs {
 
 #[derive(Args)]
 pub struct EvalCommon {
-    /// Which kernels: cpu is the fastest, reference the definition
+    /// Which kernels: cpu is the fastest, reference the definition; rknn multiplies prompts on the NPU of an RK3588, beside
+    /// which the reference of kl is on the CPU
     #[arg(long, value_enum, default_value = "cpu")]
     pub backend: Backend,
     /// Threads [default: one a core]
@@ -252,6 +253,7 @@ pub struct EvalCommon {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
     Cpu,
+    Rknn,
     Reference,
 }
 

@@ -48,7 +48,9 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             ))
         }
         What::Kl { reference, file, text, common } => {
-            let mut first = load(reference, common, None, text.context as usize)?;
+            let backend = if common.backend == Backend::Rknn { Backend::Cpu } else { common.backend };
+            let beside = &EvalCommon { backend, ..*common };
+            let mut first = load(reference, beside, None, text.context as usize)?;
             let mut second = load(file, common, common.cache, text.context as usize)?;
             let result = eval::kl(&mut *first, &mut *second, &read(text)?, text.context)?;
             if common.json {
@@ -154,6 +156,7 @@ pub(super) fn options(common: &EvalCommon) -> LoadOptions {
         cache: common.cache,
         backend: match common.backend {
             Backend::Cpu => BackendChoice::Cpu,
+            Backend::Rknn => BackendChoice::Rknn,
             Backend::Reference => BackendChoice::Reference,
         },
         ..LoadOptions::default()
