@@ -28,4 +28,4 @@ mod profile;
 pub use budget::BudgetError;
 pub use detect::detect;
 pub use memory::available_bytes;
-pub use profile::{Board, Cpu, Gpu, Layout, Memory, Npu, UnknownBoard, all, by_name};
+pub use profile::{Board, Cpu, Gpu, Layout, Memory, UnknownBoard, all, by_name};

@@ -26,8 +26,9 @@ pub struct Board {
     pub memory: Memory,
     #[serde(default)]
     pub gpu: Option<Gpu>,
+    /// Whether it has an NPU that `engine.backend = "rknn"` takes.
     #[serde(default)]
-    pub npu: Option<Npu>,
+    pub npu: bool,
     pub layout: Layout,
 }
 
@@ -66,13 +67,6 @@ pub struct Gpu {
     /// CUDA compute capability without the dot: 87.
     pub sm: u32,
     pub multiprocessors: u32,
-}
-
-/// One that `engine.backend = "rknn"` takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Npu {
-    pub cores: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

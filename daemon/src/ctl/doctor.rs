@@ -160,7 +160,7 @@ fn npu(root: &Path, engine: &crate::config::Engine) -> Check {
         return asked("npu", "rknn", muse_runtime::npu_device(), engine);
     }
     let why = "engine.backend is not \"rknn\"; nothing to do";
-    match (library(root, "librknnrt.so"), muse_boards::detect(root).npu.is_some()) {
+    match (library(root, "librknnrt.so"), muse_boards::detect(root).npu) {
         (Some(path), _) => Check::note("npu", format!("runtime library {}", path.display()), why),
         (None, true) => Check::note("npu", "librknnrt.so is missing on a board with an NPU", why),
         (None, false) => Check::note("npu", "librknnrt.so is not installed", why),
@@ -315,6 +315,8 @@ mod tests {
         assert_eq!(chosen(), BackendChoice::Cuda);
         write("cpu_fallback = true");
         assert_eq!(chosen(), BackendChoice::Cpu, "whose kernels are what is to be tried");
+        let lacking = npu(root.path(), &engine(BackendChoice::Cpu, false));
+        assert_eq!((lacking.state, &*lacking.found), (State::Note, "librknnrt.so is not installed"));
         let not_asked = cuda(root.path(), &engine(BackendChoice::Cpu, false));
         assert_eq!((not_asked.state, &*not_asked.found), (State::Note, "libcuda.so.1 is not installed"));
     }
