@@ -18,6 +18,8 @@ compile() {
 }
 
 emulator=kernels/cuda/emulator
+# Where nothing is instrumented, a switch of threads takes most of the time.
+FAST=(-O2 -flto=auto -fno-semantic-interposition)
 
 # is_new OUT says whether no source is newer.
 is_new() {
@@ -49,7 +51,7 @@ races() {
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/cuda-emulator"/{sanitized,races}
 if [ "${1:-}" = --library ]; then
-  library "$target/cuda-emulator" >&2
+  library "$target/cuda-emulator" "${FAST[@]}" >&2
   realpath "$target/cuda-emulator"
   exit
 fi
@@ -63,7 +65,7 @@ folder=$plain/sanitized races=$plain/races
 compiling=()
 races "$races" & compiling+=($!)
 library "$folder" -fsanitize=address & compiling+=($!)
-library "$plain" & compiling+=($!)
+library "$plain" "${FAST[@]}" & compiling+=($!)
 compile "$folder/fragments" -fsanitize=address $emulator/{fragments,emulator,ptx}.cpp & compiling+=($!)
 # The sanitizer must come first in a program that it was not linked to. Rust's test harness keeps what it allocates.
 sanitized="LD_LIBRARY_PATH='$folder' LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0"
