@@ -22,7 +22,7 @@ usage() {
 }
 
 # The tests that take longest, the longest first.
-LONGEST=(speculation memory golden agreement model recurrent drafter delta pictures)
+LONGEST=(golden muse_runtime model speculation agreement memory recurrent drafter delta pictures)
 
 cpus=() lint=
 while [ $# -gt 0 ]; do

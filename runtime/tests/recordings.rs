@@ -9,6 +9,7 @@ use std::path::Path;
 use muse_format::Audio;
 use muse_runtime::{Sound, SoundError};
 use support::hearing;
+use support::sweep::sweep;
 
 /// Of vectors of 6 samples.
 const TOKENS_MAX: u32 = 1000;
@@ -140,7 +141,7 @@ fn no_byte_that_is_changed_does_more_than_change_the_sound() {
         let file = read(name);
         // The headers, and some of what follows.
         for at in (0..60).chain((60..file.len()).step_by(13)) {
-            for value in [0x00, 0x7f, 0x80, 0xff, file[at] ^ 1] {
+            for &value in sweep(&[0xff, 0x00, 0x7f, 0x80, file[at] ^ 1]) {
                 let mut file = file.clone();
                 file[at] = value;
                 if let Ok(sound) = decode(&file) {

@@ -131,7 +131,7 @@ fn compare(name: &str, spec: &Spec, loads: &[LoadOptions], temperatures: &[f32])
 #[test]
 fn the_reference_answers_the_same() {
     for (name, spec) in sweep(&[("everything", everything()), ("plain", plain())]) {
-        compare(name, spec, &[load(BackendChoice::Reference, 32)], &[0.0, 0.7, 1.2]);
+        compare(name, spec, &[load(BackendChoice::Reference, 32)], sweep(&[0.0, 0.7, 1.2]));
     }
 }
 
@@ -174,7 +174,7 @@ fn change_nothing(target: &Spec, drafters: &[Spec], temperatures: &[f32]) {
         let alone = load(backend, batch_tokens);
         let with = files.iter().map(|file| LoadOptions { drafter: Some(file.path.clone()), ..alone.clone() });
         let loads: Vec<_> = [alone.clone()].into_iter().chain(with).collect();
-        let proposed = compare(&target.family, target, &loads, temperatures);
+        let proposed = compare(&target.family, target, &loads, sweep(temperatures));
         assert!(
             proposed[1..].iter().all(|with| *with > proposed[0]),
             "alone and with a drafter: {proposed:?}"
