@@ -5,7 +5,6 @@
 constexpr u32 TAPS_MAX = 16;
 // Columns of a state that a block works on, and the warps that share the rows of each.
 constexpr u32 STATE_COLUMNS = 32, STATE_PARTS = 16, STATE_THREADS = STATE_COLUMNS * STATE_PARTS;
-constexpr u32 KEY_DIM_MAX = 256;
 
 // What a layer keeps, each slot's together: kernels/src/cuda/delta.rs.
 struct DeltaState {
@@ -83,92 +82,111 @@ delta_prepare(float* x, float* decay, float* beta, const float* rate, DeltaState
   }
 }
 
-// One column's rows of a state, those that a thread holds: its part of every STATE_PARTS.
-struct Held {
-  float s[KEY_DIM_MAX / STATE_PARTS];
+// Of up to KEY_DIM numbers, those of a thread's part: every STATE_PARTS-th. Where there are fewer the rest are 0, which adds
+// nothing to any sum, so that no loop asks how many there are.
+template <u32 KEY_DIM>
+struct alignas(16) Part {
+  float at[KEY_DIM / STATE_PARTS];
 };
 
-// s = decay * s + key * delta, with the roundings that do not depend on the compiler.
-static __device__ __forceinline__ void take_in(Held& held, const float* key, u32 key_dim, float delta, float decay) {
-  const u32 part = threadIdx.x / STATE_COLUMNS;
-  for (u32 r = 0; r < KEY_DIM_MAX / STATE_PARTS; ++r) {
-    const u32 i = r * STATE_PARTS + part;
-    if (r * STATE_PARTS >= key_dim) break;
-    if (i < key_dim) held.s[r] = fmaf(key[i], delta, held.s[r] * decay);
-  }
+// state = decay * state + key * delta, with the roundings that do not depend on the compiler.
+template <u32 KEY_DIM>
+static __device__ __forceinline__ void take_in(Part<KEY_DIM>& state, const Part<KEY_DIM>& key, float delta, float decay) {
+  for (u32 r = 0; r < KEY_DIM / STATE_PARTS; ++r) state.at[r] = fmaf(key.at[r], delta, state.at[r] * decay);
 }
 
 // The column's product with `x`, known to all threads of the column. `sums` is (STATE_PARTS, STATE_COLUMNS), shared, and is
 // not written again before the next barrier but one.
-static __device__ __forceinline__ float along(const Held& held, const float* x, u32 key_dim, float* sums) {
-  const u32 part = threadIdx.x / STATE_COLUMNS, column = threadIdx.x % STATE_COLUMNS;
+template <u32 KEY_DIM>
+static __device__ __forceinline__ float along(const Part<KEY_DIM>& state, const Part<KEY_DIM>& x, float* sums) {
   float sum = 0.0f;
-  for (u32 r = 0; r < KEY_DIM_MAX / STATE_PARTS; ++r) {
-    const u32 i = r * STATE_PARTS + part;
-    if (r * STATE_PARTS >= key_dim) break;
-    if (i < key_dim) sum = fmaf(held.s[r], x[i], sum);
-  }
+  for (u32 r = 0; r < KEY_DIM / STATE_PARTS; ++r) sum = fmaf(state.at[r], x.at[r], sum);
   sums[threadIdx.x] = sum;
   __syncthreads();
   sum = 0.0f;
-  for (u32 n = 0; n < STATE_PARTS; ++n) sum += sums[n * STATE_COLUMNS + column];
+  for (u32 n = 0; n < STATE_PARTS; ++n) sum += sums[n * STATE_COLUMNS + threadIdx.x % STATE_COLUMNS];
   return sum;
 }
 
-static __device__ __forceinline__ void move(Held& held, float* state, const DeltaState& s, bool out) {
-  const u32 part = threadIdx.x / STATE_COLUMNS;
-  for (u32 r = 0; r < KEY_DIM_MAX / STATE_PARTS; ++r) {
-    const u32 i = r * STATE_PARTS + part;
-    if (r * STATE_PARTS >= s.key_dim) break;
-    if (i >= s.key_dim) continue;
-    float& at = state[static_cast<u64>(i) * s.columns];
-    if (out) at = held.s[r];
-    else held.s[r] = at;
+// The thread's part of what lies `stride` numbers apart.
+template <u32 KEY_DIM>
+static __device__ __forceinline__ Part<KEY_DIM> part_of(const float* from, u32 key_dim, u32 stride) {
+  Part<KEY_DIM> part;
+  for (u32 r = 0; r < KEY_DIM / STATE_PARTS; ++r) {
+    const u32 i = r * STATE_PARTS + threadIdx.x / STATE_COLUMNS;
+    part.at[r] = i < key_dim ? from[static_cast<u64>(i) * stride] : 0.0f;
+  }
+  return part;
+}
+
+template <u32 KEY_DIM>
+static __device__ __forceinline__ void put_back(float* to, const Part<KEY_DIM>& part, u32 key_dim, u32 stride) {
+  for (u32 r = 0; r < KEY_DIM / STATE_PARTS; ++r) {
+    const u32 i = r * STATE_PARTS + threadIdx.x / STATE_COLUMNS;
+    if (i < key_dim) to[static_cast<u64>(i) * stride] = part.at[r];
   }
 }
 
 // `x`, `decay` and `beta` are as `delta_prepare` leaves them; `out` is (rows, value_heads * value_dim). Grid: value_heads *
 // (columns / STATE_COLUMNS), spans; STATE_THREADS. A block takes the rows of its span one after another.
-extern "C" __global__ void __launch_bounds__(STATE_THREADS)
-delta_rule(float* out, const float* x, const float* decay, const float* beta, DeltaState s, const Stretch* stretches) {
-  __shared__ float pair[2 * KEY_DIM_MAX];  // a row's query and key
+template <u32 KEY_DIM>
+static __device__ __forceinline__ void
+delta_rule(float* out, const float* x, const float* decay, const float* beta, const DeltaState& s, const Stretch* stretches) {
+  static_assert(2 * KEY_DIM <= STATE_THREADS, "a thread brings a number of a row");
+  __shared__ Part<KEY_DIM> pair[2][STATE_PARTS];  // a row's query and key
   __shared__ float sums[2][STATE_THREADS];
-  const u32 tiles = s.columns / STATE_COLUMNS, head = blockIdx.x / tiles;
+  const u32 tiles = s.columns / STATE_COLUMNS, head = blockIdx.x / tiles, part = threadIdx.x / STATE_COLUMNS;
   const u32 column = blockIdx.x % tiles * STATE_COLUMNS + threadIdx.x % STATE_COLUMNS;
   const u32 key_head = head / (s.value_heads / s.key_heads), keys = s.key_heads * s.key_dim, width = channels(s);
-  const bool first_part = threadIdx.x < STATE_COLUMNS;
+  const u32 brings = threadIdx.x / KEY_DIM, brought = threadIdx.x % KEY_DIM;
   const Stretch stretch = stretches[blockIdx.y];
   const u64 slot = stretch.slot * s.stride;
   float* const state = s.states + slot + static_cast<u64>(head) * s.key_dim * s.columns + column;
   float* const deltas = s.deltas + slot + static_cast<u64>(head) * s.columns + column;
   const u64 delta_row = static_cast<u64>(s.value_heads) * s.columns;
-  Held held = {};
-  if (stretch.start > 0) move(held, state, s, false);
+  Part<KEY_DIM> held = {};
+  if (stretch.start > 0) held = part_of<KEY_DIM>(state, s.key_dim, s.columns);
   for (u32 position = stretch.settled; position < stretch.start; ++position) {
     const u64 open = position % s.undo;
     const float kept = s.decays[slot + open * s.value_heads + head];
-    take_in(held, s.keys + slot + open * keys + key_head * s.key_dim, s.key_dim, deltas[open * delta_row], kept);
+    const float* const key = s.keys + slot + open * keys + key_head * s.key_dim;
+    take_in(held, part_of<KEY_DIM>(key, s.key_dim, 1), deltas[open * delta_row], kept);
   }
-  for (u32 n = 0; n < stretch.len; ++n) {
-    if (n == stretch.settling) move(held, state, s, true);
-    const u64 row = stretch.row + n;
-    const float* const own = x + row * width;
-    for (u32 i = threadIdx.x; i < 2 * s.key_dim; i += STATE_THREADS) {
-      const bool is_key = i >= s.key_dim;
-      pair[is_key ? KEY_DIM_MAX + i - s.key_dim : i] = own[(is_key ? keys - s.key_dim : 0) + key_head * s.key_dim + i];
+  const auto take_rows = [&](u32 from, u32 until) {
+    for (u32 n = from; n < until; ++n) {
+      const u64 row = stretch.row + n;
+      const float* const own = x + row * width;
+      if (brings < 2) {
+        const float number = brought < s.key_dim ? own[brings * keys + key_head * s.key_dim + brought] : 0.0f;
+        pair[brings][brought % STATE_PARTS].at[brought / STATE_PARTS] = number;
+      }
+      const float value = column < s.value_dim ? own[2 * keys + head * s.value_dim + column] : 0.0f;
+      const float kept = decay[row * s.value_heads + head], gate = beta[row * s.value_heads + head];
+      __syncthreads();
+      const Part<KEY_DIM> key = pair[1][part];
+      const float rest = fmaf(-kept, along(held, key, sums[0]), value);
+      const float delta = column < s.value_dim ? gate * rest : 0.0f;
+      take_in(held, key, delta, kept);
+      const float made = along(held, pair[0][part], sums[1]);
+      if (part == 0 && column < s.value_dim) out[(row * s.value_heads + head) * s.value_dim + column] = made;
+      if (part == 0 && n >= stretch.settling) deltas[(stretch.start + n) % s.undo * delta_row] = delta;
     }
-    const float value = column < s.value_dim ? own[2 * keys + head * s.value_dim + column] : 0.0f;
-    const float kept = decay[row * s.value_heads + head], gate = beta[row * s.value_heads + head];
-    __syncthreads();
-    const float rest = fmaf(-kept, along(held, pair + KEY_DIM_MAX, s.key_dim, sums[0]), value);
-    const float delta = column < s.value_dim ? gate * rest : 0.0f;
-    take_in(held, pair + KEY_DIM_MAX, s.key_dim, delta, kept);
-    const float made = along(held, pair, s.key_dim, sums[1]);
-    if (first_part && column < s.value_dim) out[(row * s.value_heads + head) * s.value_dim + column] = made;
-    if (first_part && n >= stretch.settling) deltas[(stretch.start + n) % s.undo * delta_row] = delta;
-  }
-  if (stretch.settling == stretch.len) move(held, state, s, true);
+  };
+  take_rows(0, stretch.settling);
+  put_back(state, held, s.key_dim, s.columns);
+  take_rows(stretch.settling, stretch.len);
 }
+
+// By the longest key and the blocks that a multiprocessor holds.
+#define KERNEL(KEY_DIM, BLOCKS)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(STATE_THREADS, BLOCKS)                                                \
+  delta_rule_##KEY_DIM(float* out, const float* x, const float* decay, const float* beta, DeltaState s, const Stretch* spans) { \
+    delta_rule<KEY_DIM>(out, x, decay, beta, s, spans);                                                              \
+  }
+
+KERNEL(128, 2)
+KERNEL(256, 1)
+#undef KERNEL
 
 // Keeps the keys and decays of rows that stay open, after every block of `delta_rule` has read those before. Grid: undo, spans.
 extern "C" __global__ void __launch_bounds__(THREADS)

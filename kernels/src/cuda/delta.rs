@@ -139,8 +139,8 @@ impl CudaBackend {
             let grid = (small(rows), 1);
             launch!(self.kernels, "delta_prepare", grid, THREADS, [x, decay, beta, rate, argument])?;
             let grid = (shape.value_heads * tiles, count);
-            let threads = STATE_THREADS;
-            launch!(self.kernels, "delta_rule", grid, threads, [out, x, decay, beta, argument, stretches])?;
+            let name = if shape.key_dim <= 128 { "delta_rule_128" } else { "delta_rule_256" };
+            launch!(self.kernels, name, grid, STATE_THREADS, [out, x, decay, beta, argument, stretches])?;
             let grid = (shape.undo, count);
             launch!(self.kernels, "delta_settle", grid, THREADS, [x, decay, argument, stretches])?;
         }
