@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::time::Instant;
+use std::sync::Arc;
 
-use common::{Options, SLOW, Simulated, daemon, daemon_with, message, refusal, until, user};
+use common::{Options, Simulated, daemon, daemon_with, message, refusal, until, user};
 use muse_runtime::sim::{FAIL, FAIL_FOR_GOOD, FOREVER, PANIC, SAY};
+use tokio::task::JoinHandle;
 use zbus::Variant;
 
 #[tokio::test]
@@ -53,7 +54,7 @@ async fn options_reach_the_sampler() {
 /// One model whose answers may hold reasoning and tool calls.
 async fn daemon_with_markers() -> common::Daemon {
     let mut source = Simulated::new(&[("sim", 0)]);
-    std::sync::Arc::get_mut(&mut source).unwrap().options.markers = true;
+    Arc::get_mut(&mut source).unwrap().options.markers = true;
     daemon_with("", source, None).await
 }
 
@@ -198,34 +199,41 @@ async fn cancel_ends_the_answer_and_keeps_the_session() {
     assert_eq!(session.respond("still here").await.finish().await.0, "echo: still here");
 }
 
+/// A Respond on its way.
+fn asked(session: &Arc<common::Client>, content: &'static str) -> JoinHandle<zbus::Result<common::Stream>> {
+    let session = session.clone();
+    tokio::spawn(async move { session.try_respond(&user(content), Options::new()).await })
+}
+
 #[tokio::test]
 async fn a_text_that_takes_long_to_be_read_keeps_nobody() {
-    let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("slow", 0)]), None).await;
+    let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("gated", 0)]), None).await;
     let caller = daemon.caller();
-    // One more than the model's texts that are read at once.
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(std::sync::Arc::new(caller.open("slow").await.unwrap()));
+        sessions.push(Arc::new(caller.open("gated").await.unwrap()));
     }
     let other = daemon.open().await;
-    let began = Instant::now();
-    let ask = |session: &std::sync::Arc<common::Client>| {
-        let session = session.clone();
-        tokio::spawn(async move { session.try_respond(&user("hi"), Options::new()).await.map(drop) })
-    };
-    let asked: Vec<_> = sessions.iter().map(ask).collect();
-    let is_asked = |id| daemon.service.session(id).unwrap().ask().is_err();
-    until(|| (1..=3).all(is_asked)).await;
+    let shut = daemon.source.gate.shut();
+    let mut calls = Vec::new();
+    for (before, session) in sessions.iter().enumerate() {
+        calls.push(asked(session, "hi"));
+        // Two of a model's texts are read at once, and the third waits for them.
+        let reads = (before + 1).min(2);
+        let is_asked = || daemon.service.session(before as u64 + 1).unwrap().ask().is_err();
+        until(|| is_asked() && daemon.source.gate.texts() == reads).await;
+    }
     assert_eq!(other.respond("hi").await.finish().await.0, "echo: hi", "another model's text is read");
     for (session, method) in sessions.iter().zip(["Cancel", "Close", "Close"]) {
         session.call(method, &()).await.unwrap();
     }
     let mut ended = Vec::new();
-    for asked in asked {
-        ended.push(refusal(&asked.await.unwrap().unwrap_err()).0);
+    for call in calls {
+        ended.push(refusal(&call.await.unwrap().map(drop).unwrap_err()).0);
     }
     assert_eq!(ended, ["Cancelled", "SessionClosed", "SessionClosed"]);
-    assert!(began.elapsed() < SLOW, "nobody waited for a text: {:?}", began.elapsed());
+    assert_eq!(daemon.source.gate.texts(), 2, "nobody waited for a text, and the third is not read");
+    drop(shut);
     // What was read behind the caller's back answers nobody, and the session goes on.
     assert_eq!(sessions[0].respond("now").await.finish().await.0, "echo: now");
 }

@@ -4,7 +4,7 @@
 //! alphabet without end. Four messages make it misbehave: [`FOREVER`], [`FAIL`], [`FAIL_FOR_GOOD`] and [`PANIC`];
 //! [`SAY`] makes it reason and call tools.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muse_format::Generation;
@@ -52,7 +52,56 @@ pub struct SimDrafter {
     pub chain: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where texts wait to be read; clones are one gate. By default nobody has shut it.
+#[derive(Debug, Clone, Default)]
+pub struct TextGate {
+    gate: Arc<(Mutex<Waiting>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    shut: bool,
+    texts: usize,
+}
+
+/// A gate that is shut until this is dropped.
+#[derive(Debug)]
+pub struct ShutGate(TextGate);
+
+impl TextGate {
+    /// Lets no text pass until what is returned is dropped.
+    pub fn shut(&self) -> ShutGate {
+        self.lock().shut = true;
+        ShutGate(self.clone())
+    }
+
+    /// How many texts wait.
+    pub fn texts(&self) -> usize {
+        self.lock().texts
+    }
+
+    fn pass(&self) {
+        let mut waiting = self.lock();
+        waiting.texts += 1;
+        while waiting.shut {
+            waiting = self.gate.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.texts -= 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.gate.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ShutGate {
+    fn drop(&mut self) {
+        self.0.lock().shut = false;
+        self.0.gate.1.notify_all();
+    }
+}
+
+#[derive(Debug, Clone)]
 pub struct SimOptions {
     pub context: u32,
     pub slots: u32,
@@ -61,8 +110,8 @@ pub struct SimOptions {
     pub logit_rows: Option<u32>,
     /// How long each step takes.
     pub step_delay: Duration,
-    /// How long each text takes to be read.
-    pub text_delay: Duration,
+    /// What each text has to pass to be read.
+    pub text_gate: TextGate,
     /// Whether answers may hold reasoning and tool calls; see [`SAY`].
     pub markers: bool,
     /// Whether it makes vectors of texts in place of answers, see [`SIM_WIDTH`].
@@ -82,7 +131,7 @@ impl Default for SimOptions {
             batch_tokens: 64,
             logit_rows: None,
             step_delay: Duration::ZERO,
-            text_delay: Duration::ZERO,
+            text_gate: TextGate::default(),
             markers: false,
             embeds: false,
             weight_bytes: 0,
@@ -131,8 +180,8 @@ impl SimEngine {
             }),
         };
         let slots = (0..options.slots).map(|_| Vec::new()).collect();
-        let SimOptions { step_delay, text_delay, drafter, markers, .. } = options;
-        Self { info, step_delay, drafter, text: SimText { text_delay, markers }, slots }
+        let SimOptions { step_delay, text_gate, drafter, markers, .. } = options;
+        Self { info, step_delay, drafter, text: SimText { gate: text_gate, markers }, slots }
     }
 }
 
@@ -142,7 +191,7 @@ impl Engine for SimEngine {
     }
 
     fn text(&self) -> Arc<dyn Text> {
-        Arc::new(self.text)
+        Arc::new(self.text.clone())
     }
 
     fn step(
@@ -272,20 +321,20 @@ fn to_bytes(ids: &[u32]) -> Vec<u8> {
 
 /// Bytes as tokens, and the template `BEGIN role \n content END`. A tool's result has its name and the id of its call
 /// in front.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct SimText {
-    text_delay: Duration,
+    gate: TextGate,
     markers: bool,
 }
 
 impl Text for SimText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        std::thread::sleep(self.text_delay);
+        self.gate.pass();
         Ok(text.bytes().map(u32::from).collect())
     }
 
     fn encode_chat(&self, messages: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
-        std::thread::sleep(self.text_delay);
+        self.gate.pass();
         let mut ids = Vec::new();
         for Message { role, content, name, tool_call_id, .. } in messages {
             let of: String =

@@ -11,6 +11,7 @@ use muse_daemon::config::Config;
 use muse_daemon::models::{LoadProblem, Source, Stamp, Summary};
 use muse_daemon::service::Service;
 use muse_daemon::{ROOT, bus, clients};
+use muse_runtime::sim::TextGate;
 use muse_runtime::{Engine, Scheduler, SchedulerOptions, SimEngine, SimOptions};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -22,13 +23,12 @@ pub type Options = HashMap<&'static str, Variant<'static>>;
 /// Far more than anything here takes; reached only where something hangs.
 pub const HANGS: Duration = Duration::from_secs(60);
 
-/// How long the model `slow` takes to read a text.
-pub const SLOW: Duration = Duration::from_secs(2);
-
 /// Models by name, with the bytes that each is said to take.
 pub struct Simulated {
     pub models: Mutex<BTreeMap<String, u64>>,
     pub options: SimOptions,
+    /// What the texts of the model `gated` have to pass.
+    pub gate: TextGate,
     /// Names in the order of their loads.
     pub loads: Mutex<Vec<String>>,
 }
@@ -39,7 +39,12 @@ impl Simulated {
         // Slow enough that a reader on a busy machine keeps up with an answer that has no end.
         let step_delay = Duration::from_millis(1);
         let options = SimOptions { context: 1 << 20, step_delay, ..SimOptions::default() };
-        Arc::new(Self { models: Mutex::new(models), options, loads: Mutex::default() })
+        Arc::new(Self {
+            models: Mutex::new(models),
+            options,
+            gate: TextGate::default(),
+            loads: Mutex::default(),
+        })
     }
 }
 
@@ -63,8 +68,8 @@ impl Source for Simulated {
         }
         let mut bytes = self.models.lock().unwrap()[name];
         let mut options = self.options.clone();
-        if name == "slow" {
-            options.text_delay = SLOW;
+        if name == "gated" {
+            options.text_gate = self.gate.clone();
         }
         // Takes what is left, and would take more.
         if let Some(budget) = budget.filter(|budget| name == "experts" && *budget < bytes) {
