@@ -1,5 +1,6 @@
 mod cut;
 mod growth;
+mod whole;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
