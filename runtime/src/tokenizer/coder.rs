@@ -9,12 +9,13 @@ use serde_json::Value;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
-    Encoding, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString,
-    PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    AddedToken, Encoding, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
 };
 
+use super::added::check_added;
 use super::cut::{Cut, Watched};
-use super::growth::text_max;
+use super::growth::{growth_of, text_max};
 use super::watch::Watch;
 use super::{check_len, guarded};
 use crate::TextError;
@@ -72,14 +73,12 @@ impl Coder {
         let read = || {
             // Before the library compiles any.
             let mut cuts = cuts(json)?;
+            let (mut normal, mut pieces) = (Vec::new(), Vec::new());
+            check_first(json, &mut cuts, &mut normal)?;
             let mut tokenizer = Tokenizer::from_bytes(json)?;
             // Publishers leave in it how they last called it.
             tokenizer.with_padding(None).with_truncation(None)?;
             let text_max = text_max(&tokenizer, TEXT_MAX)?;
-            let (mut normal, mut pieces) = (Vec::new(), Vec::new());
-            if let Some(step) = tokenizer.get_normalizer() {
-                add_normal(step, &mut cuts, &mut normal)?;
-            }
             if let Some(step) = tokenizer.get_pre_tokenizer() {
                 add_pieces(step, &mut cuts, &mut pieces)?;
             }
@@ -121,6 +120,22 @@ impl Coder {
         let too_slow = TextError::TooSlow { bytes: text.len(), seconds: self.time_max.as_secs() };
         encoded.map_err(|problem| if watch.is_over() { too_slow } else { TextError::Encode(problem) })
     }
+}
+
+/// Takes the steps of a normalizer and looks at what the library puts through it as it reads a tokenizer.
+fn check_first(json: &[u8], cuts: &mut Cuts, normal: &mut Vec<Normal>) -> tokenizers::Result<()> {
+    #[derive(Deserialize)]
+    struct First {
+        normalizer: Option<NormalizerWrapper>,
+        #[serde(default)]
+        added_tokens: Vec<AddedToken>,
+    }
+    let First { normalizer, added_tokens } = serde_json::from_slice(json)?;
+    if let Some(step) = &normalizer {
+        add_normal(step, cuts, normal)?;
+    }
+    let normalizing = Normalizing { steps: normal, watch: &Watch::new(TIME_MAX) };
+    check_added(&added_tokens, growth_of(normalizer.as_ref())?, |text| normalizing.normalize(text))
 }
 
 /// The patterns of all steps.

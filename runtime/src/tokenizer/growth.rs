@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer};
 
 /// Bytes of memory that a text may take, about, which leaves tokenizers in use texts of a MiB.
 const MEMORY_MAX: usize = 1536 << 20;
@@ -21,8 +21,9 @@ const PIECE: usize = 400;
 const WORD_MAX: usize = 200;
 /// Bytes that a model puts to every piece of a word, as `##` is, or in place of one that it does not know.
 const AFFIX_MAX: usize = 64;
-/// Bytes of an added token, which is looked for at each byte of a text; in use are runs of white space of 93.
-const ADDED_MAX: usize = 256;
+/// Steps that an automaton may take for the added tokens in a text, of which each of its bytes can begin the longest: a few
+/// seconds.
+const SEARCH_MAX: usize = 1 << 30;
 /// Bytes of a token of a unigram model, of which all that begin at a byte are looked up: of 128 bytes they take 16 us. They
 /// are 16 characters where nobody asked for more.
 const UNIGRAM_MAX: usize = 128;
@@ -33,18 +34,30 @@ const UNIGRAM_MAX: usize = 128;
 /// The setting of the model that has no bound.
 pub(super) fn text_max(tokenizer: &Tokenizer, most: usize) -> Result<usize, String> {
     check_model(tokenizer)?;
-    tokenizer.get_added_tokens_decoder().values().try_for_each(check_added)?;
     // Tokens that were added are cut out first of all, and may be a byte.
     let mut worst = Worst { growth: 1, pieces: 1 };
     worst.take(&json(&tokenizer.get_normalizer())?);
-    // Others are looked for in what the normalizer made; two of them have a piece of a byte or more between them.
+    // Others are looked for in what the normalizer made, as it makes them; two of them have a piece of a byte or more between
+    // them.
     let added = tokenizer.get_added_tokens_decoder();
-    let added = added.values().filter(|token| token.normalized).map(|token| token.content.len()).min();
-    if let Some(shortest) = added {
+    let normal = added.iter().filter(|(_, token)| token.normalized);
+    let normal = normal.filter_map(|(id, _)| Some(tokenizer.id_to_token(*id)?.len()));
+    let (shortest, longest) = normal.fold((None, 0), |(shortest, longest): (Option<usize>, _), len| {
+        (Some(shortest.map_or(len, |shortest| shortest.min(len))), len.max(longest))
+    });
+    if let Some(shortest) = shortest {
         worst.pieces = worst.pieces.max(worst.growth.saturating_mul(2).div_ceil(shortest + 1));
     }
+    let searched = worst.growth.saturating_mul(longest).max(1);
     worst.take(&json(&tokenizer.get_pre_tokenizer())?);
-    Ok(most.min(MEMORY_MAX / worst.memory()))
+    Ok(most.min(MEMORY_MAX / worst.memory()).min(SEARCH_MAX / searched))
+}
+
+/// Most bytes that `normalizer` makes of each byte.
+pub(super) fn growth_of(normalizer: Option<&NormalizerWrapper>) -> Result<usize, String> {
+    let mut worst = Worst { growth: 1, pieces: 1 };
+    worst.take(&json(&normalizer)?);
+    Ok(worst.growth)
 }
 
 /// A step as `tokenizer.json` writes it, whatever form it was read from.
@@ -139,22 +152,6 @@ fn longest(table: &str) -> usize {
     let trie = bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize / 4 * 4);
     let texts = bytes.get(4 + trie..).unwrap_or_default();
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
-}
-
-/// What of an added token the time for each of its mentions follows.
-fn check_added(token: &AddedToken) -> Result<(), String> {
-    let AddedToken { content, lstrip, rstrip, .. } = token;
-    if content.len() > ADDED_MAX {
-        return Err(format!("an added token is {} bytes; at most {ADDED_MAX} are taken", content.len()));
-    }
-    // Each of many in a row would look through all of them.
-    if (*lstrip || *rstrip) && content.trim().is_empty() {
-        return Err(format!(
-            "an added token of {} bytes of white space takes in white space around it",
-            content.len()
-        ));
-    }
-    Ok(())
 }
 
 /// The settings of a model that its time and memory follow.

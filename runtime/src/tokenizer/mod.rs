@@ -6,6 +6,7 @@
 //! Control tokens (`<|im_end|>`) that a message merely mentions are read as ordinary text, so that nobody can end
 //! his turn and speak as somebody else; see [`disguise`](self::disguise). A raw prompt is read as it stands.
 
+mod added;
 mod coder;
 mod cut;
 mod disguise;

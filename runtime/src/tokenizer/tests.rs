@@ -1,3 +1,4 @@
+mod added;
 mod cut;
 mod growth;
 mod whole;
@@ -362,17 +363,6 @@ fn a_model_whose_work_has_no_bound_is_refused() {
         assert!(problem.contains(words), "{case}: {problem}");
     }
     assert!(WholeText::new(&with("/model", pieces(100, "##"))).is_ok());
-    // Where many stand in a row, each would look at all of them, or as far as it is long.
-    let added = |content: &str, side: &str| {
-        let mut token = json("llama/checkpoint/tokenizer.json")["added_tokens"][0].clone();
-        (token["content"], token[side]) = (content.into(), true.into());
-        WholeText::new(&with("/added_tokens/0", token)).err().map(|problem| problem.to_string())
-    };
-    assert_eq!(added(&"a".repeat(256), "lstrip"), None);
-    assert!(added(&"a".repeat(257), "lstrip").unwrap().contains("257 bytes; at most 256"));
-    for side in ["lstrip", "rstrip"] {
-        assert!(added(" \n", side).unwrap().contains("2 bytes of white space"), "{side}");
-    }
 }
 
 #[test]
