@@ -15,7 +15,7 @@ use tokenizers::{
 
 use super::added::check_added;
 use super::cut::{Cut, Watched};
-use super::growth::{growth_of, text_max};
+use super::growth::{growth_of, piece_max, text_max};
 use super::watch::Watch;
 use super::{check_len, guarded};
 use crate::TextError;
@@ -36,6 +36,8 @@ pub(super) struct Coder {
     pub(super) tokenizer: Tokenizer,
     /// Bytes of a text.
     pub(super) text_max: usize,
+    /// Bytes of a piece of it that the model takes.
+    piece_max: usize,
     pub(super) time_max: Duration,
     normal: Vec<Normal>,
     pieces: Vec<Pieces>,
@@ -78,11 +80,11 @@ impl Coder {
             let mut tokenizer = Tokenizer::from_bytes(json)?;
             // Publishers leave in it how they last called it.
             tokenizer.with_padding(None).with_truncation(None)?;
-            let text_max = text_max(&tokenizer, TEXT_MAX)?;
+            let (text_max, piece_max) = (text_max(&tokenizer, TEXT_MAX)?, piece_max(&tokenizer));
             if let Some(step) = tokenizer.get_pre_tokenizer() {
                 add_pieces(step, &mut cuts, &mut pieces)?;
             }
-            Ok(Self { tokenizer, text_max, time_max: TIME_MAX, normal, pieces })
+            Ok(Self { tokenizer, text_max, piece_max, time_max: TIME_MAX, normal, pieces })
         };
         guarded(read).map_err(TextError::Tokenizer)
     }
@@ -112,8 +114,13 @@ impl Coder {
             }
             let model = self.tokenizer.get_model();
             pieces.tokenize(|piece| {
-                watch.step()?;
-                model.tokenize(piece.get())
+                let piece = piece.get();
+                if piece.len() > self.piece_max {
+                    let (bytes, most) = (piece.len(), self.piece_max);
+                    return Err(format!("a piece of {bytes} bytes; at most {most} are taken").into());
+                }
+                watch.steps(piece.len())?;
+                model.tokenize(piece)
             })?;
             pieces.into_encoding(None, 0, OffsetType::None)
         });

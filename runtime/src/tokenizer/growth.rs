@@ -24,9 +24,11 @@ const AFFIX_MAX: usize = 64;
 /// Steps that an automaton may take for the added tokens in a text, of which each of its bytes can begin the longest: a few
 /// seconds.
 const SEARCH_MAX: usize = 1 << 30;
-/// Bytes of a token of a unigram model, of which all that begin at a byte are looked up: of 128 bytes they take 16 us. They
-/// are 16 characters where nobody asked for more.
+/// Bytes of a token of a unigram model, of which all that begin at a byte are looked up. They are 16 characters where nobody
+/// asked for more.
 const UNIGRAM_MAX: usize = 128;
+/// Bytes of a piece of a text times those of a unigram model's longest token, which it works on in one go: 4 s at worst.
+const UNIGRAM_WORK: usize = 1 << 26;
 
 /// Bytes that a text may have for `tokenizer`: `most`, or fewer where its steps make much of it.
 ///
@@ -50,7 +52,20 @@ pub(super) fn text_max(tokenizer: &Tokenizer, most: usize) -> Result<usize, Stri
     }
     let searched = worst.growth.saturating_mul(longest).max(1);
     worst.take(&json(&tokenizer.get_pre_tokenizer())?);
-    Ok(most.min(MEMORY_MAX / worst.memory()).min(SEARCH_MAX / searched))
+    Ok(most.min(MEMORY_MAX / worst.memory()).min(SEARCH_MAX / searched).min(piece_max(tokenizer)))
+}
+
+/// Bytes of a piece that the model of `tokenizer` takes.
+pub(super) fn piece_max(tokenizer: &Tokenizer) -> usize {
+    longest_unigram(tokenizer).map_or(usize::MAX, |longest| UNIGRAM_WORK / longest.max(1))
+}
+
+/// Bytes of the longest token of a unigram model; none of another.
+fn longest_unigram(tokenizer: &Tokenizer) -> Option<usize> {
+    match tokenizer.get_model() {
+        ModelWrapper::Unigram(model) => model.iter().map(|(token, _)| token.len()).max(),
+        _ => None,
+    }
 }
 
 /// Most bytes that `normalizer` makes of each byte.
@@ -156,10 +171,7 @@ fn longest(table: &str) -> usize {
 
 /// The settings of a model that its time and memory follow.
 fn check_model(tokenizer: &Tokenizer) -> Result<(), String> {
-    if let ModelWrapper::Unigram(model) = tokenizer.get_model()
-        && let Some(longest) = model.iter().map(|(token, _)| token.len()).max()
-        && longest > UNIGRAM_MAX
-    {
+    if let Some(longest) = longest_unigram(tokenizer).filter(|longest| *longest > UNIGRAM_MAX) {
         return Err(format!(
             "a token is {longest} bytes; at most {UNIGRAM_MAX} are taken of a unigram model"
         ));

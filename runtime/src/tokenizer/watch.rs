@@ -1,21 +1,23 @@
-//! The time that a text may take on its way to ids.
+//! The time that a text may take on its way to ids. What the library does in one go, a piece or a step over the whole text, is
+//! a few seconds at most by the bounds of [`growth`](super::growth).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Steps between two looks at the clock, each of about a millisecond at worst.
-const STEPS: u32 = 256;
+/// Steps between two looks at the clock. Most are far less than a microsecond; at worst one is a state of an automaton that has
+/// to be made, of about a millisecond.
+const STEPS: usize = 256;
 
 /// Says when a text is given up. It is one thread's, but the library asks for more.
 pub(super) struct Watch {
     end: Instant,
-    steps: AtomicU32,
+    steps: AtomicUsize,
     over: AtomicBool,
 }
 
 impl Watch {
     pub(super) fn new(time: Duration) -> Self {
-        Self { end: Instant::now() + time, steps: AtomicU32::new(0), over: AtomicBool::new(false) }
+        Self { end: Instant::now() + time, steps: AtomicUsize::new(0), over: AtomicBool::new(false) }
     }
 
     /// Counts a step.
@@ -23,9 +25,18 @@ impl Watch {
     /// # Errors
     /// Where the time is over.
     pub(super) fn step(&self) -> tokenizers::Result<()> {
-        let steps = self.steps.load(Ordering::Relaxed).wrapping_add(1);
-        self.steps.store(steps, Ordering::Relaxed);
-        if steps.is_multiple_of(STEPS) { self.look() } else { Ok(()) }
+        self.steps(1)
+    }
+
+    /// Counts `steps` in one go.
+    ///
+    /// # Errors
+    /// Where the time is over.
+    pub(super) fn steps(&self, steps: usize) -> tokenizers::Result<()> {
+        let before = self.steps.load(Ordering::Relaxed);
+        let after = before.wrapping_add(steps);
+        self.steps.store(after, Ordering::Relaxed);
+        if before / STEPS == after / STEPS { Ok(()) } else { self.look() }
     }
 
     /// Looks at the clock.

@@ -59,3 +59,23 @@ fn the_tokenizers_in_use_take_a_text_of_a_mebibyte() {
     }
     assert!(seen > 10, "{seen}");
 }
+
+#[test]
+fn a_unigram_model_takes_a_piece_that_it_is_done_with_soon() {
+    let tokenizer = |longest: usize, normalizer: Value| {
+        let vocab: Vec<(String, f64)> = (0..=longest).map(|len| ("a".repeat(len), -1.0)).collect();
+        let tokenizer = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer,
+            "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab}});
+        WholeText::new(tokenizer.to_string().as_bytes()).unwrap()
+    };
+    let long = tokenizer(128, Value::Null);
+    let bytes = (1 << 19) + 1;
+    assert_eq!(long.encode(&"a".repeat(bytes)), Err(TextError::TooLong { bytes, limit: bytes - 1 }));
+    assert_eq!(long.encode(&"a".repeat(257)).unwrap().len(), 3);
+    assert!(tokenizer(48, Value::Null).coder.text_max >= 1 << 20);
+    // A text that is short, and a piece that is not.
+    let wide = serde_json::json!({"type": "Replace", "pattern": {"String": "b"}, "content": "a".repeat(64)});
+    let wide = tokenizer(128, wide);
+    let problem = wide.encode(&"b".repeat((1 << 13) + 1)).unwrap_err();
+    assert_eq!(problem, TextError::Encode("a piece of 524352 bytes; at most 524288 are taken".into()));
+}
