@@ -290,12 +290,15 @@ static __device__ __forceinline__ void attention_prompt(const Attention& a, cons
   for (u32 i = threadIdx.x; i < sizeof(tiles) / PIECE; i += THREADS) reinterpret_cast<uint4*>(tiles)[i] = {0, 0, 0, 0};
   if (threadIdx.x < Shape::BLOCK_QUERIES) {
     const u32 query = block_first + threadIdx.x;
-    sees[threadIdx.x] = seen(a, a.batch[(query < all ? query : all - 1) / group]);
+    // Queries past the last see what that sees, but nothing where their warp has no other.
+    const bool idle = block_first + threadIdx.x / WARP_QUERIES * WARP_QUERIES >= all;
+    sees[threadIdx.x] = idle ? Seen{0, 0} : seen(a, a.batch[(query < all ? query : all - 1) / group]);
   }
   __syncthreads();
 
   // Neither end of what a row sees decreases from one row to the next.
-  const Seen earliest = sees[0], latest = sees[Shape::BLOCK_QUERIES - 1];
+  const u32 queries = all - block_first;
+  const Seen earliest = sees[0], latest = sees[(queries < Shape::BLOCK_QUERIES ? queries : Shape::BLOCK_QUERIES) - 1];
   const u32 last = latest.first + (latest.count - 1);
   const Seen met = {earliest.first, last - earliest.first + 1};
   const u64 first_row = cache.first(a.batch[block_first / group].slot, blockIdx.y);

@@ -190,8 +190,9 @@ impl CudaBackend {
             (if keys == 16 { "f16" } else { "packed" }, if head_dim <= 128 { 128 } else { 256 });
         let (argument, rows) = (cache.argument(), small(rows));
         let blocks = |queries| (rows * (attention.heads / kv_heads)).div_ceil(queries);
-        // More queries a block read keys and values less often, where they still fill every processor: two blocks do.
-        let fills = blocks(PROMPT_QUERIES_MAX) * kv_heads >= 2 * self.context.processors;
+        // More queries a block read keys and values less often, where a block for every processor has that many.
+        let queries = u64::from(rows) * u64::from(attention.heads);
+        let fills = queries >= u64::from(PROMPT_QUERIES_MAX) * u64::from(self.context.processors);
         let queries = if width == 128 && fills { PROMPT_QUERIES_MAX } else { PROMPT_QUERIES };
         let (name, grid) =
             (format!("attention_prompt_{form}_{width}_{queries}"), (blocks(queries), kv_heads));
