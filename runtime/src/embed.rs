@@ -65,24 +65,23 @@ pub fn encode_texts(
         })?,
     };
     let limit = info.context as usize;
-    let began = Instant::now();
+    let kept = if options.truncate { limit } else { usize::MAX };
+    let end = Instant::now() + TIME_MAX;
     let mut encoded = EncodedTexts { texts: Vec::with_capacity(texts.len()), truncated: 0 };
     for (index, text) in texts.iter().enumerate() {
-        let text = format!("{prompt}{text}");
-        let whole = match coder.encode(&text) {
-            Err(TextError::TooLong { .. }) if options.truncate => None,
-            whole => Some(whole?),
-        };
-        let ids = match whole {
-            Some(ids) if ids.len() <= limit => ids,
-            Some(ids) if !options.truncate => {
-                return Err(Refusal::TextTooLong { index, tokens: ids.len(), limit: info.context });
+        let made = coder.encode_at_most(&format!("{prompt}{text}"), kept, end);
+        let (ids, whole) = made.map_err(|error| match error {
+            // The time is for all of them.
+            TextError::TooSlow { seconds, .. } => {
+                let bytes = texts[..=index].iter().map(String::len).sum();
+                TextError::TooSlow { bytes, seconds }
             }
-            _ => {
-                encoded.truncated += 1;
-                coder.encode_at_most(&text, limit)?
-            }
-        };
+            error => error,
+        })?;
+        if ids.len() > limit {
+            return Err(Refusal::TextTooLong { index, tokens: ids.len(), limit: info.context });
+        }
+        encoded.truncated += u32::from(whole > limit);
         if ids.is_empty() {
             return Err(Refusal::EmptyText { index });
         }
@@ -91,11 +90,6 @@ pub fn encode_texts(
             return Err(TextError::Encode(problem).into());
         }
         encoded.texts.push(ids);
-        // Each is stopped by itself.
-        if began.elapsed() > TIME_MAX {
-            let bytes = texts[..=index].iter().map(String::len).sum();
-            return Err(TextError::TooSlow { bytes, seconds: TIME_MAX.as_secs() }.into());
-        }
     }
     Ok(encoded)
 }
@@ -147,4 +141,72 @@ pub fn embed_texts(engine: &mut dyn Engine, encoded: &EncodedTexts) -> Result<Em
         made.extend(vectors(engine, &now)?);
     }
     Ok(Embedded { vectors: made, tokens: encoded.tokens(), truncated: encoded.truncated })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use crate::sim::{SimEngine, SimOptions};
+    use crate::{ChatOptions, Message, TextDecoder};
+
+    use super::*;
+
+    /// An id for each letter, and the time over at a `z`.
+    #[derive(Default)]
+    struct Letters {
+        /// How many ids were asked for, until when.
+        asked: Mutex<Vec<(usize, Instant)>>,
+    }
+
+    impl Text for Letters {
+        fn encode(&self, _: &str) -> Result<Vec<u32>, TextError> {
+            unreachable!("a text is read once")
+        }
+
+        fn encode_at_most(
+            &self,
+            text: &str,
+            limit: usize,
+            end: Instant,
+        ) -> Result<(Vec<u32>, usize), TextError> {
+            self.asked.lock().unwrap().push((limit, end));
+            if text.contains('z') {
+                return Err(TextError::TooSlow { bytes: text.len(), seconds: 15 });
+            }
+            Ok((text.bytes().take(limit).map(u32::from).collect(), text.len()))
+        }
+
+        fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
+            Err(TextError::NoTemplate)
+        }
+
+        fn decoder(&self, _: bool) -> Box<dyn TextDecoder> {
+            unreachable!("nothing is decoded")
+        }
+    }
+
+    #[test]
+    fn texts_of_a_call_have_one_time_and_are_read_once() {
+        let engine = SimEngine::new(SimOptions { embeds: true, context: 4, ..SimOptions::default() });
+        for (truncate, texts, expected) in [
+            (true, vec!["abcd", "abcde", "a"], Ok((9, 1))),
+            (false, vec!["abcd", "a"], Ok((5, 0))),
+            (false, vec!["a", "abcde"], Err(Refusal::TextTooLong { index: 1, tokens: 5, limit: 4 })),
+            (true, vec!["abc", "dez", "f"], Err(TextError::TooSlow { bytes: 6, seconds: 15 }.into())),
+        ] {
+            let (letters, began) = (Letters::default(), Instant::now());
+            let texts: Vec<String> = texts.into_iter().map(str::to_owned).collect();
+            let options = EmbedOptions { truncate, ..EmbedOptions::default() };
+            let encoded = encode_texts(engine.info(), &letters, &texts, &options);
+            let encoded = encoded.map(|encoded| (encoded.tokens(), encoded.truncated));
+            assert_eq!(encoded, expected, "{texts:?}");
+            let asked = letters.asked.into_inner().unwrap();
+            let read = if expected.is_ok() { texts.len() } else { 2 };
+            assert_eq!(asked.len(), read, "{texts:?}");
+            let limit = if truncate { 4 } else { usize::MAX };
+            assert!(asked.iter().all(|one| *one == (limit, asked[0].1)), "{texts:?} {asked:?}");
+            assert!(asked[0].1 >= began + TIME_MAX, "{texts:?}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use muse_format::{Audio, Generation, MediaText, VideoText, Vision};
 use muse_kernels::{BackendError, Span};
@@ -253,12 +254,18 @@ pub trait Text: Send + Sync {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
 
     /// As [`encode`](Self::encode), the text cut so that there are at most `limit` ids and what is put around a text is
-    /// still there. Of models that embed. Of a text that is too long for [`encode`](Self::encode) the begin is read, and that
-    /// is an error where it has not twice as many ids.
-    fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
+    /// still there, with the number of ids before the cut. Of models that embed. It is given up at `end`. Of a text that is
+    /// too long for [`encode`](Self::encode) the begin is read, and that is an error where it has not twice as many ids.
+    fn encode_at_most(
+        &self,
+        text: &str,
+        limit: usize,
+        _end: Instant,
+    ) -> Result<(Vec<u32>, usize), TextError> {
         let mut ids = self.encode(text)?;
+        let whole = ids.len();
         ids.truncate(limit);
-        Ok(ids)
+        Ok((ids, whole))
     }
 
     /// Ids of a conversation rendered by the model's own template, ready for the assistant to answer. A medium is one

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -89,17 +89,23 @@ impl Coder {
         guarded(read).map_err(TextError::Tokenizer)
     }
 
-    /// What `text` becomes, without the frame around it. `edit` changes the pieces once added tokens are cut out.
+    /// When a text that is begun now is given up.
+    pub(super) fn end(&self) -> Instant {
+        Instant::now() + self.time_max
+    }
+
+    /// What `text` becomes until `end`, without the frame around it. `edit` changes the pieces once added tokens are cut out.
     ///
     /// # Errors
     /// [`TextError::TooLong`], [`TextError::TooSlow`], and [`TextError::Encode`] where the library fails.
     pub(super) fn encoding(
         &self,
         text: &str,
+        end: Instant,
         edit: impl FnOnce(&mut PreTokenizedString) -> tokenizers::Result<()>,
     ) -> Result<Encoding, TextError> {
         check_len(text.len(), self.text_max)?;
-        let watch = Watch::new(self.time_max);
+        let watch = Watch::new(end);
         let encoded = guarded(|| {
             let vocabulary = self.tokenizer.get_added_vocabulary();
             let normalizer = Normalizing { steps: &self.normal, watch: &watch };
@@ -141,7 +147,7 @@ fn check_first(json: &[u8], cuts: &mut Cuts, normal: &mut Vec<Normal>) -> tokeni
     if let Some(step) = &normalizer {
         add_normal(step, cuts, normal)?;
     }
-    let normalizing = Normalizing { steps: normal, watch: &Watch::new(TIME_MAX) };
+    let normalizing = Normalizing { steps: normal, watch: &Watch::new(Instant::now() + TIME_MAX) };
     check_added(&added_tokens, growth_of(normalizer.as_ref())?, |text| normalizing.normalize(text))
 }
 

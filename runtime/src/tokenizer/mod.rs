@@ -85,7 +85,7 @@ impl HfText {
 
     /// Ids of `text`, control tokens recognised but for those that `mark` is in; it is removed.
     fn ids(&self, text: &str, mark: Option<char>) -> Result<Vec<u32>, TextError> {
-        let encoding = self.coder.encoding(text, |pieces| {
+        let encoding = self.coder.encoding(text, self.coder.end(), |pieces| {
             let Some(mark) = mark else { return Ok(()) };
             let mut left = text.matches(mark).count();
             pieces.split(|_, mut piece| {

@@ -2,7 +2,7 @@
 //! a few seconds at most by the bounds of [`growth`](super::growth).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Steps between two looks at the clock. Most are far less than a microsecond; at worst one is a state of an automaton that has
 /// to be made, of about a millisecond.
@@ -16,8 +16,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(time: Duration) -> Self {
-        Self { end: Instant::now() + time, steps: AtomicUsize::new(0), over: AtomicBool::new(false) }
+    pub(super) fn new(end: Instant) -> Self {
+        Self { end, steps: AtomicUsize::new(0), over: AtomicBool::new(false) }
     }
 
     /// Counts a step.

@@ -1,6 +1,8 @@
 //! Text to ids for models that embed: the whole text in the frame that the tokenizer's own post-processor puts around it,
 //! and no way back.
 
+use std::time::Instant;
+
 use serde_json::Value;
 use tokenizers::{PostProcessor, PostProcessorWrapper, TruncationDirection};
 
@@ -82,16 +84,20 @@ fn check_steps(frame: &PostProcessorWrapper) -> Result<usize, String> {
 
 impl Text for WholeText {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        check_len(text.len(), self.coder.text_max)?;
-        self.encode_at_most(text, usize::MAX)
+        let (ids, _) = self.encode_at_most(text, usize::MAX, self.coder.end())?;
+        Ok(ids)
     }
 
-    fn encode_at_most(&self, text: &str, limit: usize) -> Result<Vec<u32>, TextError> {
+    fn encode_at_most(&self, text: &str, limit: usize, end: Instant) -> Result<(Vec<u32>, usize), TextError> {
         let text_max = self.coder.text_max;
-        let end = (0..=text_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-        let begin = &text[..end.unwrap_or(0)];
+        if limit == usize::MAX {
+            check_len(text.len(), text_max)?;
+        }
+        let cut = (0..=text_max.min(text.len())).rev().find(|cut| text.is_char_boundary(*cut));
+        let begin = &text[..cut.unwrap_or(0)];
         let kept = limit.saturating_sub(self.frame());
-        let mut encoding = self.coder.encoding(begin, |_| Ok(()))?;
+        let mut encoding = self.coder.encoding(begin, end, |_| Ok(()))?;
+        let whole = encoding.len() + self.frame();
         // The words next to the cut may be read otherwise than in the whole text.
         if begin.len() < text.len() && encoding.len() / 2 <= kept {
             return Err(TextError::TooLong { bytes: text.len(), limit: text_max });
@@ -101,7 +107,7 @@ impl Text for WholeText {
             let _ = encoding.take_overflowing();
             Ok(self.coder.tokenizer.post_process(encoding, None, true)?.get_ids().to_vec())
         });
-        framed.map_err(TextError::Encode)
+        framed.map(|ids| (ids, whole)).map_err(TextError::Encode)
     }
 
     fn encode_chat(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<u32>, TextError> {
