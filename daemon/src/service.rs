@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muse_runtime::{EmbedEnd, EmbedOptions, GenerateOptions, Prompt, Refusal, Scheduler};
+use muse_runtime::{Begun, EmbedEnd, EmbedOptions, GenerateOptions, Prompt, Refusal, Scheduler};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 
@@ -243,8 +243,8 @@ impl Service {
         let lease = self.models.lease(&session.model, session.user).await?;
         let frames = usize::try_from(self.config.limits.stream_frames).unwrap_or(usize::MAX);
         let (sink, events) = stream::channel(frames);
-        let read = move |scheduler: &Scheduler, engine| {
-            let taken = scheduler.respond(engine, prompt, options, sink);
+        let read = move |begun: Begun| {
+            let taken = begun.respond(prompt, options, sink);
             drop(room);
             taken
         };
@@ -267,7 +267,7 @@ impl Service {
         let (sender, end) = oneshot::channel();
         // Nobody may be waiting any more.
         let sink = Box::new(move |end| drop(sender.send(end)));
-        let read = move |scheduler: &Scheduler, engine| scheduler.embed(engine, &texts, &options, sink);
+        let read = move |begun: Begun| begun.embed(&texts, &options, sink);
         self.read(session, &lease, read).await?;
         Ok(Embedding { end, _lease: lease })
     }
@@ -278,24 +278,25 @@ impl Service {
         &self,
         session: &Session,
         lease: &Lease,
-        read: impl FnOnce(&Scheduler, u64) -> Result<(), Refusal> + Send + 'static,
+        read: impl FnOnce(Begun) -> Result<(), Refusal> + Send + 'static,
     ) -> Result<u64, Error> {
         let given_up = session.given_up.notified();
-        let (engine, number) = {
+        let (begun, number) = {
             let mut turn = session.turn.lock().await;
             if turn.closed {
                 return Err(Error::Closed);
             }
             let engine = self.engine_of(session, &mut turn, lease)?;
-            // A late cancel of the answer before does not end this one.
+            let begun = self.scheduler.begin(engine)?;
+            // The answer before has ended, and a late cancel of it does not end this one.
             turn.answer += 1;
-            (engine, turn.answer)
+            (begun, turn.answer)
         };
-        let (scheduler, readers) = (self.scheduler.clone(), lease.readers.clone());
+        let readers = lease.readers.clone();
         let taken = async {
             let reader = readers.acquire_owned().await.expect("it is never closed");
             let work = move || {
-                let taken = read(&scheduler, engine);
+                let taken = read(begun);
                 drop(reader);
                 taken
             };
@@ -315,10 +316,7 @@ impl Service {
         }
         match taken {
             Some(Ok(())) => Ok(number),
-            Some(Err(refusal)) => {
-                turn.answer -= 1;
-                Err(refusal.into())
-            }
+            Some(Err(refusal)) => Err(refusal.into()),
             None => {
                 self.end_engine(&mut turn);
                 Err(Error::Cancelled)

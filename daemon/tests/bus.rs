@@ -239,6 +239,23 @@ async fn a_text_that_takes_long_to_be_read_keeps_nobody() {
 }
 
 #[tokio::test]
+async fn who_is_answered_is_busy_at_once_while_others_texts_are_read() {
+    let daemon = daemon_with("", Simulated::new(&[("gated", 0)]), None).await;
+    let open = async || Arc::new(daemon.caller().open("gated").await.unwrap());
+    let (session, others) = (open().await, [open().await, open().await]);
+    let mut stream = session.respond(FOREVER).await;
+    stream.first_delta().await;
+    let _shut = daemon.source.gate.shut();
+    let _calls = others.each_ref().map(|other| asked(other, "hi"));
+    until(|| daemon.source.gate.texts() == 2).await;
+    let busy = session.try_respond(&user("again"), Options::new()).await.map(drop).unwrap_err();
+    assert_eq!(refusal(&busy).0, "Busy");
+    // Its stream is still its own to hang up.
+    drop(stream);
+    daemon.until(|status| status.running + status.waiting == 0).await;
+}
+
+#[tokio::test]
 async fn close_ends_the_answer_and_removes_the_object() {
     let daemon = daemon().await;
     let session = daemon.open().await;

@@ -61,7 +61,7 @@ pub use request::{
 };
 pub use rows::LogitRows;
 pub use sampler::{SampleError, Sampler, SamplerOptions};
-pub use scheduler::{EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
+pub use scheduler::{Begun, EmbedEnd, EmbedSink, ModelStatus, Scheduler, SchedulerOptions, Status};
 pub use sim::{SimDrafter, SimEngine, SimOptions};
 pub use tokenizer::{HfText, WholeText};
 pub use vision::{FrameGrid, Grids, Image, ImageError, Tiles, Video, VideoError};

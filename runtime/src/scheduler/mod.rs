@@ -101,6 +101,14 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
+/// A request of a session that could be taken when it was begun; nothing is read or queued yet. See [`Scheduler::begin`].
+pub struct Begun {
+    scheduler: Scheduler,
+    session: u64,
+    ready: ReadyModel,
+    submitted: Instant,
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stop();
@@ -156,12 +164,19 @@ impl Scheduler {
         self.handle.shared.locked(|state| state.close_session(id));
     }
 
-    /// Queues an answer. `sink` is called on the loop thread, starting with [`crate::Event::Start`], and must not
-    /// block; it may call this handle.
+    /// Begins a request, whose texts may be read later and on another thread.
     ///
     /// # Errors
-    /// [`Refusal`] where the session is unknown or busy, an option or the prompt cannot be used, or the queue is
-    /// full. The sink is dropped uncalled.
+    /// [`Refusal::NoSession`], [`Refusal::Busy`], [`Refusal::QueueFull`], [`Refusal::ShuttingDown`].
+    pub fn begin(&self, id: u64) -> Result<Begun, Refusal> {
+        let ready = self.handle.shared.locked(|state| state.ready(id))?;
+        Ok(Begun { scheduler: self.clone(), session: id, ready, submitted: Instant::now() })
+    }
+
+    /// [`Begun::respond`] of a request that is [begun](Self::begin) now.
+    ///
+    /// # Errors
+    /// Those of both.
     pub fn respond(
         &self,
         id: u64,
@@ -169,9 +184,57 @@ impl Scheduler {
         options: GenerateOptions,
         sink: Sink,
     ) -> Result<(), Refusal> {
-        let submitted = Instant::now();
-        let shared = &self.handle.shared;
-        let ReadyModel { info, text, grammars } = shared.locked(|state| state.ready(id))?;
+        self.begin(id)?.respond(prompt, options, sink)
+    }
+
+    /// [`Begun::embed`] of a request that is [begun](Self::begin) now.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn embed(
+        &self,
+        id: u64,
+        texts: &[String],
+        options: &EmbedOptions,
+        sink: EmbedSink,
+    ) -> Result<(), Refusal> {
+        self.begin(id)?.embed(texts, options, sink)
+    }
+
+    /// Ends the session's answer at the next token, or its texts before the next of them. Without an answer it does nothing.
+    pub fn cancel(&self, id: u64) {
+        self.handle.shared.locked(|state| {
+            let cancelled = state.sessions.get(&id).and_then(|session| session.answering.as_ref());
+            if let Some(cancelled) = cancelled {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+
+    pub fn status(&self) -> Status {
+        self.handle.shared.locked(|state| state.status())
+    }
+
+    /// Takes no more work and ends every answer with an error, at the next token. Returns at once.
+    pub fn stop(&self) {
+        self.handle.shared.stop();
+    }
+
+    /// Waits until [`stop`](Self::stop) has taken effect: every sink is dropped and every engine freed.
+    pub fn join(&self) {
+        self.handle.shared.join();
+    }
+}
+
+impl Begun {
+    /// Queues an answer. `sink` is called on the loop thread, starting with [`crate::Event::Start`], and must not
+    /// block; it may call this handle.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the session is unknown or busy, an option or the prompt cannot be used, or the queue is
+    /// full. The sink is dropped uncalled.
+    pub fn respond(self, prompt: Prompt, options: GenerateOptions, sink: Sink) -> Result<(), Refusal> {
+        let Self { scheduler, session, ready: ReadyModel { info, text, grammars }, submitted } = self;
         if info.embedding.is_some() {
             return Err(Refusal::MakesVectors);
         }
@@ -207,7 +270,7 @@ impl Scheduler {
         let constraint = constraint.transpose()?;
         let room = info.context - prompt_len;
         let request = Request {
-            session: id,
+            session,
             tokens,
             media,
             tokens_max: options.max_tokens.unwrap_or(room).min(room),
@@ -222,7 +285,8 @@ impl Scheduler {
         };
         let answer = Box::new(Answer::new(request, &info.generation, reader));
         let cancelled = answer.cancelled();
-        shared.locked(|state| state.queue(id, cancelled, |key| Command::Answer { key, answer }))
+        let shared = &scheduler.handle.shared;
+        shared.locked(|state| state.queue(session, cancelled, |key| Command::Answer { key, answer }))
     }
 
     /// Queues texts to be embedded. `sink` is called once, on the loop thread, and may call this handle; it is dropped
@@ -231,44 +295,15 @@ impl Scheduler {
     /// # Errors
     /// [`Refusal`] where the session is unknown or busy, the model makes no vectors, a text cannot be used, or the queue
     /// is full. The sink is dropped uncalled.
-    pub fn embed(
-        &self,
-        id: u64,
-        texts: &[String],
-        options: &EmbedOptions,
-        sink: EmbedSink,
-    ) -> Result<(), Refusal> {
-        let shared = &self.handle.shared;
-        let ReadyModel { info, text, .. } = shared.locked(|state| state.ready(id))?;
+    pub fn embed(self, texts: &[String], options: &EmbedOptions, sink: EmbedSink) -> Result<(), Refusal> {
+        let Self { scheduler, session, ready: ReadyModel { info, text, .. }, .. } = self;
         let encoded = encode_texts(&info, &*text, texts, options)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let job =
-            Job { session: id, encoded, priority: options.priority, cancelled: Arc::clone(&cancelled), sink };
-        shared.locked(|state| state.queue(id, cancelled, |key| Command::Embed { key, job: Box::new(job) }))
-    }
-
-    /// Ends the session's answer at the next token, or its texts before the next of them. Without an answer it does nothing.
-    pub fn cancel(&self, id: u64) {
-        self.handle.shared.locked(|state| {
-            let cancelled = state.sessions.get(&id).and_then(|session| session.answering.as_ref());
-            if let Some(cancelled) = cancelled {
-                cancelled.store(true, Ordering::Relaxed);
-            }
-        });
-    }
-
-    pub fn status(&self) -> Status {
-        self.handle.shared.locked(|state| state.status())
-    }
-
-    /// Takes no more work and ends every answer with an error, at the next token. Returns at once.
-    pub fn stop(&self) {
-        self.handle.shared.stop();
-    }
-
-    /// Waits until [`stop`](Self::stop) has taken effect: every sink is dropped and every engine freed.
-    pub fn join(&self) {
-        self.handle.shared.join();
+            Job { session, encoded, priority: options.priority, cancelled: Arc::clone(&cancelled), sink };
+        let shared = &scheduler.handle.shared;
+        shared
+            .locked(|state| state.queue(session, cancelled, |key| Command::Embed { key, job: Box::new(job) }))
     }
 }
 
