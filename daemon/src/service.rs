@@ -40,8 +40,6 @@ pub enum Error {
     TooManySessions { open: usize },
     #[error("this session is closed")]
     Closed,
-    #[error("the call was cancelled before its text was read")]
-    Cancelled,
     #[error("the bus does not say whose call this is: {problem}")]
     UnknownUser { problem: String },
     #[error("a stream could not be made: {0}")]
@@ -273,7 +271,7 @@ impl Service {
     }
 
     /// Reads a text on a thread, which takes a while and on a hostile model seconds, and queues what is asked of it. Who
-    /// cancels or closes `session` waits for neither, and what is queued then is nobody's. Returns the answer's number.
+    /// cancels or closes `session` waits for neither, and it is not queued any more. Returns the answer's number.
     async fn read(
         &self,
         session: &Session,
@@ -307,21 +305,14 @@ impl Service {
         };
         let taken = tokio::select! {
             biased;
-            () = given_up => None,
-            taken = taken => Some(taken),
+            () = given_up => Err(Refusal::Cancelled),
+            taken = taken => taken,
         };
-        let mut turn = session.turn.lock().await;
-        if turn.closed {
+        if session.turn.lock().await.closed {
             return Err(Error::Closed);
         }
-        match taken {
-            Some(Ok(())) => Ok(number),
-            Some(Err(refusal)) => Err(refusal.into()),
-            None => {
-                self.end_engine(&mut turn);
-                Err(Error::Cancelled)
-            }
-        }
+        taken?;
+        Ok(number)
     }
 
     /// The scheduler's session of a session; a new one where the model was loaded again.
@@ -339,8 +330,9 @@ impl Service {
     /// Ends the answer under way, if any, with `finish_reason` cancelled, or the reading of the text for it.
     pub async fn cancel(&self, session: &Session) {
         let turn = session.turn.lock().await;
-        self.cancel_turn(&turn);
-        session.given_up.notify_waiters();
+        if !self.cancel_turn(&turn) {
+            session.given_up.notify_waiters();
+        }
     }
 
     /// Ends `answer` unless it has ended; never the one after it.
@@ -351,10 +343,9 @@ impl Service {
         }
     }
 
-    fn cancel_turn(&self, turn: &Turn) {
-        if let Some((_, engine)) = turn.engine {
-            self.scheduler.cancel(engine);
-        }
+    /// False where no answer was under way.
+    fn cancel_turn(&self, turn: &Turn) -> bool {
+        turn.engine.is_some_and(|(_, engine)| self.scheduler.cancel(engine))
     }
 
     /// Ends a session and its answer. Closing twice is success.
@@ -362,16 +353,10 @@ impl Service {
         lock(&self.sessions).remove(&session.id);
         let mut turn = session.turn.lock().await;
         turn.closed = true;
-        self.end_engine(&mut turn);
-        session.given_up.notify_waiters();
-    }
-
-    /// Ends the scheduler's session and what it has queued, or will have.
-    fn end_engine(&self, turn: &mut Turn) {
         if let Some((_, engine)) = turn.engine.take() {
-            self.scheduler.cancel(engine);
             self.scheduler.close_session(engine);
         }
+        session.given_up.notify_waiters();
     }
 
     pub fn session(&self, id: u64) -> Option<Arc<Session>> {

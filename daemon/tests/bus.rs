@@ -239,6 +239,26 @@ async fn a_text_that_takes_long_to_be_read_keeps_nobody() {
 }
 
 #[tokio::test]
+async fn a_session_keeps_what_it_has_read_when_the_next_text_is_given_up() {
+    let daemon = daemon_with("", Simulated::new(&[("gated", 0)]), None).await;
+    let session = Arc::new(daemon.caller().open("gated").await.unwrap());
+    let (answer, _) = session.respond("one").await.finish().await;
+    let shut = daemon.source.gate.shut();
+    let call = asked(&session, "two");
+    until(|| daemon.source.gate.texts() == 1).await;
+    session.call("Cancel", &()).await.unwrap();
+    assert_eq!(refusal(&call.await.unwrap().map(drop).unwrap_err()).0, "Cancelled");
+    drop(shut);
+    // The thread has come to the end of what nobody waits for.
+    let readers = daemon.service.models.lease("gated", None).await.unwrap().readers.clone();
+    until(|| readers.available_permits() == 2).await;
+    let conversation = [message("user", "one"), message("assistant", &answer), message("user", "three")];
+    let (text, done) = session.try_respond(&conversation, Options::new()).await.unwrap().finish().await;
+    assert_eq!(text, "echo: three");
+    assert!(done["usage"]["cached_tokens"].as_u64().unwrap() > 0, "{done}");
+}
+
+#[tokio::test]
 async fn who_is_answered_is_busy_at_once_while_others_texts_are_read() {
     let daemon = daemon_with("", Simulated::new(&[("gated", 0)]), None).await;
     let open = async || Arc::new(daemon.caller().open("gated").await.unwrap());

@@ -189,6 +189,8 @@ pub enum Refusal {
     NoModel(String),
     #[error("this session is already answering; cancel it or wait for its done frame")]
     Busy,
+    #[error("the request was cancelled before its text was read")]
+    Cancelled,
     #[error("{queued} requests are waiting already, the most this service takes; try again later")]
     QueueFull { queued: u32 },
     #[error("{open} sessions are open already, the most this service takes; close one first")]

@@ -68,7 +68,6 @@ impl From<service::Error> for Error {
             | E::TooManySessionsOfClient { .. }
             | E::TooManySessionsOfUser { .. } => Self::LimitExceeded(text),
             E::Closed => Self::SessionClosed(text),
-            E::Cancelled => Self::Cancelled(text),
             E::Stream(_) | E::UnknownUser { .. } => Self::Failed(text),
             E::Stopping => Self::ShuttingDown(text),
             E::Refused(refusal) => refused(&refusal, text),
@@ -81,6 +80,7 @@ fn refused(refusal: &Refusal, text: String) -> Error {
         Refusal::NoSession(_) => Error::SessionClosed(text),
         Refusal::NoModel(_) => Error::UnknownModel(text),
         Refusal::Busy => Error::Busy(text),
+        Refusal::Cancelled => Error::Cancelled(text),
         Refusal::QueueFull { .. } => Error::QueueFull(text),
         Refusal::TooManySessions { .. } => Error::LimitExceeded(text),
         Refusal::PromptTooLong { .. } | Refusal::TextTooLong { .. } => Error::PromptTooLong(text),

@@ -31,7 +31,7 @@ mod tests;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::constraint::Grammars;
@@ -201,14 +201,10 @@ impl Scheduler {
         self.begin(id)?.embed(texts, options, sink)
     }
 
-    /// Ends the session's answer at the next token, or its texts before the next of them. Without an answer it does nothing.
-    pub fn cancel(&self, id: u64) {
-        self.handle.shared.locked(|state| {
-            let cancelled = state.sessions.get(&id).and_then(|session| session.answering.as_ref());
-            if let Some(cancelled) = cancelled {
-                cancelled.store(true, Ordering::Relaxed);
-            }
-        });
+    /// Ends the session's answer at the next token, or its texts before the next of them. False where neither was queued;
+    /// what is [begun](Self::begin) is refused then when it comes to that.
+    pub fn cancel(&self, id: u64) -> bool {
+        self.handle.shared.locked(|state| state.cancel(id))
     }
 
     pub fn status(&self) -> Status {
@@ -231,10 +227,11 @@ impl Begun {
     /// block; it may call this handle.
     ///
     /// # Errors
-    /// [`Refusal`] where the session is unknown or busy, an option or the prompt cannot be used, or the queue is
+    /// [`Refusal`] where the session is unknown, busy or was cancelled since, an option or the prompt cannot be used, or the queue is
     /// full. The sink is dropped uncalled.
     pub fn respond(self, prompt: Prompt, options: GenerateOptions, sink: Sink) -> Result<(), Refusal> {
-        let Self { scheduler, session, ready: ReadyModel { info, text, grammars }, submitted } = self;
+        let Self { scheduler, session, ready: ReadyModel { info, text, grammars, cancels }, submitted } =
+            self;
         if info.embedding.is_some() {
             return Err(Refusal::MakesVectors);
         }
@@ -286,24 +283,25 @@ impl Begun {
         let answer = Box::new(Answer::new(request, &info.generation, reader));
         let cancelled = answer.cancelled();
         let shared = &scheduler.handle.shared;
-        shared.locked(|state| state.queue(session, cancelled, |key| Command::Answer { key, answer }))
+        shared.locked(|state| state.queue(session, cancels, cancelled, |key| Command::Answer { key, answer }))
     }
 
     /// Queues texts to be embedded. `sink` is called once, on the loop thread, and may call this handle; it is dropped
     /// uncalled where the model panics.
     ///
     /// # Errors
-    /// [`Refusal`] where the session is unknown or busy, the model makes no vectors, a text cannot be used, or the queue
+    /// [`Refusal`] where the session is unknown, busy or was cancelled since, the model makes no vectors, a text cannot be used, or the queue
     /// is full. The sink is dropped uncalled.
     pub fn embed(self, texts: &[String], options: &EmbedOptions, sink: EmbedSink) -> Result<(), Refusal> {
-        let Self { scheduler, session, ready: ReadyModel { info, text, .. }, .. } = self;
+        let Self { scheduler, session, ready: ReadyModel { info, text, cancels, .. }, .. } = self;
         let encoded = encode_texts(&info, &*text, texts, options)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let job =
             Job { session, encoded, priority: options.priority, cancelled: Arc::clone(&cancelled), sink };
         let shared = &scheduler.handle.shared;
-        shared
-            .locked(|state| state.queue(session, cancelled, |key| Command::Embed { key, job: Box::new(job) }))
+        shared.locked(|state| {
+            state.queue(session, cancels, cancelled, |key| Command::Embed { key, job: Box::new(job) })
+        })
     }
 }
 

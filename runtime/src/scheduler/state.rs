@@ -40,18 +40,22 @@ pub(super) struct ReadyModel {
     pub(super) text: Arc<dyn Text>,
     /// Made at the first schema.
     pub(super) grammars: Arc<OnceLock<Result<Grammars, TextError>>>,
+    /// Of the session, so far.
+    pub(super) cancels: u64,
 }
 
 pub(super) struct Session {
     model: String,
     /// The running or waiting answer's cancel flag.
-    pub(super) answering: Option<Arc<AtomicBool>>,
+    answering: Option<Arc<AtomicBool>>,
+    /// Counts cancels, so that what was begun before one is not queued behind it.
+    cancels: u64,
 }
 
 pub(super) struct State {
     options: SchedulerOptions,
     models: BTreeMap<String, Model>,
-    pub(super) sessions: HashMap<u64, Session>,
+    sessions: HashMap<u64, Session>,
     pub(super) commands: VecDeque<Command>,
     last_id: u64,
     stopping: bool,
@@ -183,7 +187,7 @@ impl State {
         }
         entry.sessions += 1;
         let id = self.fresh_id();
-        self.sessions.insert(id, Session { model: model.to_owned(), answering: None });
+        self.sessions.insert(id, Session { model: model.to_owned(), answering: None, cancels: 0 });
         Ok(id)
     }
 
@@ -210,19 +214,33 @@ impl State {
             info: Arc::clone(&model.info),
             text: Arc::clone(&model.text),
             grammars: Arc::clone(&model.grammars),
+            cancels: found.cancels,
         })
     }
 
-    /// Queues what `command` makes of the model's key, as the one request of a session that `cancelled` ends.
+    /// Ends what a session has queued, and refuses what it has begun; true where something was queued.
+    pub(super) fn cancel(&mut self, id: u64) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        session.cancels += 1;
+        let queued = session.answering.as_ref();
+        queued.inspect(|cancelled| cancelled.store(true, Ordering::Relaxed)).is_some()
+    }
+
+    /// Queues what `command` makes of the model's key, as the one request of a session that `cancelled` ends. `cancels` are
+    /// those of the session when it was begun.
     pub(super) fn queue(
         &mut self,
         id: u64,
+        cancels: u64,
         cancelled: Arc<AtomicBool>,
         command: impl FnOnce(u64) -> Command,
     ) -> Result<(), Refusal> {
         self.check_open()?;
         self.check_queue()?;
         let session = self.sessions.get_mut(&id).ok_or(Refusal::NoSession(id))?;
+        if session.cancels != cancels {
+            return Err(Refusal::Cancelled);
+        }
         if session.answering.is_some() {
             return Err(Refusal::Busy);
         }

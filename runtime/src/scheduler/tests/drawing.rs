@@ -1,6 +1,6 @@
 //! Answers of an engine that gives the best of each row: those of one that gives all logits.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use muse_kernels::{Backend, Best, ReferenceBackend};
 use serde_json::json;

@@ -90,6 +90,27 @@ fn a_reader_that_is_gone_ends_its_answer_alone() {
 }
 
 #[test]
+fn what_is_cancelled_before_it_is_queued_is_refused_and_the_session_keeps_its_tokens() {
+    let scheduler = service(SimOptions::default());
+    let session = scheduler.open_session("sim").unwrap();
+    collect(ask(&scheduler, session, user("one"), GenerateOptions::default()));
+    let begun = scheduler.begin(session).unwrap();
+    assert!(!scheduler.cancel(session), "nothing is queued");
+    let refused = begun.respond(user("two"), GenerateOptions::default(), sink().0);
+    assert_eq!(refused, Err(Refusal::Cancelled));
+    let again = collect(ask(&scheduler, session, user("one"), GenerateOptions::default()));
+    assert_eq!(again.text, "echo: one");
+    assert!(again.cached > Some(0), "{again:?}");
+
+    let scheduler = service(SimOptions { embeds: true, ..SimOptions::default() });
+    let session = scheduler.open_session("sim").unwrap();
+    let begun = scheduler.begin(session).unwrap();
+    scheduler.cancel(session);
+    let refused = begun.embed(&["a".to_owned()], &EmbedOptions::default(), Box::new(|_| ()));
+    assert_eq!(refused, Err(Refusal::Cancelled));
+}
+
+#[test]
 fn a_failed_step_ends_the_answers_in_it() {
     let (scheduler, gate) = gated_service(SimOptions::default());
     let [a, b] = [(); 2].map(|()| scheduler.open_session("sim").unwrap());
