@@ -24,6 +24,8 @@ const PATTERN_MAX: usize = 4096;
 const STATES_MAX: usize = 2 << 20;
 /// Bytes that they remember, beyond the least that they need.
 const CACHE_BYTES: usize = 4 << 20;
+/// Texts for which a pattern keeps what its automata remember: as many as are read at once.
+const CACHES_MAX: usize = 2;
 
 /// A pattern, compiled.
 pub(super) struct Cut {
@@ -31,7 +33,7 @@ pub(super) struct Cut {
     stages: Vec<Stage>,
     /// For each alternative, what it wants behind itself.
     behind: Vec<Option<Behind>>,
-    /// What the automata have learned of texts, for as many texts as were read at once.
+    /// What the automata have learned of texts, for [`CACHES_MAX`] texts.
     caches: Mutex<Vec<Vec<Cache>>>,
 }
 
@@ -152,8 +154,30 @@ impl Cut {
         if done != text.len() {
             spans.push(((done, text.len()), invert));
         }
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(caches);
+        self.keep(caches);
         Ok(spans)
+    }
+
+    fn keep(&self, learned: Vec<Cache>) {
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if caches.len() < CACHES_MAX {
+            caches.push(learned);
+        }
+    }
+
+    /// Bytes that its automata remember.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.iter().flatten().map(Cache::memory_usage).sum()
+    }
+
+    /// Keeps what is learned of no text, `texts` times.
+    #[cfg(test)]
+    pub(super) fn keep_fresh(&self, texts: usize) -> usize {
+        let fresh = || self.stages.iter().map(|stage| stage.automaton.create_cache()).collect();
+        (0..texts).for_each(|_| self.keep(fresh()));
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// The first match that starts at `from` or behind.

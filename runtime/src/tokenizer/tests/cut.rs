@@ -161,16 +161,33 @@ fn a_pattern_whose_time_has_no_bound_is_refused() {
     assert!(problem.contains("more than 16 patterns"), "{problem}");
 }
 
+/// Its automaton needs another state for each byte.
+const STATES: &str = "(?:a|b)*a(?:a|b){2000}c|(?:a|b)";
+
+/// `a` and `b` in no order.
+fn letters(len: u32) -> String {
+    let letter =
+        |at: u32| if at.wrapping_mul(at ^ 0x9e37).count_ones().is_multiple_of(2) { 'a' } else { 'b' };
+    (0..len).map(letter).collect()
+}
+
+#[test]
+fn what_a_pattern_remembers_has_a_bound() {
+    let cut = Cut::new(STATES).unwrap();
+    found(&cut, &letters(1 << 10));
+    let bytes = cut.remembered();
+    assert!(bytes > 1 << 20, "{bytes} bytes, of too few states");
+    assert!(bytes <= 6 << 20, "{bytes} bytes");
+    assert_eq!(cut.keep_fresh(3), 2, "of texts that were read at once");
+}
+
 #[test]
 fn a_tokenizer_that_is_slow_is_stopped() {
     // Each match looks at the rest of the text: days for these.
     let slow = split("(?s:.)*b|a", "Isolated", false);
     let replace = json!({"type": "Replace", "pattern": {"Regex": "(?s:.)*b|a"}, "content": "a"});
-    // An automaton that needs another state for each byte.
-    let states = split("(?:a|b)*a(?:a|b){2000}c|(?:a|b)", "Isolated", false);
-    let text: String = (0..1_u32 << 19)
-        .map(|at| if at.wrapping_mul(at ^ 0x9e37).count_ones() % 2 == 0 { 'a' } else { 'b' })
-        .collect();
+    let states = split(STATES, "Isolated", false);
+    let text = letters(1 << 19);
     let text = text.replace("b", "ba");
     for (path, step) in [("/pre_tokenizer", slow), ("/normalizer", replace), ("/pre_tokenizer", states)] {
         let json = with(path, step);
