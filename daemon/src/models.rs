@@ -21,9 +21,22 @@ pub fn valid_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
 
-/// Texts for a model that are read at once. The others wait without a thread: the tokenizer, which came with the model, may
-/// keep one for seconds, and other models' texts are to have theirs.
-const READERS: usize = 2;
+/// Who reads the texts for a model. The others wait without a thread: the tokenizer, which came with the model, may keep one
+/// for seconds, and other models' texts are to have theirs.
+#[derive(Debug, Clone)]
+pub struct Readers {
+    /// Of requests without files, two at once.
+    pub texts: Arc<Semaphore>,
+    /// Of requests with files, one at once, so that no model takes all the room for files. Such a request waits for no
+    /// other reader while it has room, and texts wait for nobody's files.
+    pub files: Arc<Semaphore>,
+}
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self { texts: Arc::new(Semaphore::new(2)), files: Arc::new(Semaphore::new(1)) }
+    }
+}
 
 /// Who may end anybody's answers.
 const ROOT: User = Some(0);
@@ -91,7 +104,7 @@ struct Entry {
     present: bool,
     loaded: Option<Loaded>,
     /// Of every load: a text may be read longer than a load lasts.
-    readers: Arc<Semaphore>,
+    readers: Readers,
 }
 
 struct Loaded {
@@ -123,8 +136,7 @@ pub struct Lease {
     name: String,
     user: User,
     pub generation: u64,
-    /// Of the model's texts that are read.
-    pub readers: Arc<Semaphore>,
+    pub readers: Readers,
     table: Arc<Mutex<Table>>,
 }
 
@@ -399,7 +411,7 @@ fn refresh(source: &dyn Source, table: &Mutex<Table>) -> bool {
         let stamp = found[&name];
         let (loaded, readers) = match table.remove(&name) {
             Some(entry) => (entry.loaded, entry.readers),
-            None => (None, Arc::new(Semaphore::new(READERS))),
+            None => (None, Readers::default()),
         };
         table.insert(name, Entry { stamp, summary, present: true, loaded, readers });
     }

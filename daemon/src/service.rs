@@ -106,8 +106,9 @@ pub struct Answer {
     _lease: Lease,
 }
 
-/// Room for the files of a request.
+/// Room for the files of a request, and who reads it.
 pub struct FileRoom {
+    _reader: OwnedSemaphorePermit,
     _permit: OwnedSemaphorePermit,
     /// Keeps the model loaded.
     _lease: Lease,
@@ -222,8 +223,10 @@ impl Service {
     pub async fn room_for_files(&self, session: &Session) -> Result<FileRoom, Error> {
         self.refuse_when_stopping()?;
         let lease = self.models.lease(&session.model, session.user).await?;
+        // The reader first: who waits for a model's has no room that another's could use.
+        let reader = lease.readers.files.clone().acquire_owned().await.expect("it is never closed");
         let permit = self.files.clone().acquire_owned().await.expect("it is never closed");
-        Ok(FileRoom { _permit: permit, _lease: lease })
+        Ok(FileRoom { _reader: reader, _permit: permit, _lease: lease })
     }
 
     /// Starts an answer to the whole conversation so far, whose files have `room`.
@@ -241,12 +244,8 @@ impl Service {
         let lease = self.models.lease(&session.model, session.user).await?;
         let frames = usize::try_from(self.config.limits.stream_frames).unwrap_or(usize::MAX);
         let (sink, events) = stream::channel(frames);
-        let read = move |begun: Begun| {
-            let taken = begun.respond(prompt, options, sink);
-            drop(room);
-            taken
-        };
-        let number = self.read(session, &lease, read).await?;
+        let read = move |begun: Begun| begun.respond(prompt, options, sink);
+        let number = self.read(session, &lease, room, read).await?;
         Ok(Answer { events, session: session.clone(), number, _lease: lease })
     }
 
@@ -266,7 +265,7 @@ impl Service {
         // Nobody may be waiting any more.
         let sink = Box::new(move |end| drop(sender.send(end)));
         let read = move |begun: Begun| begun.embed(&texts, &options, sink);
-        self.read(session, &lease, read).await?;
+        self.read(session, &lease, None, read).await?;
         Ok(Embedding { end, _lease: lease })
     }
 
@@ -276,6 +275,7 @@ impl Service {
         &self,
         session: &Session,
         lease: &Lease,
+        room: Option<FileRoom>,
         read: impl FnOnce(Begun) -> Result<(), Refusal> + Send + 'static,
     ) -> Result<u64, Error> {
         let given_up = session.given_up.notified();
@@ -290,12 +290,15 @@ impl Service {
             turn.answer += 1;
             (begun, turn.answer)
         };
-        let readers = lease.readers.clone();
+        let readers = lease.readers.texts.clone();
         let taken = async {
-            let reader = readers.acquire_owned().await.expect("it is never closed");
+            let reader = match &room {
+                Some(_) => None,
+                None => Some(readers.acquire_owned().await.expect("it is never closed")),
+            };
             let work = move || {
                 let taken = read(begun);
-                drop(reader);
+                drop((room, reader));
                 taken
             };
             match tokio::task::spawn_blocking(work).await {

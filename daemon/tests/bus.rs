@@ -250,7 +250,7 @@ async fn a_session_keeps_what_it_has_read_when_the_next_text_is_given_up() {
     assert_eq!(refusal(&call.await.unwrap().map(drop).unwrap_err()).0, "Cancelled");
     drop(shut);
     // The thread has come to the end of what nobody waits for.
-    let readers = daemon.service.models.lease("gated", None).await.unwrap().readers.clone();
+    let readers = daemon.service.models.lease("gated", None).await.unwrap().readers.texts.clone();
     until(|| readers.available_permits() == 2).await;
     let conversation = [message("user", "one"), message("assistant", &answer), message("user", "three")];
     let (text, done) = session.try_respond(&conversation, Options::new()).await.unwrap().finish().await;

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use common::{Client, Options, Simulated, daemon, daemon_with, message, refusal, until, user};
+use muse_daemon::service::FileRoom;
 use zbus::{Fd, Variant};
 
 /// One wrong call: its name, its messages, its options, the error's name, and words that its text has.
@@ -344,12 +345,21 @@ async fn a_session_reads_one_request_at_a_time() {
     assert_eq!(session.respond("hi").await.finish().await.0, "echo: hi");
 }
 
+/// All the room that there is for files, held by two other models than `sim`.
+async fn all_room(daemon: &common::Daemon) -> Vec<FileRoom> {
+    let mut room = Vec::new();
+    for model in ["one", "two"] {
+        let session = daemon.service.open(None, None, model).await.unwrap();
+        room.push(daemon.service.room_for_files(&session).await.unwrap());
+    }
+    room
+}
+
 #[tokio::test]
 async fn files_of_few_requests_are_in_memory_at_once() {
-    let daemon = daemon().await;
+    let daemon = daemon_with("", Simulated::new(&[("one", 0), ("sim", 0), ("two", 0)]), None).await;
     let (shown, told) = (daemon.open().await, daemon.open().await);
-    let session = daemon.service.session(1).unwrap();
-    let room = [daemon.service.room_for_files(&session).await, daemon.service.room_for_files(&session).await];
+    let room = all_room(&daemon).await;
     let messages = with("images", images(&[b"x"]));
     let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
     let text = async { told.respond("hi").await.finish().await.0 };
@@ -363,18 +373,54 @@ async fn files_of_few_requests_are_in_memory_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_has_room_for_files_while_his_model_is_loaded() {
-    let daemon = daemon_with("", Simulated::new(&[("sim", 0), ("other", 0)]), None).await;
-    let (_open, shown) = (daemon.open().await, daemon.caller().open("other").await.unwrap());
-    daemon.service.models.unload("other", None, false).await.unwrap();
+async fn files_of_one_request_of_a_model_are_in_memory_at_once() {
+    let daemon = daemon().await;
+    let (shown, told) = (daemon.open().await, daemon.open().await);
     let session = daemon.service.session(1).unwrap();
-    let room = [daemon.service.room_for_files(&session).await, daemon.service.room_for_files(&session).await];
+    let room = daemon.service.room_for_files(&session).await;
+    let messages = with("images", images(&[b"x"]));
+    let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
+    let text = async { told.respond("hi").await.finish().await.0 };
+    tokio::select! {
+        biased;
+        (name, _) = &mut waits => panic!("it was read beside another: {name}"),
+        text = text => assert_eq!(text, "echo: hi", "text waits for no files"),
+    }
+    drop(room);
+    assert_eq!(waits.await.0, "Unsupported");
+}
+
+#[tokio::test]
+async fn a_model_whose_texts_take_long_leaves_room_for_files_of_others() {
+    let daemon = daemon_with("", Simulated::new(&[("gated", 0), ("sim", 0)]), None).await;
+    let _shut = daemon.source.gate.shut();
+    // Two texts that are read, and behind them two requests with files.
+    for number in 1..=4 {
+        let session = daemon.caller().open("gated").await.unwrap();
+        let messages = if number <= 2 { user("hi") } else { with("images", images(&[b"x"])) };
+        tokio::spawn(async move { session.try_respond(&messages, Options::new()).await.map(drop) });
+        let is_asked = || daemon.service.session(number).unwrap().ask().is_err();
+        until(|| is_asked() && daemon.source.gate.texts() as u64 >= number.min(2)).await;
+    }
+    let shown = daemon.open().await;
+    assert_eq!(refused(&shown, &with("images", images(&[b"x"])), Options::new()).await.0, "Unsupported");
+    until(|| daemon.source.gate.texts() == 3).await;
+}
+
+#[tokio::test]
+async fn nobody_has_room_for_files_while_his_model_is_loaded() {
+    let models = [("one", 0), ("other", 0), ("sim", 0), ("two", 0)];
+    let daemon = daemon_with("", Simulated::new(&models), None).await;
+    let shown = daemon.caller().open("other").await.unwrap();
+    daemon.service.models.unload("other", None, false).await.unwrap();
+    let room = all_room(&daemon).await;
+    let loads = daemon.source.loads.lock().unwrap().len();
     let messages = with("images", images(&[b"x"]));
     let mut waits = std::pin::pin!(refused(&shown, &messages, Options::new()));
     tokio::select! {
         biased;
         (name, _) = &mut waits => panic!("it was read without room: {name}"),
-        () = until(|| daemon.source.loads.lock().unwrap().len() == 3) => {}
+        () = until(|| daemon.source.loads.lock().unwrap().len() == loads + 1) => {}
     }
     drop(room);
     assert_eq!(waits.await.0, "Unsupported");
