@@ -50,7 +50,7 @@ impl Watcher {
             let body = signal.body();
             let (name, _, _): (&str, &str, &str) = body.deserialize()?;
             let (connection, service, client) = (connection.clone(), service.clone(), Some(name.to_owned()));
-            // A session whose prompt is being read ends behind it, and nobody else's waits for that.
+            // Nobody's leaving waits for the end of another's sessions.
             tokio::spawn(async move { end_sessions(&connection, &service, &client).await });
         }
         Ok(())
