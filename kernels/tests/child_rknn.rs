@@ -9,10 +9,29 @@ mod test_data;
 use std::process::Command;
 use std::sync::Arc;
 
-use fake_npu::{allocated, library, live};
+use fake_npu::library;
 use muse_format::Layout;
 use muse_kernels::{Backend, BackendError, CpuBackend, Linear, Npu, PromptRows, Tensor};
 use test_data::{Random, quantized_bytes};
+
+fn number(name: &[u8]) -> usize {
+    // SAFETY: the library is the example, whose functions of these names have this type.
+    unsafe {
+        let library = libloading::Library::new(library()).unwrap();
+        let number: libloading::Symbol<'_, extern "C" fn() -> usize> = library.get(name).unwrap();
+        number()
+    }
+}
+
+/// Contexts and memories that the library has not been given back.
+fn live() -> usize {
+    number(b"fake_rknn_live")
+}
+
+/// Bytes of those memories.
+fn allocated() -> usize {
+    number(b"fake_rknn_allocated")
+}
 
 fn packed(rows: usize, cols: usize, random: &mut Random) -> Tensor {
     let layout = Layout::Q4 { group: 32 };

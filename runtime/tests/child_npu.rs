@@ -1,10 +1,13 @@
 //! Models whose prompts the NPU multiplies, by the library of `kernels/examples/rknnrt.rs`. Each case is a process of its
 //! own that finds that library by its name, as `mused` finds a board's, or does not.
 
+#[path = "../../kernels/tests/fake_npu/mod.rs"]
+mod fake_npu;
 mod support;
 
 use std::process::Command;
 
+use fake_npu::library;
 use muse_format::Layout;
 use muse_kernels::Span;
 use muse_runtime::{BackendChoice, Image, LoadOptions, Mapped, MediaRows, Placed, load_mapped, selftest};
@@ -12,15 +15,12 @@ use support::{Rng, byte_text, plain, seeing, write};
 
 /// Runs the ignored test `test` with the library, or with none, and gives what it prints behind each `outcome: `.
 fn outcomes(test: &str, with_library: bool) -> Vec<String> {
-    let program = std::env::current_exe().unwrap();
-    let folder = program.parent().unwrap().parent().unwrap().join("examples");
-    let built = folder.join("librknnrt.so");
-    assert!(built.exists(), "cargo build -p muse-kernels --example rknnrt makes {}", built.display());
     // On a board there may be one in the system's folders, which come last.
     let none = tempfile::tempdir().unwrap();
     std::fs::write(none.path().join("librknnrt.so"), "no library").unwrap();
-    let folder = if with_library { folder } else { none.path().to_owned() };
-    let mut child = Command::new(program);
+    let built = library();
+    let folder = if with_library { built.parent().unwrap() } else { none.path() };
+    let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", test, "--ignored", "--nocapture"]).env("LD_LIBRARY_PATH", folder);
     let output = child.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
