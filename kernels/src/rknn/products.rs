@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use super::core::{Core, Job, Run};
 use super::library::Memory;
-use super::rows::Scales;
+use super::rows::{FINE, Scales};
 use super::weights::{Columns, STRIP, write_strip};
 use super::{COLUMNS_MAX, CORES, Npu, ROWS_MAX, Results, TILE, Width};
 use crate::cpu::{CpuBackend, Pool};
@@ -259,7 +259,8 @@ impl Drain<'_> {
         let rows = TILE.min(width - first);
         // SAFETY: a row is in one chunk, and tiles of one matrix do not meet.
         let out = unsafe { product.out.slice(row * width + first, rows) };
-        let ([step, fine], rest) = (scales.steps[row], scales.rest[row]);
+        let (step, rest) = (scales.steps[row], scales.rest[row]);
+        let fine = step / FINE;
         for (at, (out, steps)) in out.chunks_mut(4).zip(self.steps.chunks(4)).enumerate() {
             let of = |which: usize, row: usize| &self.sums[which][(at * part.m[which] + row) * 4..][..4];
             let mut sums: [f32; 4] = std::array::from_fn(|i| of(0, row)[i] as f32 * step);

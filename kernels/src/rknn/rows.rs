@@ -17,7 +17,7 @@ pub(super) const PIECE: usize = 16;
 const FAR: f32 = 8.0;
 
 /// Steps of what rounding leaves, in one step of a row.
-const FINE: f32 = 254.0;
+pub(super) const FINE: f32 = 254.0;
 
 /// Rows that a thread takes at a time.
 const BLOCK: usize = 16;
@@ -25,8 +25,8 @@ const BLOCK: usize = 16;
 /// How the rows of an operand were rounded.
 #[derive(Debug, Default)]
 pub(super) struct Scales {
-    /// The step of each row, and the same in 254ths.
-    pub(super) steps: Vec<[f32; 2]>,
+    /// The step of each row.
+    pub(super) steps: Vec<f32>,
     /// The row's number in the second operand.
     pub(super) rest: Vec<Option<usize>>,
     /// How many rows that has.
@@ -36,7 +36,7 @@ pub(super) struct Scales {
 impl Scales {
     pub(super) fn reserve(&mut self, rows: usize) {
         if self.steps.len() < rows {
-            self.steps.resize(rows, [0.0; 2]);
+            self.steps.resize(rows, 0.0);
             self.rest.resize(rows, None);
         }
     }
@@ -62,8 +62,7 @@ impl Scales {
                 }
                 let all = squares.into_iter().chain(rest.iter().map(|x| x * x)).sum::<f32>();
                 let mean = all / x.len() as f32;
-                let scale = if max < TINY { 0.0 } else { max / 127.0 };
-                *step = [scale, scale / FINE];
+                *step = if max < TINY { 0.0 } else { max / 127.0 };
                 *far = (max > FAR * mean.sqrt()).then_some(0);
             }
         });
@@ -92,7 +91,7 @@ impl Scales {
         pool.run(rows.div_ceil(BLOCK), &|block| {
             for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
                 let x = &x[row * width..][cols.clone()];
-                let inverse = if self.steps[row][0] > 0.0 { 1.0 / self.steps[row][0] } else { 0.0 };
+                let inverse = if self.steps[row] > 0.0 { 1.0 / self.steps[row] } else { 0.0 };
                 for piece in 0..k / PIECE {
                     let (own, left) = round(x, piece, inverse);
                     // SAFETY: each row has its own place in both operands, and is in one chunk.
